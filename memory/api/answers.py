@@ -1,0 +1,84 @@
+"""The response bodies, as API.md says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from memory.retrieval.candidate import Candidate
+from memory.retrieval.citations import cite
+from memory.services.documents import StoredDocument
+from memory.services.index import IndexedDocument
+from memory.services.query import MemoryAnswer
+
+
+def rfc3339(moment: datetime) -> str:
+    """UTC with a Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def indexed_document(document: IndexedDocument) -> dict:
+    """One document of an index answer."""
+    return {
+        "doc_id": document.doc_id,
+        "chunks": len(document.chunk_ids),
+        "chunk_ids": [str(chunk_id) for chunk_id in document.chunk_ids],
+        "replaced": document.replaced,
+        "took_ms": document.took_ms,
+    }
+
+
+def memory_answer(answer: MemoryAnswer) -> dict:
+    """A query answer."""
+    return {
+        "results": [_result(candidate) for candidate in answer.results],
+        "candidates": answer.candidates,
+        "reranked": answer.reranked,
+        "rerank": answer.rerank,
+        "variant": answer.variant,
+        "degraded": answer.degraded,
+        "took_ms": answer.took_ms,
+    }
+
+
+def _result(candidate: Candidate) -> dict:
+    citation = cite(candidate.doc_id, candidate.chunk_index, candidate.start, candidate.end, candidate.text)
+    return {
+        "chunk_id": str(candidate.chunk_id),
+        "doc_id": candidate.doc_id,
+        "chunk_index": candidate.chunk_index,
+        "source": candidate.source,
+        "thread_id": candidate.thread_id,
+        "text": candidate.text,
+        "metadata": candidate.metadata,
+        "created_at": rfc3339(candidate.created_at),
+        "score": candidate.score,
+        "scores": {
+            "vector": candidate.vector,
+            "lexical": candidate.lexical,
+            "fused": candidate.fused,
+            "decay": candidate.decay,
+            "rerank": candidate.rerank,
+        },
+        "citation": {
+            "doc_id": citation.doc_id,
+            "chunk_index": citation.chunk_index,
+            "start": citation.start,
+            "end": citation.end,
+            "quote": citation.quote,
+        },
+    }
+
+
+def stored_document(document: StoredDocument) -> dict:
+    """One document read back."""
+    return {
+        "doc_id": document.doc_id,
+        "source": document.source,
+        "thread_id": document.thread_id,
+        "text": document.text,
+        "metadata": document.metadata,
+        "chunks": len(document.chunk_ids),
+        "chunk_ids": [str(chunk_id) for chunk_id in document.chunk_ids],
+        "created_at": rfc3339(document.created_at),
+        "updated_at": rfc3339(document.updated_at),
+    }

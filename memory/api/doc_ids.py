@@ -1,0 +1,14 @@
+"""Which document ids can stand in a path."""
+
+from __future__ import annotations
+
+from rest_framework import serializers
+
+
+def refuse_unaddressable(doc_id: str) -> None:
+    """Raise a ValidationError for empty and dot segments: proxies fold `//`, `.` and `..` away.
+
+    Checked when a document is indexed too, so that every stored document can be read and deleted.
+    """
+    if any(segment in ("", ".", "..") for segment in doc_id.split("/")):
+        raise serializers.ValidationError("Empty, `.` and `..` path segments are not allowed.", code="invalid")

@@ -1,0 +1,19 @@
+from django.apps import AppConfig
+from django.db.backends.signals import connection_created
+
+
+class MemoryConfig(AppConfig):
+    name = "memory"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self):
+        from memory import checks, halfvec  # noqa: F401 - registers the checks and the halfvec dumper
+
+        connection_created.connect(_count_refusals, dispatch_uid="memory.count_refusals")
+
+
+def _count_refusals(connection, **kwargs):
+    from memory.rls import counting_refusals
+
+    if counting_refusals not in connection.execute_wrappers:
+        connection.execute_wrappers.append(counting_refusals)

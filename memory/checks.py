@@ -1,0 +1,51 @@
+"""System checks. `manage.py check` runs the first; `--database default` adds the isolation audit."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.core.checks import Error, Tags, register
+from django.db import DatabaseError, connections
+
+from memory.environment import SettingError
+from memory.errors import UnsafeDatabase
+from memory.master_keys import master_keys, tenant_hmac_key
+from memory.rls_audit import require_safe_database
+
+
+@register(Tags.security)
+def keys_are_usable(app_configs, **kwargs):
+    """memory.E001: the master keys or the tenant HMAC key are missing or weak."""
+    try:
+        master_keys()
+        tenant_hmac_key()
+    except SettingError as exc:
+        return [Error(str(exc), id="memory.E001")]
+    return []
+
+
+@register(Tags.security)
+def settings_fit_together(app_configs, **kwargs):
+    """memory.E002: values that are each in range and together are not."""
+    errors = []
+    if settings.MEMORY_CHUNK_OVERLAP * 2 > settings.MEMORY_CHUNK_TOKENS:
+        errors.append(Error("MEMORY_CHUNK_OVERLAP may be at most half of MEMORY_CHUNK_TOKENS", id="memory.E002"))
+    if settings.DATABASES["default"].get("ATOMIC_REQUESTS"):
+        errors.append(Error("ATOMIC_REQUESTS must stay off: it holds a connection through model calls", id="memory.E002"))
+    for alias, database in settings.DATABASES.items():
+        if database["OPTIONS"].get("server_side_binding") is not True:
+            errors.append(Error(f"DATABASES[{alias!r}] must bind on the server", id="memory.E002"))
+    return errors
+
+
+@register(Tags.database)
+def database_keeps_tenants_apart(app_configs, databases=None, **kwargs):
+    """memory.E003: role, table, policy or grant is not as the migrations make them."""
+    if "default" not in (databases or ()):
+        return []
+    try:
+        require_safe_database(connections["default"])
+    except UnsafeDatabase as exc:
+        return [Error(finding, id="memory.E003") for finding in exc.findings]
+    except DatabaseError as exc:
+        return [Error(f"the database cannot be verified ({type(exc).__name__})", id="memory.E003")]
+    return []

@@ -1,0 +1,65 @@
+"""Reading secrets from the environment, with `_FILE` variants that follow a rotation.
+
+Pure: no Django. `NAME` holds the value itself; `NAME_FILE` names a file that holds it and is
+read again when it changes, looked at no more often than every 30 seconds, so that promoting
+a key needs no restart. Both at once is refused: one of them would be silently ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+REREAD_SECONDS = 30.0
+SECRET_FILE_MAX_BYTES = 64 * 1024
+
+
+class SettingError(ValueError):
+    """A setting is missing or has a value that cannot be used; the text names the setting, never the value."""
+
+
+class Secret:
+    """One secret by name. `value()` is its text without the trailing newline; '' when it is not set."""
+
+    def __init__(self, name: str, *, reread_seconds: float = REREAD_SECONDS):
+        self.name = name
+        self._reread_seconds = reread_seconds
+        self._lock = threading.Lock()
+        self._path: str | None = None
+        self._text = ""
+        self._next_look = 0.0
+
+    def __repr__(self) -> str:
+        return f"Secret({self.name})"
+
+    def value(self) -> str:
+        """The present text of the secret.
+
+        Raises SettingError when both forms are set, or the file cannot be read and never was.
+        A file that vanishes later keeps its last text: losing a mount must not lose the keys in use.
+        """
+        inline, path = os.environ.get(self.name, ""), os.environ.get(f"{self.name}_FILE", "")
+        if inline and path:
+            raise SettingError(f"set {self.name} or {self.name}_FILE, not both")
+        if not path:
+            return inline.strip()
+        with self._lock:
+            now = time.monotonic()
+            if path != self._path or now >= self._next_look:
+                self._read(path)
+                self._next_look = now + self._reread_seconds
+            return self._text
+
+    def _read(self, path: str) -> None:
+        try:
+            raw = Path(path).read_bytes()
+            if len(raw) > SECRET_FILE_MAX_BYTES:
+                raise SettingError(f"the file of {self.name}_FILE is larger than {SECRET_FILE_MAX_BYTES} bytes")
+            text = raw.decode("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            if path == self._path:
+                return
+            raise SettingError(f"the file of {self.name}_FILE cannot be read ({type(exc).__name__})") from None
+        self._path, self._text = path, text

@@ -1,0 +1,50 @@
+"""manage.py explain_ann [--user U]"""
+
+import json
+import sys
+
+import numpy as np
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from memory.errors import InvalidUserId
+from memory.halfvec import half_vectors
+from memory.models.chunk import EMBEDDING_DIMENSION
+from memory.retrieval.plan import explain_candidates, foreign_row_findings
+from memory.security import hmac_user
+from memory.spaces import registered_space
+
+
+class Command(BaseCommand):
+    help = (
+        "EXPLAIN (ANALYZE) the candidate search as the service's role, for one user or for the user with the most "
+        "chunks. Exit 1 when the plan visits any other user's rows."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--user", help="a user id; default: the user with the most chunks")
+        parser.add_argument("--candidates", type=int, default=24)
+
+    def handle(self, *, user, candidates, **options):
+        user_hash = self._user_hash(user)
+        vector = half_vectors(np.full((1, EMBEDDING_DIMENSION), EMBEDDING_DIMENSION**-0.5, np.float32))[0]
+        plan, owned_rows = explain_candidates(user_hash, registered_space(), vector, candidates)
+        findings = foreign_row_findings(plan, user_hash, owned_rows)
+        self.stderr.write(plan.text)
+        self.stdout.write(json.dumps({"owned_rows": owned_rows, **plan.summary(), "findings": findings}))
+        if findings:
+            sys.exit(1)
+
+    def _user_hash(self, user: str | None) -> str:
+        if user is not None:
+            try:
+                return hmac_user(user)
+            except InvalidUserId as exc:
+                raise CommandError(exc.detail, returncode=2) from None
+        with connections["maint"].cursor() as cursor:
+            cursor.execute("SELECT user_hash FROM memory_tenants ORDER BY chunk_count DESC, user_hash LIMIT 1")
+            row = cursor.fetchone()
+        if row is None:
+            raise CommandError("nobody has indexed anything yet", returncode=2)
+        return row[0]

@@ -1,0 +1,47 @@
+"""manage.py issue_token --user U [--scope ..] [--ttl 1h]"""
+
+import re
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from memory.errors import InvalidUserId
+from memory.tokens import mint
+
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+TTL_MAX_SECONDS = 365 * 86_400
+
+
+class Command(BaseCommand):
+    help = "Mint a bearer token where a symmetric secret is configured. Prints the token and nothing else."
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--user", required=True, help="the user id, which becomes the token's sub")
+        parser.add_argument("--scope", action="append", help="memory:read or memory:write; may be repeated; default all")
+        parser.add_argument("--ttl", default="1h", help="life of the token: 30m, 1h, 7d")
+
+    def handle(self, *, user, scope, ttl, **options):
+        if not settings.MEMORY_JWT_SECRET:
+            raise CommandError("tokens are signed elsewhere: no MEMORY_JWT_SECRET is configured", returncode=2)
+        try:
+            token = mint(
+                user,
+                secret=settings.MEMORY_JWT_SECRET,
+                algorithm="HS256",
+                issuer=settings.MEMORY_JWT_ISSUER,
+                audience=settings.MEMORY_JWT_AUDIENCE,
+                ttl_seconds=_seconds(ttl),
+                scope=" ".join(scope) if scope else None,
+            )
+        except InvalidUserId as exc:
+            raise CommandError(exc.detail, returncode=2) from None
+        self.stdout.write(token)
+
+
+def _seconds(ttl: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", ttl)
+    seconds = int(match[1]) * _UNIT_SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= TTL_MAX_SECONDS:
+        raise CommandError("--ttl is a number and a unit, such as 30m, 1h or 7d, up to 365d", returncode=2)
+    return seconds

@@ -1,0 +1,30 @@
+"""manage.py register_space"""
+
+import json
+
+from django.core.management.base import BaseCommand, CommandError
+
+from memory.errors import MemoryServiceError
+from memory.retrieval.models import get_embedder
+from memory.spaces import describe, register_space
+
+
+class Command(BaseCommand):
+    help = (
+        "Load the embedding model, check its weights, and register model, chunking and protection as an embedding "
+        "space; the first one becomes the active one. Repeatable. Exit 1 when another space is the active one."
+    )
+
+    def handle(self, **options):
+        try:
+            embedder = get_embedder()
+            space, active = register_space(embedder)
+        except MemoryServiceError as exc:
+            raise CommandError(exc.detail, returncode=1) from None
+        self.stdout.write(json.dumps({"space": space, "active": active, **describe(embedder)}))
+        if not active:
+            raise CommandError(
+                f"the settings describe space {space}, but the stored chunks are in another one: "
+                "restore the model and chunk settings they were made with",
+                returncode=1,
+            )

@@ -1,0 +1,26 @@
+"""manage.py verify_rls"""
+
+import json
+import sys
+
+from django.core.management.base import BaseCommand
+from django.db import connections
+
+from memory.rls import verify_rls_isolation
+from memory.rls_probe import probe_two_users
+
+
+class Command(BaseCommand):
+    help = (
+        "Compare roles, tables, partitions, policies and grants with what the migrations make, and try two users "
+        "against each other in transactions that are rolled back. Exit 1 with the list of findings."
+    )
+    requires_system_checks = []
+
+    def handle(self, **options):
+        findings = verify_rls_isolation(connections["default"])
+        if not findings:
+            findings = probe_two_users()
+        self.stdout.write(json.dumps({"isolated": not findings, "findings": findings}, indent=2))
+        if findings:
+            sys.exit(1)

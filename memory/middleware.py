@@ -1,0 +1,64 @@
+"""From the bearer token to a bound tenant, for the length of one request.
+
+The verified token's user is the request's user; nothing else in the request is ever asked. While
+the view runs the tenant is bound, and every `tenant_transaction()` it opens sets `app.user_hash` to
+it. When the view returns the tenant is unbound, so a streamed body that reaches for tenant rows
+fails instead of finding another request's.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from memory import metrics
+from memory.errors import MemoryServiceError
+from memory.rls import bind_tenant
+from memory.security import hmac_user
+from memory.tokens import TokenVerifier, bearer_token
+
+PROTECTED_PREFIX = "/api/"
+
+
+@lru_cache(maxsize=1)
+def token_verifier() -> TokenVerifier:
+    """The process's verifier, from settings."""
+    return TokenVerifier(
+        algorithms=settings.MEMORY_JWT_ALGORITHMS,
+        secret=settings.MEMORY_JWT_SECRET or None,
+        public_key=settings.MEMORY_JWT_PUBLIC_KEY or None,
+        jwks_url=settings.MEMORY_JWT_JWKS_URL or None,
+        issuer=settings.MEMORY_JWT_ISSUER,
+        audience=settings.MEMORY_JWT_AUDIENCE,
+    )
+
+
+class TenantMiddleware:
+    """Verify the token and bind its user; answer 401 or 503 itself when there is none to bind.
+
+    Covers everything under /api/ but the paths in settings.MEMORY_PUBLIC_PATHS. Sets
+    `request.verified_token`. Errors become responses through settings.MEMORY_PROBLEM_RESPONSE,
+    since an exception raised by a middleware would not reach the API's own error handler.
+    """
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+        self.problem_response = import_string(settings.MEMORY_PROBLEM_RESPONSE)
+
+    def __call__(self, request):
+        request.verified_token = None
+        if not request.path.startswith(PROTECTED_PREFIX) or request.path in settings.MEMORY_PUBLIC_PATHS:
+            return self.get_response(request)
+        started = time.perf_counter()
+        try:
+            request.verified_token = token_verifier().verify(bearer_token(request.headers.get("Authorization")))
+            user_hash = hmac_user(request.verified_token.user_id)
+        except MemoryServiceError as exc:
+            return self.problem_response(request, exc)
+        finally:
+            metrics.auth_ms.observe((time.perf_counter() - started) * 1000)
+        with bind_tenant(user_hash):
+            return self.get_response(request)

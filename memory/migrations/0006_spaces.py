@@ -1,0 +1,24 @@
+"""Embedding spaces."""
+
+from django.db import migrations, models
+
+from memory.sqlfile import RunSQLFile
+
+STATE = [
+    migrations.CreateModel(
+        name="Space",
+        fields=[
+            ("space", models.SmallIntegerField(primary_key=True, serialize=False)),
+            ("fingerprint", models.TextField(unique=True)),
+            ("description", models.JSONField()),
+            ("active", models.BooleanField(default=False)),
+            ("created_at", models.DateTimeField()),
+        ],
+        options={"db_table": "memory_spaces", "managed": False},
+    ),
+]
+
+
+class Migration(migrations.Migration):
+    dependencies = [("memory", "0005_isolation")]
+    operations = [RunSQLFile("0006_spaces", STATE)]

@@ -1,0 +1,10 @@
+"""Metadata views for staff."""
+
+from django.db import migrations
+
+from memory.sqlfile import RunSQLFile
+
+
+class Migration(migrations.Migration):
+    dependencies = [("memory", "0006_spaces")]
+    operations = [RunSQLFile("0007_metadata_views")]

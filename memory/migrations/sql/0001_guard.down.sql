@@ -1,0 +1,1 @@
+DROP FUNCTION memory_current_user_hash();

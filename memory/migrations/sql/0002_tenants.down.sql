@@ -1,0 +1,2 @@
+DROP TABLE memory_data_keys;
+DROP TABLE memory_tenants;

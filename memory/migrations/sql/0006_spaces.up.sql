@@ -1,0 +1,13 @@
+-- What a chunk's `space` number stands for: model, chunking and protection scheme. No tenant data.
+-- At most one space is active; the service refuses to run with settings that describe another.
+CREATE TABLE memory_spaces (
+    space        smallint NOT NULL PRIMARY KEY,
+    fingerprint  text NOT NULL UNIQUE,
+    description  jsonb NOT NULL,
+    active       boolean NOT NULL DEFAULT false,
+    created_at   timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX memory_spaces_one_active ON memory_spaces (active) WHERE active;
+
+REVOKE ALL ON memory_spaces FROM PUBLIC;
+GRANT SELECT ON memory_spaces TO r1_app, r1_staff, r1_backup;

@@ -1,0 +1,8 @@
+"""Django's view of the tables that `migrations/sql` makes. None of them is managed by Django."""
+
+from memory.models.chunk import Chunk
+from memory.models.document import Document
+from memory.models.space import Space
+from memory.models.tenant import DataKey, Tenant
+
+__all__ = ["Chunk", "DataKey", "Document", "Space", "Tenant"]

@@ -1,0 +1,17 @@
+"""Embedding spaces: which model, chunking and protection scheme a chunk was made with."""
+
+from django.db import models
+
+
+class Space(models.Model):
+    """A small integer that stands for one way of making vectors; one answer never mixes two."""
+
+    space = models.SmallIntegerField(primary_key=True)
+    fingerprint = models.TextField(unique=True)
+    description = models.JSONField()
+    active = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "memory_spaces"

@@ -1,0 +1,38 @@
+"""A candidate: one chunk on its way from the search to an answer, with each stage's score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass
+class Candidate:
+    """A row of the search, its sealed blobs unopened. Scores are 0-1, higher is better, None when a stage did not run."""
+
+    chunk_id: UUID
+    doc_id: str
+    chunk_index: int
+    source: str
+    thread_id: str | None
+    start: int
+    end: int
+    created_at: datetime
+    generation: int
+    text_cipher: bytes
+    meta_cipher: bytes
+    document_meta_cipher: bytes | None
+    distance: float
+    vector: float = 0.0
+    lexical: float | None = None
+    fused: float = 0.0
+    decay: float = 0.0
+    rerank: float | None = None
+    text: str = ""
+    metadata: dict | None = None
+
+    @property
+    def score(self) -> float:
+        """The score of the last stage that ran."""
+        return self.decay if self.rerank is None else self.rerank

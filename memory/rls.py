@@ -1,0 +1,252 @@
+"""The only door to tenant rows.
+
+`bind_tenant()` says whose request this is; `tenant_transaction()` opens a short transaction in
+which PostgreSQL's row-level security lets exactly that tenant's rows through. The setting is
+transaction-local, always: a session-level SET would outlive its request in every kind of pool.
+
+    with bind_tenant(user_hash), tenant_transaction() as tx:
+        rows = tx.execute("SELECT ... WHERE user_hash = %s", [tx.user_hash]).fetchall()
+
+Statements inside are pipelined: they travel together, and only a fetch waits for the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
+
+from psycopg import IsolationLevel
+from psycopg.pq import TransactionStatus
+
+from memory import metrics
+from memory.errors import CrossTenantAttempt, KeyUnavailable, TenantNotBound
+from memory.rls_audit import require_safe_database, verify_rls_isolation
+
+__all__ = [
+    "TenantState",
+    "TenantTransaction",
+    "bind_tenant",
+    "bound_tenant",
+    "joined_transaction",
+    "set_rls_context",
+    "tenant_transaction",
+    "verify_rls_isolation",
+]
+
+USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
+
+SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
+
+# Read by every tenant transaction, so that a key erased or rotated elsewhere is noticed before a
+# row is written or opened with it. A write holds FOR KEY SHARE until its commit: an erasure waits.
+TENANT_STATE = """
+SELECT t.state, t.generation, t.seal_count, k.key_id, k.sealed_key
+FROM memory_tenants t
+LEFT JOIN memory_data_keys k ON k.user_hash = t.user_hash AND k.generation = t.generation
+WHERE t.user_hash = %s"""
+TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR KEY SHARE OF t"
+
+_bound: ContextVar[str | None] = ContextVar("memory_bound_tenant", default=None)
+_open: ContextVar[dict[str, TenantTransaction]] = ContextVar("memory_open_transactions", default={})  # noqa: B039
+
+
+@dataclass(frozen=True)
+class TenantState:
+    """A tenant's row and its active data key, as one transaction saw them."""
+
+    state: str
+    generation: int
+    seal_count: int
+    key_id: str | None
+    sealed_key: bytes | None
+
+
+@contextmanager
+def bind_tenant(user_hash: str) -> Iterator[None]:
+    """Make `user_hash` the tenant of everything this context does until the block ends.
+
+    Raises CrossTenantAttempt when another tenant is bound already: one request has one user.
+    """
+    _require_hex(user_hash)
+    if _bound.get() not in (None, user_hash):
+        metrics.cross_tenant_attempts.inc()
+        raise CrossTenantAttempt()
+    token = _bound.set(user_hash)
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def bound_tenant() -> str:
+    """The bound tenant's hash, 64 hex digits. Raises TenantNotBound."""
+    user_hash = _bound.get()
+    if user_hash is None:
+        raise TenantNotBound()
+    return user_hash
+
+
+def set_rls_context(conn, user_hash: str) -> None:
+    """Set `app.user_hash` for the transaction that `conn` is in, and for that transaction only.
+
+    `conn` is a Django connection or a psycopg connection inside a transaction. The one place that
+    does so: Citus needs `SET LOCAL` here, since set_config() does not propagate to its workers.
+    """
+    _require_hex(user_hash)
+    if not _in_transaction(conn):
+        raise TenantNotBound("app.user_hash is transaction-local; open a transaction first")
+    with conn.cursor() as cursor:
+        cursor.execute(SET_CONTEXT, [user_hash])
+
+
+class TenantTransaction:
+    """An open transaction of one tenant. Made by `tenant_transaction()` only."""
+
+    def __init__(self, connection, user_hash: str, *, write: bool, pipeline=None):
+        self.connection = connection
+        self.user_hash = user_hash
+        self.write = write
+        self._pipeline = pipeline
+        self._state_cursor = None
+        self._state: TenantState | None = None
+
+    def execute(self, sql: str, params=()):
+        """Queue one statement and return its cursor; a fetch from it waits for the server."""
+        cursor = self.connection.cursor()
+        cursor.execute(sql, params)
+        return cursor
+
+    def sync(self) -> None:
+        """Wait until the server has carried out everything queued; raise what failed."""
+        if self._pipeline is not None:
+            with self.connection.wrap_database_errors:
+                self._pipeline.sync()
+
+    def _queue_state(self) -> None:
+        self._state_cursor = self.execute(TENANT_STATE_FOR_WRITE if self.write else TENANT_STATE, [self.user_hash])
+
+    def state(self, *, again: bool = False) -> TenantState | None:
+        """The tenant's state and active key as this transaction sees them; None when there is no such tenant.
+
+        Raises KeyUnavailable while the tenant is being moved or erased.
+        """
+        if again:
+            self._queue_state()
+        if self._state_cursor is not None:
+            row = self._state_cursor.fetchone()
+            self._state_cursor = None
+            self._state = row and TenantState(*row[:4], sealed_key=row[4] and bytes(row[4]))
+        if self._state is not None and self._state.state != "active":
+            raise KeyUnavailable(retry_after_seconds=5)
+        return self._state
+
+
+@contextmanager
+def tenant_transaction(
+    user_hash: str | None = None, *, write: bool = False, using: str = DEFAULT_DB_ALIAS
+) -> Iterator[TenantTransaction]:
+    """One short transaction as one tenant: the bound one, or `user_hash` where commands name it.
+
+    Durable and outermost; READ ONLY, with one snapshot for all its statements, unless `write`. Entered again for the same tenant it joins the
+    open transaction. Raises TenantNotBound with nobody bound; CrossTenantAttempt when another
+    tenant is bound or has the open transaction. Afterwards the connection is back in its pool, so
+    none is held while a model runs.
+    """
+    tenant = user_hash or bound_tenant()
+    _require_hex(tenant)
+    outer = _open.get().get(using)
+    if _bound.get() not in (None, tenant) or (outer is not None and outer.user_hash != tenant):
+        metrics.cross_tenant_attempts.inc()
+        raise CrossTenantAttempt()
+    if outer is not None:
+        if write and not outer.write:
+            raise transaction.TransactionManagementError("a write cannot join a read-only tenant transaction")
+        yield outer
+        return
+
+    connection = connections[using]
+    require_safe_database(connection)
+    try:
+        with transaction.atomic(using=using, durable=True):
+            connection.ensure_connection()
+            _begin_as(connection.connection, write=write)
+            with connection.wrap_database_errors, connection.connection.pipeline() as pipeline:
+                set_rls_context(connection, tenant)
+                tx = TenantTransaction(connection, tenant, write=write, pipeline=pipeline)
+                tx._queue_state()
+                token = _open.set({**_open.get(), using: tx})
+                try:
+                    yield tx
+                finally:
+                    _open.reset(token)
+    except DatabaseError as exc:
+        count_refusal(exc)
+        raise
+    finally:
+        if not connection.in_atomic_block:
+            if connection.connection is not None and not connection.connection.closed:
+                _begin_as(connection.connection, write=True)
+            connection.close()
+
+
+def _begin_as(raw, *, write: bool) -> None:
+    """How psycopg's next BEGIN on `raw` reads: READ COMMITTED for a write, REPEATABLE READ READ ONLY for a read."""
+    raw.read_only = None if write else True
+    raw.isolation_level = None if write else IsolationLevel.REPEATABLE_READ
+
+
+@contextmanager
+def joined_transaction(conn, user_hash: str) -> Iterator[TenantTransaction]:
+    """A writing transaction of `user_hash` on `conn`, for callers that bring their own connection.
+
+    `conn` is a Django connection or a psycopg one. Joins its open transaction, or opens and commits
+    one. Raises CrossTenantAttempt when that transaction is another tenant's.
+    """
+    is_django = hasattr(conn, "in_atomic_block")
+    if is_django and (not conn.in_atomic_block or conn.alias in _open.get()):
+        with tenant_transaction(user_hash, write=True, using=conn.alias) as tx:
+            yield tx
+        return
+    with transaction.atomic(using=conn.alias) if is_django else conn.transaction():
+        with conn.cursor() as cursor:
+            cursor.execute("SELECT current_setting('app.user_hash', true)")
+            if cursor.fetchone()[0] not in (None, "", user_hash):
+                metrics.cross_tenant_attempts.inc()
+                raise CrossTenantAttempt()
+        set_rls_context(conn, user_hash)
+        tx = TenantTransaction(conn, user_hash, write=True)
+        tx._queue_state()
+        yield tx
+
+
+def count_refusal(exc: DatabaseError) -> None:
+    """Count a statement that isolation stopped: 42501 from the guard, a grant or a WITH CHECK."""
+    if getattr(exc.__cause__, "sqlstate", None) == "42501":
+        metrics.rls_denied.inc()
+        if "violates row-level security policy" in str(exc):
+            metrics.cross_tenant_attempts.inc()
+
+
+def counting_refusals(execute, sql, params, many, context):
+    """Execute wrapper for statements outside a tenant transaction; installed on each connection."""
+    try:
+        return execute(sql, params, many, context)
+    except DatabaseError as exc:
+        count_refusal(exc)
+        raise
+
+
+def _require_hex(user_hash: str) -> None:
+    if not USER_HASH_PATTERN.fullmatch(user_hash):
+        raise TenantNotBound("a tenant is named by 64 hex digits")
+
+
+def _in_transaction(conn) -> bool:
+    if hasattr(conn, "in_atomic_block"):
+        return conn.in_atomic_block
+    return not conn.autocommit or conn.info.transaction_status != TransactionStatus.IDLE

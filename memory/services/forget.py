@@ -1,0 +1,28 @@
+"""Forget a document with everything that was made from it."""
+
+from __future__ import annotations
+
+from memory.errors import NotFound
+from memory.rls import bound_tenant, tenant_transaction
+
+_COUNT = """
+UPDATE memory_tenants SET document_count = document_count - 1, chunk_count = chunk_count - %s, updated_at = now()
+WHERE user_hash = %s"""
+
+
+def delete_document(doc_id: str) -> None:
+    """Delete the bound tenant's document `doc_id` and its chunks. Raises NotFound.
+
+    The document's row goes first: it is the lock that a writer of the same document waits for.
+    """
+    user_hash = bound_tenant()
+    with tenant_transaction(user_hash, write=True) as tx:
+        tx.state()
+        locked = tx.execute(
+            "DELETE FROM memory_documents WHERE user_hash = %s AND doc_id = %s RETURNING true", [user_hash, doc_id]
+        )
+        if locked.fetchone() is None:
+            raise NotFound()
+        chunks = tx.execute("DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s", [user_hash, doc_id])
+        tx.sync()
+        tx.execute(_COUNT, [chunks.rowcount, user_hash])

@@ -1,0 +1,140 @@
+"""Answer a question with the best passages of one user's memory, cited to the character."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from django.conf import settings
+
+from memory import metrics
+from memory.conf import CANDIDATES_DEFAULT, RERANK_POOL_DEFAULT, TOP_K_DEFAULT
+from memory.errors import StaleKeys
+from memory.halfvec import half_vectors, unit_vectors
+from memory.indexing.write import protect
+from memory.keyring import TenantKeys, existing_keys, forget_keys
+from memory.models.chunk import EMBEDDING_DIMENSION
+from memory.retrieval.candidate import Candidate
+from memory.retrieval.decay import decayed
+from memory.retrieval.fuse import fuse
+from memory.retrieval.models import get_embedder
+from memory.retrieval.open import open_candidates
+from memory.retrieval.search import Filters, Search
+from memory.rls import bound_tenant, tenant_transaction
+from memory.spaces import active_space
+from memory.stopwatch import Stopwatch
+
+VARIANT = "r1"
+
+
+@dataclass(frozen=True)
+class MemoryQuery:
+    """A question and how to answer it; None means the deployment's default."""
+
+    text: str
+    top_k: int = TOP_K_DEFAULT
+    candidates: int = CANDIDATES_DEFAULT
+    rerank_pool: int = RERANK_POOL_DEFAULT
+    rerank: bool = True
+    filters: Filters = field(default_factory=Filters)
+    half_life_days: float | None = None
+    decay_weight: float | None = None
+    min_score: float | None = None
+
+
+@dataclass(frozen=True)
+class MemoryAnswer:
+    """Ranked passages, opened, with what the pipeline did on the way. Times in milliseconds."""
+
+    results: list[Candidate]
+    candidates: int
+    reranked: bool
+    rerank: dict
+    variant: str
+    degraded: list[str]
+    took_ms: dict[str, float]
+
+
+def query_memory(query: MemoryQuery) -> MemoryAnswer:
+    """Answer `query` from the bound tenant's memory.
+
+    1. Embed the question; no database connection is held.
+    2. Search: the user's keys, then candidates with their sealed blobs in one short transaction.
+    3. Fuse the legs' scores and let old passages decay.
+    4. Open the few that go on.
+    5. Rerank them, or say why not.
+    6. Answer.
+
+    Raises Overloaded, KeyUnavailable, DecryptionFailed, SpaceMismatch, and database errors.
+    """
+    watch = Stopwatch()
+    user_hash = bound_tenant()
+
+    embedder = get_embedder()
+    deadline = time.monotonic() + settings.MEMORY_EMBED_QUERY_TIMEOUT_SECONDS
+    embedding = embedder.embed_query(query.text, deadline=deadline)
+    watch.lap("embed")
+
+    keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
+    watch.lap("ann")
+
+    ranked = _rank(found, query)
+
+    best = ranked[: query.top_k]
+    if keys is not None:
+        open_candidates(keys, best)
+    watch.lap("open")
+
+    rerank = {"backend": "none", "skipped": "no_backend" if query.rerank else "not_requested"}
+    watch.lap("rerank")
+
+    took_ms = watch.total()
+    metrics.query_candidates.inc(len(found))
+    for stage, elapsed_ms in took_ms.items():
+        metrics.query_latency_ms.labels(stage, VARIANT).observe(elapsed_ms)
+    return MemoryAnswer(
+        results=best,
+        candidates=len(found),
+        reranked=False,
+        rerank=rerank,
+        variant=VARIANT,
+        degraded=["quarantined"] if quarantined else [],
+        took_ms=took_ms,
+    )
+
+
+def _search(
+    user_hash: str, space: int, embedding, query: MemoryQuery
+) -> tuple[TenantKeys | None, list[Candidate], bool]:
+    """Keys, candidates and whether rows are quarantined. A key replaced meanwhile is fetched again once."""
+    limit = max(query.candidates, query.top_k)
+    unit = unit_vectors(embedding[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
+    for _ in range(2):
+        keys = existing_keys(user_hash)
+        if keys is None:
+            return None, [], False
+        vector = half_vectors(protect(keys, unit))[0]
+        with tenant_transaction(user_hash) as tx:
+            search = Search(tx, space, vector, limit, query.filters)
+            state = tx.state()
+            if keys.matches(state):
+                return keys, search.candidates(), search.quarantined()
+        forget_keys(user_hash)
+        if state is None:
+            return None, [], False
+    raise StaleKeys(retry_after_seconds=1)
+
+
+def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
+    """Fused, decayed and in answer order; ties go to the nearer, then the newer id, always the same way."""
+    if query.min_score is not None:
+        candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
+    fuse(candidates)
+    now = datetime.now(UTC)
+    half_life_days = settings.MEMORY_HALF_LIFE_DAYS if query.half_life_days is None else query.half_life_days
+    weight = settings.MEMORY_DECAY_WEIGHT if query.decay_weight is None else query.decay_weight
+    for candidate in candidates:
+        age_seconds = (now - candidate.created_at).total_seconds()
+        candidate.decay = decayed(candidate.fused, age_seconds, half_life_days=half_life_days, weight=weight)
+    return sorted(candidates, key=lambda c: (-c.score, c.distance, c.chunk_id))

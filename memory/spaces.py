@@ -1,0 +1,87 @@
+"""Embedding spaces: a small integer for one model, one way of chunking and one protection scheme.
+
+Vectors of two spaces must never be compared, so a chunk's key holds its space and the service
+refuses to run with settings that describe another space than the active one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from django.conf import settings
+from django.db import connections
+
+from memory.conf import CHUNK_MAX_CHARS
+from memory.errors import SpaceMismatch
+
+# Raised when chunking, rotation or sealing of vectors changes so that old and new must not mix.
+SCHEME_VERSION = 1
+
+_registered: tuple[int, str] | None = None
+
+
+def describe(embedder) -> dict:
+    """What the present settings and the loaded model amount to."""
+    return {
+        "scheme": SCHEME_VERSION,
+        "model": embedder.model_name,
+        "weights_sha256": embedder.weights_sha256,
+        "dimension": embedder.dimension,
+        "chunk_tokens": settings.MEMORY_CHUNK_TOKENS,
+        "chunk_overlap": settings.MEMORY_CHUNK_OVERLAP,
+        "chunk_max_chars": CHUNK_MAX_CHARS,
+        "protection": settings.MEMORY_EMBEDDING_PROTECTION,
+    }
+
+
+def fingerprint(description: dict) -> str:
+    """SHA-256 over the description, without the model's name: the same weights from another folder are the same."""
+    same = {key: value for key, value in description.items() if key != "model"}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+
+def active_space(embedder) -> int:
+    """The number of the active space. Raises SpaceMismatch when settings or model describe another one."""
+    space, registered_fingerprint = _active_row()
+    if registered_fingerprint != fingerprint(describe(embedder)):
+        raise SpaceMismatch()
+    return space
+
+
+def registered_space() -> int:
+    """The number of the active space, for callers that bring vectors of its model themselves."""
+    return _active_row()[0]
+
+
+def _active_row() -> tuple[int, str]:
+    """(space, fingerprint) of the active space, looked up once a process."""
+    global _registered
+    if _registered is None:
+        connection = connections["default"]
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT space, fingerprint FROM memory_spaces WHERE active")
+            _registered = cursor.fetchone()
+        if not connection.in_atomic_block:
+            connection.close()
+        if _registered is None:
+            raise SpaceMismatch("No embedding space is registered; run `manage.py register_space`.")
+    return _registered
+
+
+def register_space(embedder) -> tuple[int, bool]:
+    """Register the present settings as a space, active if it is the first: (number, is it the active one).
+
+    Runs as the owner, who alone may write this table. A second space stays inactive until a re-index.
+    """
+    description = describe(embedder)
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO memory_spaces (space, fingerprint, description, active)
+            SELECT coalesce(max(space), 0) + 1, %s, %s::jsonb, count(*) = 0 FROM memory_spaces
+            ON CONFLICT (fingerprint) DO NOTHING""",
+            [fingerprint(description), json.dumps(description)],
+        )
+        cursor.execute("SELECT space, active FROM memory_spaces WHERE fingerprint = %s", [fingerprint(description)])
+        return cursor.fetchone()

@@ -1,0 +1,295 @@
+"""Every error as HTTP: the one place that knows which status, headers and words an exception becomes.
+
+RFC 9457 problem documents: `{type, title, status, detail, code, request_id, errors?}` as
+`application/problem+json`. Titles and details are fixed sentences or those of `memory.errors`,
+which hold no content; texts of exceptions from elsewhere are neither sent nor logged, because a
+database or JSON error quotes the data it is about.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+import psycopg_pool
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import DatabaseError, InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from rest_framework import exceptions as drf
+
+from memory.errors import FieldError, MemoryServiceError
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:r1:problem:"
+MAX_FIELD_ERRORS = 50
+MAX_FIELD_NAME_CHARS = 128
+
+# code: (status, title, detail). A detail here wins over the exception's own: a foreign object must
+# answer like a missing one, and what went wrong inside is for the log.
+_INTERNAL = "Something went wrong on our side; the request id finds it in our logs."
+PROBLEMS: dict[str, tuple[int, str, str | None]] = {
+    "bad_request": (400, "Bad request", "The request cannot be understood."),
+    "malformed_json": (400, "Malformed JSON", None),
+    "nesting_too_deep": (400, "JSON nested too deeply", None),
+    "missing_token": (401, "Authentication required", None),
+    "invalid_token": (401, "Invalid token", "The bearer token is not valid."),
+    "insufficient_scope": (403, "Not allowed", "The token's scope does not allow this."),
+    "not_found": (404, "Not found", "There is no such object."),
+    "method_not_allowed": (405, "Method not allowed", "This address does not have that method."),
+    "not_acceptable": (406, "Not acceptable", "The answer cannot be given in the form that Accept asks for."),
+    "idempotency_conflict": (409, "Idempotency conflict", None),
+    "length_required": (411, "Length required", None),
+    "payload_too_large": (413, "Payload too large", None),
+    "unsupported_media_type": (415, "Unsupported media type", None),
+    "invalid": (422, "Invalid request", None),
+    "too_many_chunks": (422, "Too many chunks", None),
+    "rate_limited": (429, "Too many requests", None),
+    "decryption_failed": (500, "Decryption failed", None),
+    "internal": (500, "Internal error", _INTERNAL),
+    "memory_disabled": (503, "Memory disabled", None),
+    "key_unavailable": (503, "Key unavailable", None),
+    "database_unavailable": (503, "Database unavailable", "The database cannot be reached."),
+    "overloaded": (503, "Overloaded", "The service is at capacity; try again shortly."),
+}
+RETRY_AFTER_SECONDS = {
+    "rate_limited": 1,
+    "memory_disabled": 60,
+    "key_unavailable": 5,
+    "database_unavailable": 2,
+    "overloaded": 1,
+}
+# RFC 6750, section 3: no error code where no token was sent.
+AUTHENTICATE = {
+    "missing_token": "Bearer",
+    "invalid_token": 'Bearer error="invalid_token"',
+    "insufficient_scope": 'Bearer error="insufficient_scope"',
+}
+_CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
+    (drf.ParseError, "malformed_json"),
+    (drf.NotAuthenticated, "missing_token"),
+    (drf.AuthenticationFailed, "invalid_token"),
+    (drf.PermissionDenied, "insufficient_scope"),
+    (drf.NotFound, "not_found"),
+    (drf.MethodNotAllowed, "method_not_allowed"),
+    (drf.NotAcceptable, "not_acceptable"),
+    (drf.UnsupportedMediaType, "unsupported_media_type"),
+    (drf.Throttled, "rate_limited"),
+    (drf.ValidationError, "invalid"),
+    (Http404, "not_found"),
+    (PermissionDenied, "insufficient_scope"),
+    (RequestDataTooBig, "payload_too_large"),
+    (UnreadablePostError, "malformed_json"),
+    (SuspiciousOperation, "bad_request"),
+    (MultiPartParserError, "bad_request"),
+    (BadRequest, "bad_request"),
+)
+_DETAIL_BY_CODE = {
+    "malformed_json": "The body is not valid JSON.",
+    "missing_token": "A bearer token is required.",
+    "payload_too_large": "The request body is too large.",
+    "unsupported_media_type": "Send application/json in UTF-8, without a Content-Encoding.",
+    "invalid": "The request is not valid.",
+    "rate_limited": "Too many requests; try again later.",
+}
+# The database is up and has no room for this statement now (PostgreSQL, appendix A): too many
+# connections, lock_timeout, statement_timeout, deadlock, serialization failure.
+_OVERLOADED_SQLSTATES = frozenset({"53300", "55P03", "57014", "40P01", "40001"})
+# Default sentences of DRF's own fields that quote the value sent.
+_QUOTING_CODES = frozenset({"invalid_choice", "does_not_exist", "incorrect_type", "not_a_list"})
+_OUR_PACKAGES = frozenset({"memory", "r1site", "reranker"})
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem document, but for its request id, and the headers that go with it."""
+
+    code: str
+    detail: str
+    errors: list[FieldError] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        return PROBLEMS[self.code][0]
+
+    @property
+    def title(self) -> str:
+        return PROBLEMS[self.code][1]
+
+
+def problem_for(exc: BaseException) -> Problem:
+    """What `exc` is to a client. Anything not known here is `internal`."""
+    errors: list[FieldError] = []
+    detail = None
+    retry_after_seconds = None
+    if isinstance(exc, MemoryServiceError):
+        code = exc.code if exc.code in PROBLEMS else "internal"
+        detail = exc.detail
+        errors = getattr(exc, "errors", [])
+        retry_after_seconds = exc.retry_after_seconds
+    elif isinstance(exc, DatabaseError | InterfaceError | psycopg.Error):
+        code = _database_code(exc)
+    else:
+        code = next((code for known, code in _CODE_BY_EXCEPTION if isinstance(exc, known)), "internal")
+        if isinstance(exc, drf.ValidationError):
+            errors = list(islice(_field_errors(exc.detail), MAX_FIELD_ERRORS))
+        elif isinstance(exc, drf.Throttled) and exc.wait is not None:
+            retry_after_seconds = exc.wait
+    headers = {}
+    if code in AUTHENTICATE:
+        headers["WWW-Authenticate"] = AUTHENTICATE[code]
+    if code in RETRY_AFTER_SECONDS:
+        wait_seconds = RETRY_AFTER_SECONDS[code] if retry_after_seconds is None else retry_after_seconds
+        headers["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
+    _, title, fixed_detail = PROBLEMS[code]
+    return Problem(code, fixed_detail or detail or _DETAIL_BY_CODE.get(code, title), errors, headers)
+
+
+def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:
+    """The problem document for `exc`, logged where it is ours. `request` may be Django's or DRF's."""
+    problem = problem_for(exc)
+    request_id = getattr(request, "request_id", None) or uuid.uuid4().hex
+    if problem.status >= 500:
+        _log(problem, exc, request_id)
+    return _response(problem, request_id)
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> JsonResponse:
+    """DRF's EXCEPTION_HANDLER: no exception leaves a view for Django's handler, whose log quotes it."""
+    response = problem_response(context["request"], exc)
+    if isinstance(exc, drf.MethodNotAllowed):
+        response["Allow"] = ", ".join(context["view"].allowed_methods)
+    return response
+
+
+def allow_methods(*methods: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`require_http_methods` for plain Django views, with a problem document as its 405."""
+
+    def decorator(view: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(view)
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if request.method in methods:
+                return view(request, *args, **kwargs)
+            return method_not_allowed(request, methods)
+
+        return checked
+
+    return decorator
+
+
+def method_not_allowed(request: HttpRequest, allowed: Iterable[str]) -> JsonResponse:
+    response = problem_response(request, drf.MethodNotAllowed(request.method))
+    response["Allow"] = ", ".join(allowed)
+    return response
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+    """Django's handler400."""
+    return problem_response(request, exception or BadRequest())
+
+
+def permission_denied(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+    """Django's handler403."""
+    return problem_response(request, exception or PermissionDenied())
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+    """Django's handler404: an address that does not exist answers like an object that does not."""
+    return problem_response(request, exception or Http404())
+
+
+def server_error(request: HttpRequest) -> JsonResponse:
+    """Django's handler500, which is called while the exception is being handled."""
+    return problem_response(request, sys.exception() or Exception())
+
+
+def _response(problem: Problem, request_id: str) -> JsonResponse:
+    document: dict[str, Any] = {
+        "type": TYPE_PREFIX + problem.code,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        document["errors"] = [
+            {"field": error.field[:MAX_FIELD_NAME_CHARS], "code": error.code, "detail": error.detail}
+            for error in problem.errors[:MAX_FIELD_ERRORS]
+        ]
+    response = JsonResponse(document, status=problem.status, content_type=CONTENT_TYPE)
+    response["Cache-Control"] = "no-store"
+    for name, value in problem.headers.items():
+        response[name] = value
+    return response
+
+
+def _database_code(exc: BaseException) -> str:
+    """503 for a database that is away or full, 500 for one that says our statement is wrong."""
+    original = exc if isinstance(exc, psycopg.Error) else exc.__cause__
+    if isinstance(original, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):
+        return "overloaded"
+    if getattr(original, "sqlstate", None) in _OVERLOADED_SQLSTATES:
+        return "overloaded"
+    away = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
+    return "database_unavailable" if isinstance(exc, away) else "internal"
+
+
+def _field_errors(detail: Any, path: str = "") -> Iterator[FieldError]:
+    """DRF's nested error detail as a flat list: `documents[3].metadata`; `body` for the whole."""
+    if isinstance(detail, dict):
+        for name, inner in detail.items():
+            if name == "non_field_errors":
+                yield from _field_errors(inner, path)
+            elif isinstance(name, int):
+                yield from _field_errors(inner, f"{path}[{name}]")
+            else:
+                yield from _field_errors(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(detail, list):
+        for index, inner in enumerate(detail):
+            yield from _field_errors(inner, path if isinstance(inner, str) else f"{path}[{index}]")
+    else:
+        code = getattr(detail, "code", None) or "invalid"
+        text = "Not an allowed value." if code in _QUOTING_CODES else str(detail)
+        yield FieldError(path or "body", code, text)
+
+
+def _log(problem: Problem, exc: BaseException, request_id: str) -> None:
+    """One line without the exception's text: its type, where in our code it arose, its SQLSTATE."""
+    cause = exc.__cause__
+    sqlstate = getattr(exc, "sqlstate", None) or getattr(cause, "sqlstate", None) or "-"
+    level = logging.ERROR if problem.status == 500 else logging.WARNING
+    logger.log(
+        level,
+        "%s: %s at %s sqlstate=%s request_id=%s",
+        problem.code,
+        type(exc).__qualname__,
+        _place(exc.__traceback__),
+        sqlstate,
+        request_id,
+    )
+
+
+def _place(traceback: TracebackType | None) -> str:
+    """`file:line` of the innermost frame in our own packages."""
+    place = "-"
+    while traceback is not None:
+        path = Path(traceback.tb_frame.f_code.co_filename)
+        if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OUR_PACKAGES:
+            place = f"{path.relative_to(_ROOT)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place

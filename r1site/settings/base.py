@@ -1,0 +1,112 @@
+"""Settings every deployment shares. Everything read from the environment is on this screen.
+
+The README's settings table lists each name with its default; a test keeps the two equal. The
+master keys and the tenant HMAC key are read by `memory/master_keys.py`, which follows their files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from r1site.settings import databases, env
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
+
+DEBUG = False
+SECRET_KEY = env.secret("DJANGO_SECRET_KEY", required=True)
+ALLOWED_HOSTS = list(env.texts("DJANGO_ALLOWED_HOSTS", ("127.0.0.1", "localhost", "[::1]")))
+
+# -- Tokens
+MEMORY_JWT_ALGORITHMS = env.texts(
+    "MEMORY_JWT_ALGORITHMS", ("HS256",), choices=("HS256", "RS256", "ES256", "EdDSA")
+)
+MEMORY_JWT_SECRET = env.secret("MEMORY_JWT_SECRET", required=False)
+MEMORY_JWT_PUBLIC_KEY = env.secret("MEMORY_JWT_PUBLIC_KEY", required=False)
+MEMORY_JWT_JWKS_URL = env.text("MEMORY_JWT_JWKS_URL")
+MEMORY_JWT_ISSUER = env.text("MEMORY_JWT_ISSUER", "r1-memory")
+MEMORY_JWT_AUDIENCE = env.text("MEMORY_JWT_AUDIENCE", "r1-memory")
+
+# -- Chunking and embedding
+MEMORY_EMBEDDING_MODEL = env.text("MEMORY_EMBEDDING_MODEL", "all-MiniLM-L6-v2")
+MEMORY_EMBEDDING_REVISION = env.text("MEMORY_EMBEDDING_REVISION")
+MEMORY_EMBEDDING_SHA256 = env.text("MEMORY_EMBEDDING_SHA256")
+MEMORY_EMBEDDING_PROTECTION = env.text("MEMORY_EMBEDDING_PROTECTION", "rotate", choices=("rotate", "none"))
+MEMORY_EMBED_QUERY_TIMEOUT_SECONDS = env.decimal("MEMORY_EMBED_QUERY_TIMEOUT_SECONDS", 2.0, at_least=0.05, at_most=60)
+MEMORY_EMBED_INDEX_TIMEOUT_SECONDS = env.decimal("MEMORY_EMBED_INDEX_TIMEOUT_SECONDS", 45.0, at_least=0.5, at_most=600)
+MEMORY_CHUNK_TOKENS = env.integer("MEMORY_CHUNK_TOKENS", 512, at_least=16, at_most=512)
+MEMORY_CHUNK_OVERLAP = env.integer("MEMORY_CHUNK_OVERLAP", 64, at_least=0, at_most=255)
+
+# -- Retrieval
+MEMORY_HALF_LIFE_DAYS = env.decimal("MEMORY_HALF_LIFE_DAYS", 30.0, at_least=0.01, at_most=36500)
+MEMORY_DECAY_WEIGHT = env.decimal("MEMORY_DECAY_WEIGHT", 0.2, at_least=0.0, at_most=1.0)
+
+# -- Keys
+MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_least=0.0, at_most=3600)
+MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_least=1, at_most=1_000_000)
+
+# -- Requests and connections
+MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
+MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
+MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
+MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
+MEMORY_PUBLIC_PATHS = frozenset(
+    f"/api/v1/{path}" for path in ("health/live", "health/ready", "schema", "docs", "metrics")
+)
+MEMORY_PROBLEM_RESPONSE = "r1site.problems.problem_response"
+
+POOL = {
+    "min_size": 1,
+    "max_size": MEMORY_DB_POOL_MAX,
+    "timeout": databases.POOL_WAIT_SECONDS,
+    "max_lifetime": 1800,
+    "max_idle": 300,
+    "reconnect_timeout": 5,
+}
+DATABASES: dict = {}  # each environment's own module says where the server is
+DATABASE_ROUTERS = ["r1site.settings.databases.OwnerMigratesRouter"]
+
+INSTALLED_APPS = [
+    "django.contrib.postgres",
+    "django_prometheus",
+    "rest_framework",
+    "memory",
+]
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "r1site.request_limits.RequestLimitsMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "memory.middleware.TenantMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+ROOT_URLCONF = "r1site.urls"
+WSGI_APPLICATION = "r1site.wsgi.application"
+APPEND_SLASH = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATA_UPLOAD_MAX_MEMORY_SIZE = MEMORY_MAX_BODY_BYTES
+PROMETHEUS_EXPORT_MIGRATIONS = False
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "UNAUTHENTICATED_USER": None,
+    "DEFAULT_PARSER_CLASSES": ["memory.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "r1site.problems.exception_handler",
+    "COERCE_DECIMAL_TO_STRING": False,
+    "UNICODE_JSON": True,
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.text("DJANGO_LOG_LEVEL", "INFO")},
+    # Django's request logger prints exception text and local values, which may hold content.
+    "loggers": {"django.request": {"level": "CRITICAL"}, "django.db.backends": {"level": "INFO"}},
+}

@@ -1,0 +1,107 @@
+"""The database aliases, one a role, and which of them may migrate.
+
+| alias   | role      | used by                                             |
+|---------|-----------|-----------------------------------------------------|
+| default | r1_app    | the service; the only alias that requests reach     |
+| owner   | r1_owner  | `migrate`                                           |
+| staff   | r1_staff  | Django admin (metadata views)                       |
+| maint   | r1_maint  | management commands that list or move tenants       |
+| backup  | r1_backup | read-only checks that must see every tenant's rows  |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import conninfo_to_dict
+
+from r1site.embedded.cluster import PORT, socket_dir
+from r1site.settings import env
+
+ROLES = {
+    "default": "r1_app",
+    "owner": "r1_owner",
+    "staff": "r1_staff",
+    "maint": "r1_maint",
+    "backup": "r1_backup",
+}
+
+POOL_WAIT_SECONDS = 2.0
+
+
+class OwnerMigratesRouter:
+    """Only the owner's connection may change the schema; every query goes where it is told, else to r1_app."""
+
+    def db_for_read(self, model, **hints):
+        return "default"
+
+    def db_for_write(self, model, **hints):
+        return "default"
+
+    def allow_relation(self, obj1, obj2, **hints):
+        return None
+
+    def allow_migrate(self, db, app_label, model_name=None, **hints):
+        return db == "owner"
+
+
+def _alias(*, name: str, host: str, port: str, user: str, password: str, options: dict) -> dict:
+    return {
+        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "NAME": name,
+        "HOST": host,
+        "PORT": port,
+        "USER": user,
+        "PASSWORD": password,
+        "CONN_MAX_AGE": 0,
+        "CONN_HEALTH_CHECKS": True,
+        "ATOMIC_REQUESTS": False,
+        # Parameters travel apart from the statement, so that content never stands in the server's log.
+        "OPTIONS": {"server_side_binding": True, **options},
+    }
+
+
+def embedded(root: Path, secrets: Path, *, name: str = "r1", pool: dict | None) -> dict:
+    """The five aliases on the embedded server under `root`, with the passwords in the folder `secrets`."""
+    aliases = {}
+    for alias, role in ROLES.items():
+        password_file = secrets / f"{role.upper()}_PASSWORD"
+        password = password_file.read_text().strip() if password_file.exists() else ""
+        aliases[alias] = _alias(
+            name=name, host=str(socket_dir(root)), port=str(PORT), user=role, password=password,
+            options={"pool": pool} if pool and alias == "default" else {},
+        )  # fmt: skip
+    return aliases
+
+
+def from_urls(*, pool: dict | None) -> dict:
+    """The five aliases on any PostgreSQL 15+: DATABASE_URL is r1_app's; DATABASE_<ALIAS>_URL the others'.
+
+    An alias without a URL of its own uses DATABASE_URL's server and database, its own role, and no
+    password (a .pgpass, a peer or a certificate may supply it).
+    """
+    base = _parse("DATABASE_URL", env.secret("DATABASE_URL", required=True))
+    aliases = {}
+    for alias, role in ROLES.items():
+        setting = "DATABASE_URL" if alias == "default" else f"DATABASE_{alias.upper()}_URL"
+        url = env.secret(setting, required=False)
+        params = _parse(setting, url) if url else {**base, "user": role, "password": ""}
+        known = {key: params.pop(key, "") for key in ("dbname", "host", "port", "user", "password")}
+        if pool and alias == "default":
+            params["pool"] = pool
+        aliases[alias] = _alias(
+            name=known["dbname"], host=known["host"], port=known["port"],
+            user=known["user"] or role, password=known["password"], options=params,
+        )  # fmt: skip
+    return aliases
+
+
+def _parse(setting: str, url: str) -> dict:
+    try:
+        params = conninfo_to_dict(url)
+    except Exception:
+        raise ImproperlyConfigured(f"{setting} is not a PostgreSQL URL or connection string") from None
+    if not params.get("dbname"):
+        raise ImproperlyConfigured(f"{setting} names no database")
+    return params

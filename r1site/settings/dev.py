@@ -1,0 +1,18 @@
+"""One machine: keys made under `var/secrets`, the embedded PostgreSQL unless DATABASE_URL is set."""
+
+import os
+from pathlib import Path
+
+from r1site.settings import databases, env
+from r1site.settings.development_secrets import use_files_in
+
+_VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents[2] / "var").absolute()
+use_files_in(_VAR_DIR / "secrets")
+
+from r1site.settings.base import *  # noqa: E402, F403
+from r1site.settings.base import POOL, VAR_DIR  # noqa: E402
+
+if env.secret("DATABASE_URL", required=False):
+    DATABASES = databases.from_urls(pool=POOL)
+else:
+    DATABASES = databases.embedded(VAR_DIR / "postgres", VAR_DIR / "secrets", pool=POOL)

@@ -1,0 +1,19 @@
+"""The test suite: an embedded cluster of its own under `var/test`, made and started by tests/conftest.py."""
+
+import os
+from pathlib import Path
+
+from r1site.embedded.secrets import ensure_development_secrets
+from r1site.settings import databases
+from r1site.settings.development_secrets import use_files_in
+
+TEST_ROOT = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents[2] / "var").absolute() / "test"
+ensure_development_secrets(TEST_ROOT / "secrets", database_exists=(TEST_ROOT / "postgres" / "data").exists())
+use_files_in(TEST_ROOT / "secrets")
+
+from r1site.settings.base import *  # noqa: E402, F403
+from r1site.settings.base import POOL  # noqa: E402
+
+DATABASES = databases.embedded(TEST_ROOT / "postgres", TEST_ROOT / "secrets", pool=POOL)
+for _alias in DATABASES.values():
+    _alias["TEST"] = {"NAME": _alias["NAME"]}

@@ -1,0 +1,59 @@
+"""What a worker does before it serves: refuse an unsafe database, load the model, check the space."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from django.db import DatabaseError, connections
+
+from memory.environment import SettingError
+from memory.errors import MemoryServiceError, UnsafeDatabase
+from memory.master_keys import master_keys, tenant_hmac_key
+from memory.middleware import token_verifier
+from memory.retrieval.models import get_embedder
+from memory.rls_audit import require_safe_database
+from memory.spaces import active_space
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_unsafe_start() -> None:
+    """Exit with the reasons when keys or roles or tables are unsafe.
+
+    A database that cannot be reached is no reason: every tenant transaction asks again before its
+    first statement, and answers 503 until then.
+    """
+    try:
+        master_keys()
+        tenant_hmac_key()
+        token_verifier()
+        require_safe_database(connections["default"])
+    except SettingError as exc:
+        _refuse([str(exc)])
+    except UnsafeDatabase as exc:
+        _refuse(exc.findings)
+    except DatabaseError as exc:
+        logger.warning("the database cannot be verified yet (%s); requests get 503 until it can", type(exc).__name__)
+    finally:
+        connections["default"].close()
+
+
+def warm_worker() -> None:
+    """Load and warm the embedding model in this worker, so that its first request does not wait for it."""
+    try:
+        embedder = get_embedder()
+        embedder.embed_query("warm up")
+        active_space(embedder)
+    except DatabaseError as exc:
+        logger.warning("the embedding space cannot be verified yet (%s)", type(exc).__name__)
+    except MemoryServiceError as exc:
+        _refuse([exc.detail])
+    finally:
+        connections["default"].close()
+
+
+def _refuse(reasons: list[str]) -> None:
+    for reason in reasons:
+        logger.critical("refusing to start: %s", reason)
+    sys.exit(3)

