@@ -30,7 +30,8 @@ def settings_fit_together(app_configs, **kwargs):
     if settings.MEMORY_CHUNK_OVERLAP * 2 > settings.MEMORY_CHUNK_TOKENS:
         errors.append(Error("MEMORY_CHUNK_OVERLAP may be at most half of MEMORY_CHUNK_TOKENS", id="memory.E002"))
     if settings.DATABASES["default"].get("ATOMIC_REQUESTS"):
-        errors.append(Error("ATOMIC_REQUESTS must stay off: it holds a connection through model calls", id="memory.E002"))
+        detail = "ATOMIC_REQUESTS must stay off: it holds a connection through model calls"
+        errors.append(Error(detail, id="memory.E002"))
     for alias, database in settings.DATABASES.items():
         if database["OPTIONS"].get("server_side_binding") is not True:
             errors.append(Error(f"DATABASES[{alias!r}] must bind on the server", id="memory.E002"))

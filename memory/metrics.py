@@ -5,7 +5,10 @@ No label ever carries a user id, a hash or a path, and every label set is small 
 
 from prometheus_client import Counter, Histogram
 
-_FAST_MS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100, 125, 150, 200, 250, 300, 350, 400, 500, 750, 1000, 2000, 5000)
+_FAST_MS = (
+    *(0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100),
+    *(125, 150, 200, 250, 300, 350, 400, 500, 750, 1000, 2000, 5000),
+)
 _INDEX_MS = (*_FAST_MS, 10_000, 30_000)
 _AUTH_MS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 3, 5, 10, 25, 50, 100)
 

@@ -19,7 +19,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
-
 from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
 
@@ -152,10 +151,10 @@ def tenant_transaction(
 ) -> Iterator[TenantTransaction]:
     """One short transaction as one tenant: the bound one, or `user_hash` where commands name it.
 
-    Durable and outermost; READ ONLY, with one snapshot for all its statements, unless `write`. Entered again for the same tenant it joins the
-    open transaction. Raises TenantNotBound with nobody bound; CrossTenantAttempt when another
-    tenant is bound or has the open transaction. Afterwards the connection is back in its pool, so
-    none is held while a model runs.
+    Durable and outermost; READ ONLY, with one snapshot for all its statements, unless `write`.
+    Entered again for the same tenant it joins the open transaction. Raises TenantNotBound with
+    nobody bound; CrossTenantAttempt when another tenant is bound or has the open transaction.
+    Afterwards the connection is back in its pool, so none is held while a model runs.
     """
     tenant = user_hash or bound_tenant()
     _require_hex(tenant)

@@ -145,7 +145,7 @@ def _grant_findings(tables, grants):
             yield f"{table} shows every tenant's metadata and grants {words} to {APP_ROLE}"
         elif grantee == APP_ROLE and table in TENANT_TABLES and privileges - APP_PRIVILEGES:
             yield f"{table} grants {', '.join(sorted(privileges - APP_PRIVILEGES))} to {APP_ROLE}"
-        elif grantee == "r1_staff" and table in TENANT_TABLES or grantee == "r1_staff" and table in partitions:
+        elif (grantee == "r1_staff" and table in TENANT_TABLES) or (grantee == "r1_staff" and table in partitions):
             yield f"{table} grants {words} to r1_staff, who may read metadata views only"
     for table in TENANT_TABLES:
         missing = APP_PRIVILEGES - held.get((table, APP_ROLE), set())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import re
 
@@ -37,7 +38,7 @@ def weak_secret_reason(secret: bytes) -> str | None:
         return f"has fewer than {MIN_DISTINCT_BYTES} different bytes"
     if any(secret[period:] == secret[:-period] for period in range(1, len(secret) // 2 + 1)):
         return "repeats one pattern"
-    steps = [after - before for before, after in zip(secret, secret[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(secret)]
     if max(steps.count(1), steps.count(-1)) > len(steps) // 2:
         return "is a run of neighbouring characters"
     letters = re.sub(r"[^a-z0-9]", "", secret.decode("ascii", "replace").lower())

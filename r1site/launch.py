@@ -17,44 +17,38 @@ With DATABASE_URL steps 1 to 3 are the operator's. Progress goes to stderr; stdo
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.metadata
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psycopg
 
+from memory.environment import Secret, SettingError
+from r1site import web_process
 from r1site.embedded import launchers
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.errors import EmbeddedError
 from r1site.embedded.secrets import ensure_development_secrets, read_secret
+from r1site.web_process import PROJECT, WebProcessError
 
-PROJECT = Path(__file__).resolve().parents[1]
-GUNICORN_CONFIG = PROJECT / "deploy/gunicorn/gunicorn.conf.py"
 DATABASE_NAME = "r1"
 DEVELOPMENT_SETTINGS = "r1site.settings.dev"
 DEMO_USER = "alice"
-READY_LIMIT_SECONDS = 120
-READY_PROBE_SECONDS = 5
-GUNICORN_STOP_SECONDS = 10
-POLL_SECONDS = 0.1
+WATCH_SECONDS = 2
 PACKAGES = ("django", "torch", "sentence-transformers")
-PR_SET_PDEATHSIG = 1
 
 
 class LaunchError(Exception):
     """The service could not be started; the message says what to do."""
+
+
+FAILURES = (LaunchError, WebProcessError, EmbeddedError, SettingError, TimeoutError, psycopg.Error)
 
 
 class Stopped(BaseException):
@@ -77,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["R1_VAR_DIR"] = str(var)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", DEVELOPMENT_SETTINGS)
     if os.environ.get("R1_STOP_WITH_PARENT"):
-        _die_with_parent()
+        web_process.die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
     try:
@@ -93,16 +87,16 @@ def main(argv: list[str] | None = None) -> int:
             serve(var, options.port, with_demo=options.command == "run")
     except Stopped:
         _say("stopped")
-    except (LaunchError, EmbeddedError, TimeoutError, psycopg.Error) as error:
+    except FAILURES as error:
         _say(f"error: {error}")
         return 1
     return 0
 
 
 @contextmanager
-def prepared(var: Path, *, with_model: bool = True) -> Iterator[None]:
-    """Steps 1 to 5; joined to the cluster inside the block."""
-    url = os.environ.get("DATABASE_URL")
+def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
+    """Steps 1 to 5; inside the block joined to the cluster, which is None with DATABASE_URL."""
+    url = Secret("DATABASE_URL").value()
     cluster = nullcontext() if url else Cluster(var / "postgres")
     if os.environ["DJANGO_SETTINGS_MODULE"] == DEVELOPMENT_SETTINGS:
         ensure_development_secrets(var / "secrets", database_exists=not url and cluster.exists())
@@ -117,25 +111,24 @@ def prepared(var: Path, *, with_model: bool = True) -> Iterator[None]:
         if with_model:
             _say("loading the embedding model")
             _manage("register_space")
-        yield
+        yield None if isinstance(cluster, nullcontext) else cluster
 
 
 def serve(var: Path, port: int, *, with_demo: bool) -> None:
     """Steps 1 to 7; returns only by an exception (`Stopped` for a signal)."""
     url = f"http://127.0.0.1:{port}"
-    _check_port(port)
+    web_process.check_port(port)
     with launchers.registered(var / "launchers"):
         if with_demo:
             _say(_package_versions())
-        with prepared(var), _gunicorn(var, port) as child:
-            _wait_until_ready(child, url)
+        with prepared(var) as cluster, web_process.serving(var, port) as child:
+            web_process.wait_until_ready(child, url)
             if with_demo:
                 _manage("demo", "--url", url, shown=True)
             print(f"ready {url}", flush=True)
             if with_demo:
                 print(f"token {_manage('issue_token', '--user', DEMO_USER)}", flush=True)
-            status = child.wait()
-            raise LaunchError(f"gunicorn ended unexpectedly with status {status}; its output is above")
+            _watch(child, cluster)
 
 
 def stop(var: Path) -> int:
@@ -150,76 +143,15 @@ def stop(var: Path) -> int:
     return 0
 
 
-@contextmanager
-def _gunicorn(var: Path, port: int) -> Iterator[subprocess.Popen]:
-    # A folder for each port: emptying one shared by two servers would drop the other's counts.
-    metrics = var / "metrics" / str(port)
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(parents=True)
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "-c",
-            "deploy/gunicorn/gunicorn.conf.py",
-            "r1site.wsgi:application",
-        ],
-        cwd=PROJECT,
-        env=os.environ | {"PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
-        stdout=sys.stderr,
-        # Of its own session, so that Ctrl-C reaches it through us, as a request to finish its work.
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-    )
-    try:
-        yield child
-    finally:
-        _stop_child(child)
-
-
-def _stop_child(child: subprocess.Popen) -> None:
-    child.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(GUNICORN_STOP_SECONDS)
-    # Its workers too, which a master that was killed leaves behind.
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-def _wait_until_ready(child: subprocess.Popen, url: str) -> None:
-    # No proxies: an http_proxy in the environment must not be asked for our own address.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + READY_LIMIT_SECONDS
-    last = "no answer"
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            raise LaunchError(f"gunicorn ended with status {child.returncode}; its output is above")
-        try:
-            with opener.open(f"{url}/health/ready", timeout=READY_PROBE_SECONDS) as response:
-                if response.status == 200:
-                    return
-                last = f"status {response.status}"
-        except urllib.error.HTTPError as error:
-            last = f"status {error.code}: {error.read(2000).decode('utf-8', 'replace')}"
-        except OSError as error:
-            last = str(error)
-        time.sleep(POLL_SECONDS)
-    raise LaunchError(f"{url}/health/ready is not ready after {READY_LIMIT_SECONDS} s: {last}")
-
-
-def _check_port(port: int) -> None:
-    if not 0 < port < 65536:
-        raise LaunchError(f"{port} is not a port number")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise LaunchError(
-                f"port {port} cannot be used ({error.strerror}): choose another with PORT=, or `make stop`"
-            ) from None
+def _watch(child: subprocess.Popen, cluster: Cluster | None) -> None:
+    """Until gunicorn ends, which is an error; meanwhile start the database again if it was killed."""
+    while child.poll() is None:
+        if cluster is not None and not cluster.is_running():
+            _say("the database is gone; starting it again")
+            cluster.ensure_running()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(WATCH_SECONDS)
+    raise LaunchError(f"gunicorn ended unexpectedly with status {child.returncode}; its output is above")
 
 
 def _manage(*arguments: str, shown: bool = False) -> str:
@@ -249,12 +181,6 @@ def _server_versions(url: str) -> str:
         (server,) = connection.execute("SHOW server_version").fetchone()
         extension = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
     return f"postgresql {server.split()[0]}, pgvector {extension[0] if extension else 'missing'}"
-
-
-def _die_with_parent() -> None:
-    """SIGTERM when the parent dies, however it does. Linux only; elsewhere nothing happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _on_signal(number: int, frame: object) -> None:

@@ -4,19 +4,23 @@ Everything here is decided from the headers, before a byte of the body is read, 
 looked at and before anything touches the database. The identity of the caller is not read here;
 `X-User-Id` and its like are read nowhere.
 
-What becomes of a body that nobody reads (gunicorn 27, gthread workers): the answer is sent, then
-`ThreadWorker._keepalive_after` calls `Parser.finish_body`, which reads and drops at most 64 KiB for
-at most 5 s. Only where that reached the body's end is the connection used again; else it is closed,
-lingering for another 64 KiB or 2 s so that the client can read the answer (RFC 9112, section 9.6).
-So a refusal here cannot leave half a body to be taken for the next request, and an endless sender
-costs a thread 64 KiB; there is nothing to add. `Connection: close` could not be: gunicorn drops it.
-Two lengths, a length beside Transfer-Encoding and malformed chunks are refused by its own parser,
-with 400, before any middleware runs.
+What gunicorn 27 (gthread) does with a body that nobody reads: it sends the answer, drops the
+response's own `Connection` header, then `ThreadWorker._keepalive_after` calls `Parser.finish_body`,
+which reads up to 64 KiB for up to 5 s and closes the connection unless that was the whole body. So
+the next request is never read from the middle of a body. But the deadline is only looked at between
+reads of 1,024 bytes, each of which waits for as many `recv` calls as it takes: a sender of one byte
+every few seconds keeps the thread for an hour, and `close_graceful` then lingers 2 s in the worker's
+accept loop. Hence `_hang_up`: after a refusal here the connection ends within LINGER_SECONDS.
+Two lengths, a length beside Transfer-Encoding and malformed chunks are refused by gunicorn's own
+parser, with 400, before any middleware runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import time
 import uuid
 from collections.abc import Callable
 
@@ -30,6 +34,10 @@ from r1site.problems import problem_response
 
 API_PREFIX = "/api/"
 JSON_MEDIA_TYPE = "application/json"
+
+# Long enough for a client on the other side of the world to read its answer before the reset.
+LINGER_SECONDS = 0.5
+LINGER_MAX_BYTES = 64 * 1024
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -53,6 +61,7 @@ class RequestLimitsMiddleware:
             _check_body_headers(request)
         except (BadRequest, MemoryServiceError) as refusal:
             response: HttpResponseBase = problem_response(request, refusal)
+            _hang_up_when_sent(request, response)
         else:
             response = self.get_response(request)
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
@@ -93,3 +102,38 @@ def _check_content_type(content_type: str, *, has_body: bool) -> None:
             raise UnsupportedMediaType
     if has_body and media_type.strip().lower() != JSON_MEDIA_TYPE:
         raise UnsupportedMediaType
+
+
+def _hang_up_when_sent(request: HttpRequest, response: HttpResponseBase) -> None:
+    """End an HTTP/1 connection once the server has sent `response`, which is when it closes it (PEP 3333)."""
+    connection = request.META.get("gunicorn.socket")
+    if connection is None or not request.META.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
+        return
+    body = request.META.get("wsgi.input")
+    close = response.close
+
+    def close_and_hang_up() -> None:
+        close()
+        _hang_up(connection)
+        # gunicorn's mark of a body whose end is lost: it must not look for chunks in what is left
+        # of this one, as its error log quotes the bytes it finds instead.
+        if hasattr(body, "failed"):
+            body.failed = True
+
+    response.close = close_and_hang_up  # type: ignore[method-assign]
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """The closing of RFC 9112, section 9.6, within LINGER_SECONDS; later reads by the server end at once."""
+    deadline = time.monotonic() + LINGER_SECONDS
+    left_bytes = LINGER_MAX_BYTES
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while left_bytes > 0 and (left_seconds := deadline - time.monotonic()) > 0:
+            connection.settimeout(left_seconds)
+            received_bytes = len(connection.recv(4096))
+            if not received_bytes:
+                break
+            left_bytes -= received_bytes
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

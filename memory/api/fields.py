@@ -206,10 +206,12 @@ class MetadataField(_StrictField):
         elif isinstance(value, str):
             if not is_storable_text(value):
                 self._refuse("unstorable")
-        elif isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
+        elif isinstance(value, int | float) and not _is_exact(value):
             self._refuse("number")
-        elif isinstance(value, float) and not math.isfinite(value):
-            self._refuse("number")
+
+
+def _is_exact(number: int | float) -> bool:
+    return INT64_MIN <= number <= INT64_MAX if isinstance(number, int) else math.isfinite(number)
 
 
 def _walk(root: Any) -> Iterator[tuple[int, Any]]:

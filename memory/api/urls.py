@@ -1,12 +1,22 @@
 """The memory endpoints, below /api/v1."""
 
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import PathConverter
 
 from memory.api import views
+
+
+class AnyPathConverter(PathConverter):
+    """As `path`, line breaks included, so that an impossible id is refused by the view and not by the router."""
+
+    regex = "(?s:.+)"
+
+
+register_converter(AnyPathConverter, "anypath")
 
 urlpatterns = [
     path("auth/check", views.AuthCheckView.as_view(), name="auth-check"),
     path("memory/index", views.IndexView.as_view(), name="memory-index"),
     path("memory/query", views.QueryView.as_view(), name="memory-query"),
-    path("memory/documents/<path:doc_id>", views.DocumentView.as_view(), name="memory-document"),
+    path("memory/documents/<anypath:doc_id>", views.DocumentView.as_view(), name="memory-document"),
 ]

@@ -68,9 +68,7 @@ class DocumentView(MemoryView):
     """GET and DELETE /memory/documents/<path:doc_id>"""
 
     operation = "documents"
-    _doc_id = StrictCharField(
-        max_chars=DOC_ID_MAX_CHARS, control_characters=False, validators=[refuse_unaddressable]
-    )
+    _doc_id = StrictCharField(max_chars=DOC_ID_MAX_CHARS, control_characters=False, validators=[refuse_unaddressable])
 
     def get_permissions(self):
         return [HasScope.write() if self.request.method == "DELETE" else HasScope.read()]

@@ -9,7 +9,10 @@ from uuid import UUID
 
 @dataclass
 class Candidate:
-    """A row of the search, its sealed blobs unopened. Scores are 0-1, higher is better, None when a stage did not run."""
+    """A row of the search, its sealed blobs unopened.
+
+    Scores are 0-1, higher is better; None for a stage that did not run.
+    """
 
     chunk_id: UUID
     doc_id: str

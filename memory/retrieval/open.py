@@ -13,6 +13,9 @@ from memory.security import InvalidTag
 
 logger = logging.getLogger(__name__)
 
+_QUARANTINE = """
+UPDATE memory_chunks SET quarantined_at = now() WHERE user_hash = %s AND id = %s AND quarantined_at IS NULL"""
+
 
 def open_candidates(keys: TenantKeys, candidates: list[Candidate]) -> None:
     """Open each candidate's text and metadata in place.
@@ -40,8 +43,5 @@ def quarantine(user_hash: str, candidate: Candidate, column: str) -> None:
     """Set one chunk aside, in a transaction of its own."""
     metrics.decrypt_failed.labels(column).inc()
     with tenant_transaction(user_hash, write=True) as tx:
-        tx.execute(
-            "UPDATE memory_chunks SET quarantined_at = now() WHERE user_hash = %s AND id = %s AND quarantined_at IS NULL",
-            [user_hash, candidate.chunk_id],
-        )
+        tx.execute(_QUARANTINE, [user_hash, candidate.chunk_id])
     logger.error("a sealed %s did not open; chunk %s is quarantined", column, candidate.chunk_id)

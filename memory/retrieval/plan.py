@@ -34,18 +34,22 @@ class Plan:
             node
             for node in self.nodes()
             if node["Node Type"] in _SCANS
-            and (node.get("Relation Name") or node.get("Index Name", "")).startswith(table_prefix)
+            and _name(node).startswith(table_prefix)
         ]
 
     def summary(self) -> dict:
         """What a person looks at first. Times in milliseconds."""
         return {
-            "scans": [f"{n['Node Type']} on {n.get('Relation Name') or n.get('Index Name')}" for n in self.nodes() if n["Node Type"] in _SCANS],
+            "scans": [f"{node['Node Type']} on {_name(node)}" for node in self.nodes() if node["Node Type"] in _SCANS],
             "one_time_filter": next((n["One-Time Filter"] for n in self.nodes() if "One-Time Filter" in n), None),
             "buffers": self.root["Plan"].get("Shared Hit Blocks", 0) + self.root["Plan"].get("Shared Read Blocks", 0),
             "planning_ms": self.root["Planning Time"],
             "execution_ms": self.root["Execution Time"],
-        }  # fmt: skip
+        }
+
+
+def _name(node: dict) -> str:
+    return node.get("Relation Name") or node.get("Index Name", "")
 
 
 def explain_candidates(user_hash: str, space: int, vector: HalfVector, limit: int) -> tuple[Plan, int]:
@@ -73,7 +77,7 @@ def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: int) -> list[st
     if len(relations) > 1:
         findings.append(f"the plan reads {len(relations)} partitions instead of one")
     for node in scans:
-        name = node.get("Relation Name") or node.get("Index Name")
+        name = _name(node)
         condition = node.get("Index Cond") or node.get("Recheck Cond") or ""
         if f"user_hash = '{user_hash}'" not in condition:
             findings.append(f"{node['Node Type']} on {name} is not narrowed to the user by an index")

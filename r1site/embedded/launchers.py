@@ -37,7 +37,8 @@ def stop_all(folder: Path) -> list[int]:
     for path in sorted(folder.glob("[0-9]*")):
         with suppress(FileNotFoundError), open(path) as file:
             if not _is_free(file):
-                os.kill(int(path.name), signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(int(path.name), signal.SIGTERM)
                 _wait_until_free(file, path.name)
                 stopped.append(int(path.name))
             path.unlink(missing_ok=True)

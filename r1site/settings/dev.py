@@ -9,7 +9,7 @@ from r1site.settings.development_secrets import use_files_in
 _VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents[2] / "var").absolute()
 use_files_in(_VAR_DIR / "secrets")
 
-from r1site.settings.base import *  # noqa: E402, F403
+from r1site.settings.base import *  # noqa: E402
 from r1site.settings.base import POOL, VAR_DIR  # noqa: E402
 
 if env.secret("DATABASE_URL", required=False):

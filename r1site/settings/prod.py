@@ -6,7 +6,7 @@ from memory.environment import SettingError
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.tokens import weak_secret_reason
 from r1site.settings import databases, env
-from r1site.settings.base import *  # noqa: F403
+from r1site.settings.base import *
 from r1site.settings.base import (
     MEMORY_JWT_JWKS_URL,
     MEMORY_JWT_PUBLIC_KEY,

@@ -11,7 +11,7 @@ TEST_ROOT = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parent
 ensure_development_secrets(TEST_ROOT / "secrets", database_exists=(TEST_ROOT / "postgres" / "data").exists())
 use_files_in(TEST_ROOT / "secrets")
 
-from r1site.settings.base import *  # noqa: E402, F403
+from r1site.settings.base import *  # noqa: E402
 from r1site.settings.base import POOL  # noqa: E402
 
 DATABASES = databases.embedded(TEST_ROOT / "postgres", TEST_ROOT / "secrets", pool=POOL)

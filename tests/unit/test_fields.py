@@ -296,7 +296,7 @@ def test_an_undeclared_member_is_an_error_beside_the_others():
     assert codes({"name": "a", "user_hash": "x"}) == {"user_hash": ["unknown_field"]}
     assert codes({"nmae": "a"}) == {"name": ["required"], "nmae": ["unknown_field"]}
     assert codes({"name": "a", "parts": [{"text": "b"}, {"text": 1, "x": 2}]}) == {
-        "parts": [{}, {"text": ["invalid"], "x": ["unknown_field"]}]
+        "parts": {1: {"text": ["invalid"], "x": ["unknown_field"]}}
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 
 import pytest
 from django.http import HttpResponse
@@ -137,6 +138,36 @@ def test_a_charset_is_refused_even_without_a_body():
 def test_forms_outside_the_api_pass():
     form = "application/x-www-form-urlencoded"
     assert ask(path="/admin/login/", CONTENT_LENGTH="5", CONTENT_TYPE=form) == (200, "through")
+
+
+@pytest.mark.parametrize("sent", [b"", b"7\r\n{secret\r\n", b"x" * 100_000])
+def test_a_refusal_ends_the_connection_although_the_client_keeps_it_open(sent):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(10)
+        theirs.sendall(sent)
+        request = RequestFactory().post("/api/v1/memory/index", HTTP_TRANSFER_ENCODING="chunked")
+        request.META.pop("CONTENT_LENGTH", None)
+        request.META["gunicorn.socket"] = ours
+        response = RequestLimitsMiddleware(Seen())(request)
+        assert response.status_code == 411
+        ours.sendall(response.content)
+        response.close()
+        assert json.loads(theirs.recv(65536))["code"] == "length_required"
+        assert theirs.recv(1) == b""
+        with pytest.raises(OSError):
+            theirs.sendall(b"more")
+
+
+def test_a_request_that_passes_keeps_its_connection():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = RequestFactory().get("/api/v1/memory/documents")
+        request.META["gunicorn.socket"] = ours
+        RequestLimitsMiddleware(Seen())(request).close()
+        theirs.settimeout(10)
+        ours.sendall(b"next")
+        assert theirs.recv(4) == b"next"
 
 
 @pytest.mark.parametrize("offered", ["a", "A-b_c.9", "x" * 64])

@@ -18,7 +18,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--user", required=True, help="the user id, which becomes the token's sub")
-        parser.add_argument("--scope", action="append", help="memory:read or memory:write; may be repeated; default all")
+        parser.add_argument("--scope", action="append", help="memory:read or memory:write, repeatable; default all")
         parser.add_argument("--ttl", default="1h", help="life of the token: 30m, 1h, 7d")
 
     def handle(self, *, user, scope, ttl, **options):
