@@ -25,3 +25,4 @@ cross_tenant_attempts = Counter(
 decrypt_failed = Counter("memory_decrypt_failed_total", "Sealed values that did not open", ["column"])
 keys_near_seal_limit = Counter("memory_keys_near_seal_limit_total", "Uses of a data key past 2^31 seals")
 auth_ms = Histogram("auth_ms", "Verifying one bearer token, in milliseconds", buckets=_AUTH_MS)
+auth_refused = Counter("memory_auth_refused_total", "Bearer tokens refused, by the rule that refused them", ["reason"])

@@ -57,6 +57,7 @@ class TenantMiddleware:
             request.verified_token = token_verifier().verify(bearer_token(request.headers.get("Authorization")))
             user_hash = hmac_user(request.verified_token.user_id)
         except MemoryServiceError as exc:
+            metrics.auth_refused.labels(getattr(exc, "reason", exc.code)).inc()
             return self.problem_response(request, exc)
         finally:
             metrics.auth_ms.observe((time.perf_counter() - started) * 1000)

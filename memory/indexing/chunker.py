@@ -179,9 +179,7 @@ def _starts(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[int], list
     segments = [model_text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
     token_parts, word_parts = [], []
-    for edge, encoding in zip(
-        edges, tokenizer.encode_batch(segments, add_special_tokens=False), strict=False
-    ):
+    for edge, encoding in zip(edges, tokenizer.encode_batch(segments, add_special_tokens=False), strict=False):
         if not encoding.ids:
             continue
         starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0] + edge

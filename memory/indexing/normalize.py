@@ -35,9 +35,7 @@ def _punctuation() -> str:
 
 # The look-behind keeps the scan linear: a word is tried once, at its first character.
 _WORD_CHAR = f"[^{WHITESPACE}{_punctuation()}{_IDEOGRAPHS}]"
-_LONG_WORD = re.compile(
-    f"(?<!{_WORD_CHAR}){_WORD_CHAR}{{{MAX_WORD_CHARS // _NFD_MAX_EXPANSION + 1},}}"
-)
+_LONG_WORD = re.compile(f"(?<!{_WORD_CHAR}){_WORD_CHAR}{{{MAX_WORD_CHARS // _NFD_MAX_EXPANSION + 1},}}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -136,8 +134,4 @@ def _piece_end(word: str, widths: list[int] | None, start: int) -> int:
 
 
 def _joined(before: str, after: str) -> bool:
-    return (
-        before == _ZERO_WIDTH_JOINER
-        or after == _ZERO_WIDTH_JOINER
-        or unicodedata.category(after)[0] == "M"
-    )
+    return before == _ZERO_WIDTH_JOINER or after == _ZERO_WIDTH_JOINER or unicodedata.category(after)[0] == "M"

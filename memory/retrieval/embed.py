@@ -161,12 +161,8 @@ class Embedder:
         self._loading_pid = os.getpid()
         try:
             folder = model_folder(self.model_name, self._revision, self._cache_folder)
-            model = EmbeddingModel(
-                folder, self._expected_sha256, self._max_tokens, self._device, self._dtype
-            )
-            _unit_rows(
-                model.encode("query", ["probe"]), self._expected_dimension or model.dimension
-            )
+            model = EmbeddingModel(folder, self._expected_sha256, self._max_tokens, self._device, self._dtype)
+            _unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
         except Exception as error:
             if not isinstance(error, MemoryServiceError):
                 failure = ModelUnavailable("The embedding model could not be loaded.")
@@ -176,8 +172,7 @@ class Embedder:
             raise error
         self._queue = EmbedderQueue(
             model.encode,
-            batch_tokens=self._batch_tokens
-            or (CPU_BATCH_TOKENS if model.device == "cpu" else GPU_BATCH_TOKENS),
+            batch_tokens=self._batch_tokens or (CPU_BATCH_TOKENS if model.device == "cpu" else GPU_BATCH_TOKENS),
             max_queued_tokens=self._max_queued_tokens,
         )
         self._loaded = model

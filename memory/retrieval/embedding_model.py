@@ -67,9 +67,7 @@ def weights_digest(folder: Path) -> str:
     `<sha256>  <relative path>`, as `sha256sum` prints them. Raises `ModelUnavailable` if there
     are none, or if a folder has pickled weights alone.
     """
-    weights = [
-        p for p in folder.rglob("*.safetensors") if p.parent.name not in ("onnx", "openvino")
-    ]
+    weights = [p for p in folder.rglob("*.safetensors") if p.parent.name not in ("onnx", "openvino")]
     with_weights = {path.parent for path in weights}
     for path in folder.rglob("*"):
         if path.suffix in _PICKLES and path.parent not in with_weights:
@@ -144,9 +142,7 @@ class EmbeddingModel:
                 raise
         self._free_memory()
         half = len(texts) // 2
-        return np.concatenate(
-            [self._forward(lane, texts[:half]), self._forward(lane, texts[half:])]
-        )
+        return np.concatenate([self._forward(lane, texts[:half]), self._forward(lane, texts[half:])])
 
     def _forward(self, lane: Lane, texts: list[str]) -> np.ndarray:
         encode: Any = self._model.encode_query if lane == "query" else self._model.encode_document

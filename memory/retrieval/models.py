@@ -27,6 +27,7 @@ def get_embedder() -> Embedder:
                     expected_dimension=EMBEDDING_DIMENSION,
                     max_tokens=settings.MEMORY_CHUNK_TOKENS,
                 )
+                embedder.load()
                 _embedder = (os.getpid(), embedder)
     return _embedder[1]
 

@@ -107,6 +107,11 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.text("DJANGO_LOG_LEVEL", "INFO")},
-    # Django's request logger prints exception text and local values, which may hold content.
-    "loggers": {"django.request": {"level": "CRITICAL"}, "django.db.backends": {"level": "INFO"}},
+    "loggers": {
+        # These two print exception text, which may hold content; r1site/problems.py logs in their stead.
+        "django.request": {"level": "CRITICAL"},
+        "django.security": {"level": "CRITICAL"},
+        "django.db.backends": {"level": "INFO"},
+        "sentence_transformers": {"level": "WARNING"},
+    },
 }

@@ -21,7 +21,8 @@ def library(alice):
         ]
     ):
         created_at = (now - timedelta(days=days)).isoformat()
-        assert alice.index(f"n{number}", text, source=source, thread_id=thread, created_at=created_at).status_code == 201
+        indexed = alice.index(f"n{number}", text, source=source, thread_id=thread, created_at=created_at)
+        assert indexed.status_code == 201
     return alice
 
 

@@ -65,9 +65,7 @@ def assert_exact_cover(text, chunks):
 def test_any_text_is_covered_by_slices_that_fit(text, name, limits):
     tokenizer = TOKENIZERS[name]
     max_tokens, overlap_tokens, max_chars = limits
-    chunks = chunk_text(
-        text, tokenizer, max_tokens=max_tokens, overlap_tokens=overlap_tokens, max_chars=max_chars
-    )
+    chunks = chunk_text(text, tokenizer, max_tokens=max_tokens, overlap_tokens=overlap_tokens, max_chars=max_chars)
     if not text:
         assert chunks == []
         return
@@ -96,14 +94,25 @@ def test_any_text_is_covered_by_slices_that_fit(text, name, limits):
         "\ud800" * 5_000,
         "word" + " " * 9_000 + "word",
     ],
-    ids=["letters", "spaces", "marks", "emoji", "chinese", "hebrew", "hangul", "controls", "fffd", "punctuation", "surrogates", "gap"],
+    ids=[
+        "letters",
+        "spaces",
+        "marks",
+        "emoji",
+        "chinese",
+        "hebrew",
+        "hangul",
+        "controls",
+        "fffd",
+        "punctuation",
+        "surrogates",
+        "gap",
+    ],
 )
 def test_hard_texts_make_progress(text):
     chunks = chunk_text(text, TOKENIZERS["minilm"])
     assert_exact_cover(text, chunks)
-    assert all(
-        chunk.tokens == tokens_alone(TOKENIZERS["minilm"], chunk.text) <= 510 for chunk in chunks
-    )
+    assert all(chunk.tokens == tokens_alone(TOKENIZERS["minilm"], chunk.text) <= 510 for chunk in chunks)
     assert max(len(chunk.text) for chunk in chunks) <= 4000
 
 
@@ -122,6 +131,20 @@ def test_slices_begin_and_end_between_words_and_overlap():
 def test_text_without_spaces_fills_its_slices():
     chunks = chunk_text("第一章 " + "记忆" * 2_000, TOKENIZERS["minilm"])
     assert all(chunk.tokens == 510 for chunk in chunks[:-1])
+
+
+def test_a_word_without_spaces_around_it_is_not_cut_inside():
+    for max_tokens in range(500, 512):
+        chunks = chunk_text("xqztvw," * 1_000, TOKENIZERS["minilm"], max_tokens=max_tokens)
+        assert len(chunks) > 3
+        assert all(chunk.text.startswith(("xqztvw", ",")) for chunk in chunks)
+        assert all(chunk.text.endswith(("xqztvw", ",")) for chunk in chunks)
+
+
+def test_the_overlap_is_short_in_characters_too():
+    chunks = chunk_text(("a" + "\u0301" * 60 + " ") * 500, TOKENIZERS["minilm"])
+    overlaps = [a.end - b.start for a, b in zip(chunks, chunks[1:], strict=False)]
+    assert 0 < max(overlaps) <= 500
 
 
 def test_a_short_text_is_one_slice_and_the_same_every_time():

@@ -38,9 +38,7 @@ def test_a_time_in_the_future_is_now(score, age_seconds, weight):
 @given(unit, ages, ages, unit, st.floats(1e-3, 1e4))
 def test_scores_stay_in_bounds_and_never_grow_with_age(score, age, other_age, weight, half_life):
     newer, older = sorted([age, other_age])
-    at_newer, at_older = (
-        decayed(score, a, weight=weight, half_life_days=half_life) for a in (newer, older)
-    )
+    at_newer, at_older = (decayed(score, a, weight=weight, half_life_days=half_life) for a in (newer, older))
     assert 0.0 <= at_older <= at_newer <= score
 
 
@@ -53,9 +51,7 @@ def test_arrays_decay_as_their_elements_do(pairs):
     assert faded.tolist() == pytest.approx([decayed(s, a) for s, a in pairs])
 
 
-@pytest.mark.parametrize(
-    "bad", [{"weight": -0.1}, {"weight": 1.1}, {"weight": float("nan")}, {"half_life_days": 0.0}]
-)
+@pytest.mark.parametrize("bad", [{"weight": -0.1}, {"weight": 1.1}, {"weight": float("nan")}, {"half_life_days": 0.0}])
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError):
         decayed(0.5, 10.0, **bad)

@@ -17,6 +17,7 @@ import pytest
 from memory.errors import InvalidEmbedding, ModelUnavailable, Overloaded
 from memory.indexing.chunker import chunk_text
 from memory.retrieval.embed import PACKAGED_SHA256, Embedder
+from memory.retrieval.embedder_queue import _Job
 from memory.retrieval.embedding_model import resolve_model, weights_digest
 
 TINY_DIMENSION = 32
@@ -132,9 +133,6 @@ def gate(tiny, monkeypatch):
     gate.close()
 
 
-# The model
-
-
 def test_importing_the_module_loads_no_model_library():
     code = (
         "import sys, memory.retrieval.embed as e; e.Embedder();"
@@ -193,9 +191,6 @@ def test_rows_come_back_in_the_order_of_the_texts(tiny):
     alone = np.stack([tiny.embed_passages([text])[0] for text in texts])
     assert np.abs(together - alone).max() < 1e-5
     assert tiny.batches_run < 2 * len(texts)
-
-
-# What is refused at load
 
 
 def test_weights_that_are_not_the_expected_ones_are_never_read(copied):
@@ -306,9 +301,6 @@ def test_a_forked_child_is_told_instead_of_hanging(tiny):
     assert tiny.embed_query("query").shape == (TINY_DIMENSION,)
 
 
-# Order
-
-
 def test_a_query_overtakes_a_document_that_is_being_embedded(gate):
     gate.hold_first_batch()
     document = gate.passages(["passage one two three four five"] * 20)
@@ -357,9 +349,6 @@ def test_batches_hold_texts_of_like_length_within_the_budget(gate):
     assert [len(batch) for batch in gate.batches] == [1, 3]
 
 
-# Capacity and failure
-
-
 def test_more_than_the_queue_holds_is_refused_and_a_query_still_gets_in(gate):
     gate.hold_first_batch()
     waiting = gate.passages(["passage one two three"] * 120)
@@ -384,6 +373,19 @@ def test_a_deadline_that_has_passed_never_reaches_the_model(gate):
         gate.query("late", deadline=time.monotonic() - 1).result(30)
     gate.query("good").result(30)
     assert gate.batches == [["good"]]
+
+
+def test_the_owner_keeps_the_deadline_however_late_the_caller_wakes(gate, tiny):
+    gate.hold_first_batch()
+    asleep = _Job("passage", ["late"], [3], time.monotonic() + 0.01)
+    tiny._queue._admit(asleep)
+    while time.monotonic() < asleep.deadline:
+        time.sleep(0.001)
+    good = gate.passages(["good"])
+    gate.open()
+    good.result(30)
+    assert gate.batches[1:] == [["good"]]
+    assert isinstance(asleep.error, Overloaded)
 
 
 def test_callers_that_gave_up_are_skipped(gate, tiny):

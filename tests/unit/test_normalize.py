@@ -10,10 +10,20 @@ from hypothesis import strategies as st
 from memory.indexing.normalize import MAX_WORD_CHARS, breakable
 
 # Characters that matter to a tokenizer's idea of a word, each easily repeated.
-ODD = (
-    ["x", "7", " ", "\n", "\u3000", "-", "。", "é", "e\u0301", "한", "가", "ᾂ", "ß", "中", "か", "ภ", "ี"]
-    + ["\u0301", "\u200d", "👩\u200d👧", "🏽", "א", "ش", "\x00", "\x1c", "\ufffd", "\u0378", "_", "İ"]
-)
+ODD = ["x", "7", " ", "\n", "\u3000", "-", "。", "é", "e\u0301", "한", "가", "ᾂ", "ß", "中", "か", "ภ", "ี"] + [
+    "\u0301",
+    "\u200d",
+    "👩\u200d👧",
+    "🏽",
+    "א",
+    "ش",
+    "\x00",
+    "\x1c",
+    "\ufffd",
+    "\u0378",
+    "_",
+    "İ",
+]
 odd_texts = st.lists(st.tuples(st.sampled_from(ODD), st.integers(1, 130)), max_size=12).map(
     lambda runs: "".join(piece * times for piece, times in runs)
 )
@@ -45,9 +55,7 @@ def test_hangul_is_counted_as_the_letters_it_decomposes_into():
     assert all(len(word) == 33 for word in words[:-1])
 
 
-@pytest.mark.parametrize(
-    "text", ["中" * 500, "a-" * 500, "。あ" * 500], ids=["ideographs", "punctuated", "kana"]
-)
+@pytest.mark.parametrize("text", ["中" * 500, "a-" * 500, "。あ" * 500], ids=["ideographs", "punctuated", "kana"])
 def test_what_the_tokenizer_parts_anyway_is_not_cut(text):
     assert breakable(text)[0] is text
 

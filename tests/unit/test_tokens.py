@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -577,7 +578,13 @@ def test_a_token_without_key_id_gets_the_only_key_that_fits(issuer):
         jwk("RS256", "k", key_ops=["encrypt"]),
         '{"kty":"oct","kid":"k","k":"AAAA"}',
         '{"kty":"RSA","kid":"k","n":"!","e":"AQAB"}',
-        json.dumps({**json.loads(jwt.get_algorithm_by_name("RS256").to_jwk(PRIVATE_KEYS["RS256"])), "kid": "k"}),
+        json.dumps(
+            {
+                **json.loads(jwt.get_algorithm_by_name("RS256").to_jwk(PRIVATE_KEYS["RS256"])),
+                "kid": "k",
+                "key_ops": ["sign", "verify"],
+            }
+        ),
         '"k"',
     ],
 )
@@ -692,7 +699,7 @@ def test_after_a_failure_nobody_asks_until_the_pause_is_over(issuer):
         b'{"keys": [{"kty": "oct"}]}',
         b"\xff",
         b"[" * 5000,
-        b" " * 300_000,
+        f'{{"keys": [{jwk("RS256", "b")}]}}'.encode() + b" " * 300_000,
     ],
 )
 def test_an_answer_that_is_no_key_set_is_a_failure_and_keeps_the_old_keys(issuer, body):
@@ -714,15 +721,22 @@ def test_redirects_stay_within_the_scheme(issuer, tmp_path):
     assert by_issuer(issuer).verify(signed("RS256", "a")).user_id == "alice"
     stolen = tmp_path / "keys.json"
     stolen.write_bytes(issuer.body)
-    for target in (
-        stolen.as_uri(),
-        "ftp://127.0.0.1/keys",
-        "https://127.0.0.1:1/keys",
-        f"http://127.0.0.1:{issuer.port}/keys",
-    ):
-        issuer.redirect = target
-        with pytest.raises(KeyUnavailable):
-            by_issuer(issuer).verify(signed("RS256", "a"))
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        port = elsewhere.getsockname()[1]
+        for target in (stolen.as_uri(), f"ftp://127.0.0.1:{port}/keys", f"https://127.0.0.1:{port}/keys"):
+            issuer.redirect = target
+            with pytest.raises(KeyUnavailable):
+                by_issuer(issuer).verify(signed("RS256", "a"))
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+
+
+def test_a_redirect_in_a_circle_is_a_failure(issuer):
+    issuer.publish(jwk("RS256", "a"))
+    issuer.redirect = issuer.url
+    with pytest.raises(KeyUnavailable):
+        by_issuer(issuer).verify(signed("RS256", "a"))
 
 
 def test_many_threads_at_once_make_one_request(issuer):

@@ -1,0 +1,406 @@
+"""Time queries and writes end to end on this machine: `make bench-query`, or `python deploy/bench/query.py --json`.
+
+1. Start an embedded, durable PostgreSQL of its own under var/bench; migrate; register the space.
+2. Load, as r1_app bound to each user and sealed with that user's own key: one user of many chunks and
+   many users of a few. What an earlier run loaded is kept and used again.
+3. Time the service's own query walk (real embedding of real questions), then the search alone, by kind
+   of user, with cold and warm keys, in one and in several threads.
+4. Explain each search and prove that it visits its user's rows only.
+5. Time writes through `index_memory_batch`.
+
+Exit 0, or 1 when a plan touches another user's rows. Progress on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH_ROOT = ROOT / "var" / "bench"
+sys.path[0] = str(ROOT)
+
+DATABASE = "r1"
+CHUNKS_PER_DOCUMENT = 200
+TOPICS = 300
+CANDIDATES = 24
+THREADS = 4
+QUESTIONS = (
+    "When was the heat pump in the cellar serviced?",
+    "What did the doctor say about my blood pressure?",
+    "Which train do I take to visit my grandmother?",
+    "How much did we spend on the new kitchen?",
+    "Who recommended the restaurant by the harbour?",
+    "What is the name of Anna's new colleague?",
+    "Where did I put the spare key of the garage?",
+    "Which allergy medicine made me drowsy?",
+    "What were the three options for the summer holiday?",
+    "How often must the water filter be changed?",
+    "Why was the release postponed in November?",
+    "What colour did we choose for the bedroom walls?",
+    "Which book did my sister want for her birthday?",
+    "When does the lease of the car end?",
+    "What was the outcome of the meeting with the bank?",
+    "How do I reset the router to its factory settings?",
+)
+_VOCABULARY = (
+    "the a of to in and for on with at from by about after before garden kitchen doctor train budget meeting release "
+    "filter pump cellar harbour colleague birthday allergy router lease bank holiday sister grandmother colour wall "
+    "book option medicine november summer monday signed changed booked paid asked chose promised repaired ordered "
+    "tomorrow yesterday twice never often carefully green small expensive new old broken quiet early late"
+)
+WORDS = _VOCABULARY.split()
+
+
+@contextmanager
+def service():
+    """Django on the bench's own running cluster, migrated, with its space registered."""
+    for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
+        os.environ.pop(name, None)
+    os.environ["R1_VAR_DIR"] = str(BENCH_ROOT)
+    os.environ["DJANGO_SETTINGS_MODULE"] = "r1site.settings.dev"
+    from r1site.embedded.bootstrap import bootstrap
+    from r1site.embedded.cluster import Cluster
+    from r1site.embedded.secrets import ensure_development_secrets
+
+    cluster = Cluster(BENCH_ROOT / "postgres", durable=True)
+    ensure_development_secrets(BENCH_ROOT / "secrets", database_exists=cluster.exists())
+    with cluster:
+        bootstrap(cluster, BENCH_ROOT / "secrets", DATABASE)
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+        from django.db import connections
+
+        call_command("migrate", database="owner", verbosity=0)
+        call_command("register_space", stdout=sys.stderr)
+        try:
+            yield connections
+        finally:
+            connections["default"].close_pool()
+            connections.close_all()
+
+
+class Corpus:
+    """Synthetic texts and their vectors: every chunk lies near one of some topics."""
+
+    def __init__(self, seed: int):
+        import numpy as np
+
+        from memory.models.chunk import EMBEDDING_DIMENSION
+
+        self._random = random.Random(seed)
+        self._numbers = np.random.default_rng(seed)
+        centres = self._numbers.normal(size=(TOPICS, EMBEDDING_DIMENSION))
+        self._centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+
+    def document(self, chunks: int):
+        """(passages, float64[n, d]): texts of 200-2,000 characters, unit vectors of cosine 0.7 to their topic."""
+        import numpy as np
+
+        from memory.indexing.write import Passage
+
+        passages, start = [], 0
+        for _ in range(chunks):
+            text = " ".join(self._random.choices(WORDS, k=self._random.randint(35, 330)))
+            passages.append(Passage(text, start, start + len(text)))
+            start += len(text)
+        topics = self._numbers.integers(0, TOPICS, size=chunks)
+        noise = self._numbers.normal(size=(chunks, self._centres.shape[1]))
+        vectors = self._centres[topics] + noise / np.linalg.norm(noise, axis=1, keepdims=True)
+        return passages, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def load_user(connections, corpus: Corpus, user_id: str, chunks: int) -> None:
+    """All documents of one user in one transaction, through the product's own write path."""
+    from memory.indexing.write import index_memory_batch
+    from memory.rls import tenant_transaction
+    from memory.security import hmac_user
+
+    with tenant_transaction(hmac_user(user_id), write=True) as tx:
+        tx.execute("SET LOCAL synchronous_commit = off")
+        for first in range(0, chunks, CHUNKS_PER_DOCUMENT):
+            passages, vectors = corpus.document(min(CHUNKS_PER_DOCUMENT, chunks - first))
+            metadata = {"topic": first, "tags": ["bench", "synthetic"]}
+            index_memory_batch(connections["default"], user_id, f"doc-{first}", "bench", passages, vectors, metadata)
+
+
+def load(connections, options) -> tuple[str, list[str], dict]:
+    """Bring the table to the asked size: (the big user's id, the others' ids, what was done)."""
+    from memory.keyring import forget_keys
+    from memory.security import hmac_user
+
+    big = f"bench-big-{options.big_chunks}"
+    small = [f"bench-{options.chunks}-{number}" for number in range(options.users)]
+    with connections["maint"].cursor() as cursor:
+        cursor.execute("SELECT user_hash, chunk_count FROM memory_tenants")
+        present = dict(cursor.fetchall())
+    wanted = [(big, options.big_chunks), *((user_id, options.chunks) for user_id in small)]
+    missing = [(user_id, chunks) for user_id, chunks in wanted if present.get(hmac_user(user_id)) != chunks]
+    started, rows = time.perf_counter(), 0
+    for done, (user_id, chunks) in enumerate(missing, start=1):
+        load_user(connections, Corpus(done), user_id, chunks)
+        rows += chunks
+        if done % 500 == 0 or done == len(missing):
+            rate = rows / (time.perf_counter() - started)
+            print(f"loaded {done} of {len(missing)} users, {rows} chunks, {rate:,.0f} rows/s", file=sys.stderr)
+    forget_keys()
+    seconds = time.perf_counter() - started
+    if missing:
+        with connections["owner"].cursor() as cursor:
+            for table in ("memory_tenants", "memory_data_keys", "memory_documents", "memory_chunks"):
+                cursor.execute(f"VACUUM (ANALYZE) {table}")
+    with connections["backup"].cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT count(*) FROM memory_tenants), (SELECT count(*) FROM memory_chunks),"
+            " pg_size_pretty(pg_database_size(current_database()))"
+        )
+        users, chunks, size = cursor.fetchone()
+    summary = {"users": users, "chunks": chunks, "database_size": size, "loaded_rows": rows, "load_seconds": seconds}
+    return big, small, summary
+
+
+def percentiles(samples_ms: Iterable[float]) -> dict:
+    """p50, p95, p99 and the number of samples; milliseconds."""
+    ordered = sorted(samples_ms)
+    at = {f"p{q}": round(ordered[min(len(ordered) - 1, int(len(ordered) * q / 100))], 3) for q in (50, 95, 99)}
+    return {"n": len(ordered), **at}
+
+
+def ask(user_id: str, question: str) -> dict[str, float]:
+    """One query of one user through the service: milliseconds by stage."""
+    from memory.rls import bind_tenant
+    from memory.security import hmac_user
+    from memory.services.query import MemoryQuery, query_memory
+
+    with bind_tenant(hmac_user(user_id)):
+        answer = query_memory(MemoryQuery(question))
+    if not answer.results:
+        raise SystemExit(f"{user_id} found nothing: there is nothing to measure")
+    return answer.took_ms
+
+
+def walk(users: list[str], *, threads: int = 1, before: Callable[[str], None] = lambda user_id: None) -> dict:
+    """The service's own query walk for each of `users` in turn: percentiles by stage, and the rate."""
+
+    def one(numbered: tuple[int, str]) -> dict[str, float]:
+        number, user_id = numbered
+        before(user_id)
+        return ask(user_id, QUESTIONS[number % len(QUESTIONS)])
+
+    started = time.perf_counter()
+    if threads == 1:
+        laps = [one(pair) for pair in enumerate(users)]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            laps = list(pool.map(one, enumerate(users)))
+    rate = len(laps) / (time.perf_counter() - started)
+    stages = {stage: percentiles(lap[stage] for lap in laps) for stage in laps[0]}
+    return {"queries_per_second": round(rate, 1), **stages}
+
+
+def searchable(user_id: str, embedding):
+    """(hash, the question's vector as that user's rows have it)."""
+    from memory.halfvec import half_vectors
+    from memory.indexing.write import protect
+    from memory.keyring import existing_keys
+    from memory.security import hmac_user
+
+    user_hash = hmac_user(user_id)
+    return user_hash, half_vectors(protect(existing_keys(user_hash), embedding[None, :]))[0]
+
+
+def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dict:
+    """The candidate transaction alone: connection, setting, state, search, quarantine test, commit."""
+    from memory.retrieval.search import Filters, Search
+    from memory.rls import tenant_transaction
+    from memory.spaces import registered_space
+
+    space = registered_space()
+    prepared = [searchable(user_id, embeddings[i % len(embeddings)]) for i, user_id in enumerate(users)]
+
+    def one(pair) -> float:
+        user_hash, vector = pair
+        started = time.perf_counter()
+        with tenant_transaction(user_hash) as tx:
+            search = Search(tx, space, vector, CANDIDATES, Filters())
+            tx.state()
+            search.candidates()
+            search.quarantined()
+        return (time.perf_counter() - started) * 1000
+
+    if threads == 1:
+        return percentiles([one(pair) for pair in prepared])
+    with ThreadPoolExecutor(threads) as pool:
+        return percentiles(pool.map(one, prepared))
+
+
+def explain(user_id: str, embedding) -> dict:
+    """The plan of one user's search, the second of two runs, with what is wrong about it."""
+    from memory.retrieval.plan import explain_candidates, foreign_row_findings
+    from memory.spaces import registered_space
+
+    user_hash, vector = searchable(user_id, embedding)
+    explain_candidates(user_hash, registered_space(), vector, CANDIDATES)
+    plan, owned_rows = explain_candidates(user_hash, registered_space(), vector, CANDIDATES)
+    findings = foreign_row_findings(plan, user_hash, owned_rows)
+    text = re.sub(r"'\[[^]]*\]'::halfvec", "'[…]'::halfvec", plan.text)
+    return {"owned_rows": owned_rows, **plan.summary(), "findings": findings, "text": text}
+
+
+def write_cost(connections, rounds: int) -> dict:
+    """Rows a second of `index_memory_batch`, one durable transaction a document, by chunks a document."""
+    import uuid
+
+    from memory.indexing.write import index_memory_batch
+
+    corpus, costs = Corpus(1), {}
+    for chunks in (1, 20, CHUNKS_PER_DOCUMENT):
+        user_id = f"bench-write-{uuid.uuid4().hex}"
+        documents = [corpus.document(chunks) for _ in range(max(3, rounds // chunks))]
+        index_memory_batch(connections["default"], user_id, "first", "bench", *corpus.document(1))
+        for kind in ("new", "replaced"):
+            laps_ms, started = [], time.perf_counter()
+            for number, (passages, vectors) in enumerate(documents):
+                before = time.perf_counter()
+                index_memory_batch(connections["default"], user_id, f"doc-{number}", "bench", passages, vectors)
+                laps_ms.append((time.perf_counter() - before) * 1000)
+            rate = chunks * len(documents) / (time.perf_counter() - started)
+            costs[f"{chunks} chunks, {kind}"] = {"rows_per_second": round(rate), **percentiles(laps_ms)}
+        remove_user(connections, user_id)
+    return costs
+
+
+def remove_user(connections, user_id: str) -> None:
+    """What the write measurement stored goes again, so that the next run finds the table as it was."""
+    from memory.security import hmac_user
+
+    with connections["maint"].cursor() as cursor:
+        for table in ("memory_chunks", "memory_documents", "memory_data_keys", "memory_tenants"):
+            cursor.execute(f"DELETE FROM {table} WHERE user_hash = %s", [hmac_user(user_id)])
+
+
+def measure(connections, options) -> dict:
+    """Everything this bench knows, as one document. Milliseconds throughout."""
+    from memory.keyring import forget_keys
+    from memory.retrieval.models import get_embedder
+    from memory.security import hmac_user
+
+    big, small, table = load(connections, options)
+    chosen = random.Random(7).choices(small, k=options.queries)
+    embeddings = [get_embedder().embed_query(question) for question in QUESTIONS]
+
+    def forget(user_id: str) -> None:
+        forget_keys(hmac_user(user_id))
+
+    def forget_everything(user_id: str) -> None:
+        forget_keys()
+        connections["default"].close_pool()
+
+    for user_id in (big, *small[:20]):
+        ask(user_id, QUESTIONS[0])
+    big_name, small_name = f"{options.big_chunks}-chunk user", f"{options.chunks}-chunk users"
+    stages = {}
+    for name, run in {
+        f"{big_name}, warm": lambda: walk([big] * options.queries),
+        f"{small_name}, keys cold": lambda: walk(chosen, before=forget),
+        f"{small_name}, keys warm": lambda: walk(chosen),
+        f"{small_name}, first query, no connection": lambda: walk(chosen[:50], before=forget_everything),
+        f"{small_name}, {THREADS} threads": lambda: walk(chosen, threads=THREADS),
+        f"{big_name}, {THREADS} threads": lambda: walk([big] * options.queries, threads=THREADS),
+    }.items():
+        stages[name] = run()
+        print(f"measured {name}", file=sys.stderr)
+    searches = {
+        f"{big_name}": search_alone([big] * options.queries, embeddings),
+        f"{small_name}": search_alone(chosen, embeddings),
+        f"{small_name}, {THREADS} threads": search_alone(chosen, embeddings, threads=THREADS),
+        f"{big_name}, {THREADS} threads": search_alone([big] * options.queries, embeddings, threads=THREADS),
+    }
+    plans = {big_name: explain(big, embeddings[0]), small_name: explain(chosen[0], embeddings[0])}
+    return {
+        "machine": machine(connections),
+        "table": table,
+        "query": stages,
+        "search": searches,
+        "plans": plans,
+        "write": write_cost(connections, options.write_rows),
+    }
+
+
+def machine(connections) -> dict:
+    """What the numbers were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT current_setting('server_version'), current_setting('shared_buffers')")
+        server, shared_buffers = cursor.fetchone()
+    connections["default"].close()
+    return {
+        "cpu": model or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_1min": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "postgresql": server,
+        "shared_buffers": shared_buffers,
+        **{name: version(name) for name in ("torch", "psycopg", "cryptography")},
+    }
+
+
+def show(report: dict) -> None:
+    """The report as tables."""
+    print("  ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    table = report["table"]
+    print(f"table: {table['users']:,} users, {table['chunks']:,} chunks, {table['database_size']}")
+    print(f"\n{'query walk, ms':48}{'stage':8}{'n':>6}{'p50':>9}{'p95':>9}{'p99':>9}")
+    for name, stages in report["query"].items():
+        print(f"{name}: {stages['queries_per_second']:,.0f} queries/s")
+        for stage, p in stages.items():
+            if isinstance(p, dict):
+                print(f"{'':48}{stage:8}{p['n']:>6}{p['p50']:>9.2f}{p['p95']:>9.2f}{p['p99']:>9.2f}")
+    print(f"\n{'search transaction alone, ms':56}{'n':>6}{'p50':>9}{'p95':>9}{'p99':>9}")
+    for name, p in report["search"].items():
+        print(f"{name:56}{p['n']:>6}{p['p50']:>9.2f}{p['p95']:>9.2f}{p['p99']:>9.2f}")
+    for name, plan in report["plans"].items():
+        print(f"\nplan, {name}: {plan['owned_rows']} rows owned, {plan['buffers']} buffers")
+        print(plan["text"])
+        print("\n".join(plan["findings"]) or "no finding: it visits this user's rows only")
+    print(f"\n{'index_memory_batch, one transaction a document':56}{'rows/s':>9}{'p50':>9}{'p95':>9}{'p99':>9}")
+    for name, p in report["write"].items():
+        print(f"{name:56}{p['rows_per_second']:>9,}{p['p50']:>9.2f}{p['p95']:>9.2f}{p['p99']:>9.2f}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--users", type=int, default=10_000, help="users with a few chunks each")
+    parser.add_argument("--chunks", type=int, default=20, help="chunks of each of them")
+    parser.add_argument("--big-chunks", type=int, default=10_000, help="chunks of the one big user")
+    parser.add_argument("--queries", type=int, default=300, help="queries a measurement")
+    parser.add_argument("--write-rows", type=int, default=2_000, help="rows a write measurement")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    options = parser.parse_args()
+    if min(options.users, options.chunks, options.big_chunks, options.queries, options.write_rows) < 1:
+        parser.error("every number must be at least 1")
+    with service() as connections:
+        report = measure(connections, options)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    return 1 if any(plan["findings"] for plan in report["plans"].values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

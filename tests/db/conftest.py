@@ -1,0 +1,57 @@
+"""Two users with rows in every tenant table, and plain connections as each role."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from memory.rls_audit import TENANT_TABLES
+from tests.db.memories import remember
+from tests.db.server import connect, digest
+from tests.people import Person
+
+
+@pytest.fixture(scope="module")
+def database(django_db_setup, django_db_blocker):
+    """The migrated database, for a module whose fixtures outlive one test. Real transactions: nothing is rolled back."""
+    with django_db_blocker.unblock():
+        yield
+
+
+@pytest.fixture(scope="module")
+def keeper(database) -> Person:
+    """A user with three documents: the one who acts."""
+    person = Person.new("keeper")
+    remember(person, "a", "b", "c")
+    return person
+
+
+@pytest.fixture(scope="module")
+def victim(database) -> Person:
+    """Another user with two documents: the one whose rows nobody else may reach."""
+    person = Person.new("victim")
+    remember(person, "a", "b")
+    return person
+
+
+@pytest.fixture(scope="module")
+def backup(database) -> psycopg.Connection:
+    """r1_backup: sees every row, so it says what really is there."""
+    with connect("r1_backup") as connection:
+        yield connection
+
+
+@pytest.fixture
+def app(database) -> psycopg.Connection:
+    """r1_app on a connection nobody has used before."""
+    with connect("r1_app") as connection:
+        yield connection
+
+
+@pytest.fixture
+def rows_stay_as_they_are(keeper, victim, backup):
+    """Both users have rows in every tenant table, and the very same ones afterwards."""
+    before = {(t, p): digest(backup, t, p.user_hash) for t in TENANT_TABLES for p in (keeper, victim)}
+    assert all(count > 0 for count, _ in before.values()), before
+    yield
+    assert {(t, p): digest(backup, t, p.user_hash) for t, p in before} == before

@@ -1,0 +1,100 @@
+"""The service as a user runs it: the launcher, gunicorn, PostgreSQL, each a real process over real sockets."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_LIMIT_SECONDS = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Service:
+    """`python -m r1site.launch serve` over a data folder of its own."""
+
+    def __init__(self, var: Path):
+        self.var = var
+        self.port = free_port()
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "DJANGO_"))},
+            "R1_VAR_DIR": str(var),
+            "PORT": str(self.port),
+            "WEB_CONCURRENCY": "1",
+        }
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Returns once the launcher has printed `ready`."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "r1site.launch", "serve", "--port", str(self.port)],
+            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        line = self.process.stdout.readline()
+        if not line.startswith("ready "):
+            self.process.kill()
+            raise AssertionError(f"the service did not start: {self.process.stderr.read()[-3000:]}")
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(30)
+
+    def token(self, user: str) -> str:
+        minted = subprocess.run(
+            [sys.executable, "manage.py", "issue_token", "--user", user],
+            cwd=ROOT, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return minted.stdout.strip()
+
+    def call(self, method: str, path: str, token: str, body: dict | None = None) -> tuple[int, dict]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        raw = None if body is None else json.dumps(body)
+        connection.request(
+            method, path, raw, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        return response.status, json.loads(response.read() or b"{}")
+
+    def processes(self) -> list[int]:
+        """Every process started by this service: the launcher's session, gunicorn, and PostgreSQL over this folder."""
+        postmaster = int((self.var / "postgres/data/postmaster.pid").read_text().splitlines()[0])
+        started, pids = {self.process.pid, postmaster}, []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                pids.append((int(entry.name), int(fields[1]), int(fields[3])))
+        found = set(started)
+        for _ in range(5):
+            found |= {pid for pid, parent, session in pids if parent in found or session in started}
+        return sorted(found)
+
+    def raw(self, request: bytes, *, timeout_seconds: float = 10) -> bytes:
+        """Send bytes as they are; whatever comes back until the server closes or goes quiet."""
+        received = b""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_seconds) as wire:
+            wire.sendall(request)
+            wire.settimeout(2)
+            try:
+                while block := wire.recv(65536):
+                    received += block
+            except TimeoutError:
+                pass
+        return received

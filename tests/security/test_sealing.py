@@ -1,0 +1,477 @@
+"""A sealed value opens only where it was put: moved, changed or under another key, the request fails closed.
+
+Each test tampers as a superuser, who can do anything to rows but has no key.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from uuid import UUID
+
+import numpy as np
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connections
+from pgvector import HalfVector
+from prometheus_client import REGISTRY
+
+from memory import keyring, sealing
+from memory.indexing.write import Passage, index_memory_batch
+from memory.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
+from memory.security import InvalidTag, open_sealed
+from r1site.embedded.data_folder import SUPERUSER
+from r1site.embedded.secrets import read_secret
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HEATING = "The heat pump in the cellar was serviced in March by a very quiet engineer named Ravindra."
+PASSPORT = "The passport rests in the second drawer under the green envelope of the notary Castellani."
+QUESTION = "Where is the passport, and when was the heat pump serviced?"
+# Of one length, so that no check of lengths stands in for the one of whose data this is.
+assert len(HEATING) == len(PASSPORT)
+SECRET_WORDS = ("cellar", "Ravindra", "drawer", "Castellani", "salamander")
+
+
+@pytest.fixture
+def superuser(cluster, transactional_db):
+    """A connection that no policy and no grant holds back."""
+    conninfo = cluster.conninfo(
+        SUPERUSER, read_secret(cluster.secrets_folder, "POSTGRES_PASSWORD"), settings.DATABASES["default"]["NAME"]
+    )
+    with closing(psycopg.connect(conninfo, autocommit=True)) as connection:
+        yield connection
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of one user, as the superuser reaches it."""
+
+    superuser: psycopg.Connection
+    table: str
+    user_hash: str
+    doc_id: str | None = None
+    chunk_index: int = 0
+
+    @property
+    def where(self) -> str:
+        parts = ["user_hash = %(user_hash)s"]
+        if self.doc_id is not None:
+            parts.append("doc_id = %(doc_id)s")
+            if self.table == "memory_chunks":
+                parts.append("chunk_index = %(chunk_index)s")
+        return " AND ".join(parts)
+
+    @property
+    def names(self) -> dict:
+        return {"user_hash": self.user_hash, "doc_id": self.doc_id, "chunk_index": self.chunk_index}
+
+    def __getitem__(self, column: str):
+        [row] = self.superuser.execute(f"SELECT {column} FROM {self.table} WHERE {self.where}", self.names).fetchall()
+        return row[0]
+
+    def __setitem__(self, column: str, value) -> None:
+        cast = "::halfvec" if column == "embedding" else ""
+        sql = f"UPDATE {self.table} SET {column} = %(value)s{cast} WHERE {self.where}"
+        changed = self.superuser.execute(sql, {**self.names, "value": value})
+        assert changed.rowcount == 1, "there was no row to tamper with: the test would prove nothing"
+
+
+def chunk(superuser, person, doc_id: str, chunk_index: int = 0) -> Row:
+    return Row(superuser, "memory_chunks", person.user_hash, doc_id, chunk_index)
+
+
+def document(superuser, person, doc_id: str) -> Row:
+    return Row(superuser, "memory_documents", person.user_hash, doc_id)
+
+
+def tenant(superuser, person) -> Row:
+    return Row(superuser, "memory_tenants", person.user_hash)
+
+
+def data_key(superuser, person) -> Row:
+    return Row(superuser, "memory_data_keys", person.user_hash)
+
+
+def remember(person, **texts: str) -> None:
+    for doc_id, text in texts.items():
+        response = person.index(doc_id, text, metadata={"animal": "salamander"})
+        assert response.status_code == 201, response.content
+
+
+def swap(one: Row, other: Row, column: str) -> None:
+    one[column], other[column] = other[column], one[column]
+
+
+def flipped(value: bytes | str, bit: int = -3):
+    """The value with one bit changed."""
+    raw = bytearray(value.encode() if isinstance(value, str) else value)
+    raw[bit // 8] ^= 1 << bit % 8
+    return raw.decode() if isinstance(value, str) else bytes(raw)
+
+
+def assert_fails_closed(response, status: int, code: str) -> None:
+    """The right problem, and not one word of what anybody stored."""
+    assert (response.status_code, response.json()["code"]) == (status, code), response.content
+    assert not [word for word in SECRET_WORDS if word in response.content.decode()]
+
+
+def failures(column: str) -> float:
+    return REGISTRY.get_sample_value("memory_decrypt_failed_total", {"column": column}) or 0.0
+
+
+def opened_keys(person) -> TenantKeys:
+    keys = keyring.existing_keys(person.user_hash)
+    assert keys is not None
+    return keys
+
+
+def clone(keys: TenantKeys, *, user_hash: str | None = None, generation: int | None = None) -> TenantKeys:
+    """The same data key under another name: what a thief of key material would hold."""
+    return TenantKeys(user_hash or keys.user_hash, generation or keys.generation, keys._sealed_key, keys._data_key)
+
+
+# Moved between users
+
+
+def test_aad_binding_prevents_cross_tenant_decryption(alice, bob, superuser):
+    remember(alice, heating=HEATING)
+    remember(bob, heating=PASSPORT)
+    mine, stolen = chunk(superuser, bob, "heating"), chunk(superuser, alice, "heating")
+    for column in ("id", "text_cipher", "meta_cipher", "emb_cipher", "embedding"):
+        mine[column] = stolen[column]
+
+    # Alice's own row, id and all, in Bob's hands: his key does not open it.
+    assert_fails_closed(bob.query(QUESTION), 500, "decryption_failed")
+    assert_fails_closed(bob.get("memory/documents/heating"), 500, "decryption_failed")
+    assert mine["quarantined_at"] is not None
+
+    # Given Alice's data key as well, it still is sealed for Alice.
+    keys = opened_keys(alice)
+    chunk_id, blob = mine["id"], mine["text_cipher"]
+    assert sealing.open_text(keys, chunk_id, blob) == HEATING
+    with pytest.raises(InvalidTag):
+        sealing.open_text(clone(keys, user_hash=bob.user_hash), chunk_id, blob)
+
+    assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
+
+
+def test_another_users_sealed_data_key_does_not_open(alice, bob, superuser):
+    remember(alice, heating=HEATING)
+    remember(bob, heating=PASSPORT)
+    data_key(superuser, bob)["sealed_key"] = data_key(superuser, alice)["sealed_key"]
+    # With his own key still in the cache and without it: the row is what counts.
+    for _ in range(2):
+        assert_fails_closed(bob.query(QUESTION), 500, "decryption_failed")
+        assert_fails_closed(bob.get("memory/documents/heating"), 500, "decryption_failed")
+        assert_fails_closed(bob.index("new", "salamander"), 500, "decryption_failed")
+        forget_keys()
+    assert superuser.execute(
+        "SELECT count(*) FROM memory_documents WHERE user_hash = %s", [bob.user_hash]
+    ).fetchone() == (1,)
+
+
+def test_without_the_associated_data_the_same_theft_succeeds(alice, bob, superuser, monkeypatch):
+    """The mutation that shows what the two tests above depend on."""
+    for module in (keyring, sealing):
+        monkeypatch.setattr(module, "associated_data", lambda *fields: b"nothing")
+    remember(alice, heating=HEATING)
+    remember(bob, heating=PASSPORT)
+    data_key(superuser, bob)["sealed_key"] = data_key(superuser, alice)["sealed_key"]
+    for column in ("text_cipher", "meta_cipher"):
+        chunk(superuser, bob, "heating")[column] = chunk(superuser, alice, "heating")[column]
+    document(superuser, bob, "heating")["meta_cipher"] = document(superuser, alice, "heating")["meta_cipher"]
+    forget_keys()
+    [result] = bob.query(QUESTION).json()["results"]
+    assert result["text"] == HEATING
+
+
+# Moved within one user
+
+
+@pytest.mark.parametrize("column", ["text_cipher", "meta_cipher"])
+def test_blobs_swapped_between_two_rows_of_one_user_do_not_open(alice, superuser, column):
+    remember(alice, heating=HEATING, passport=PASSPORT)
+    swap(chunk(superuser, alice, "heating"), chunk(superuser, alice, "passport"), column)
+    for _ in range(2):  # each hit sets one row aside
+        assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    answer = alice.query(QUESTION)
+    assert (answer.status_code, answer.json()["results"], answer.json()["degraded"]) == (200, [], ["quarantined"])
+
+
+def test_without_the_associated_data_a_swap_between_rows_is_believed(alice, superuser, monkeypatch):
+    monkeypatch.setattr(sealing, "associated_data", lambda *fields: b"nothing")
+    remember(alice, heating=HEATING, passport=PASSPORT)
+    swap(chunk(superuser, alice, "heating"), chunk(superuser, alice, "passport"), "text_cipher")
+    answer = alice.query(QUESTION).json()
+    assert {result["doc_id"]: result["text"] for result in answer["results"]} == {
+        "heating": PASSPORT, "passport": HEATING,
+    }  # fmt: skip
+
+
+def test_document_metadata_swapped_between_two_documents_does_not_open(alice, superuser):
+    remember(alice, heating=HEATING, passport=PASSPORT)
+    swap(document(superuser, alice, "heating"), document(superuser, alice, "passport"), "meta_cipher")
+    assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+
+
+@pytest.mark.parametrize(
+    ("into", "source"),
+    [
+        ("text_cipher", "meta_cipher"),
+        ("text_cipher", "emb_cipher"),
+        ("meta_cipher", "text_cipher"),
+        ("meta_cipher", "emb_cipher"),
+    ],
+)
+def test_a_blob_moved_to_another_column_of_its_row_does_not_open(alice, superuser, into, source):
+    remember(alice, heating=HEATING)
+    row = chunk(superuser, alice, "heating")
+    row[into] = row[source]
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    assert row["quarantined_at"] is not None
+
+
+def test_the_column_is_bound_by_more_than_its_sub_key(alice, superuser):
+    """Chunk and document metadata share a sub-key; their associated data alone tells them apart."""
+    remember(alice, heating=HEATING)
+    keys = opened_keys(alice)
+    row, whole = chunk(superuser, alice, "heating"), document(superuser, alice, "heating")
+    assert sealing.open_chunk_metadata(keys, row["id"], row["meta_cipher"]) == {}
+    assert sealing.open_document_metadata(keys, "heating", whole["meta_cipher"]) == {"animal": "salamander"}
+    with pytest.raises(InvalidTag):
+        sealing.open_chunk_metadata(keys, row["id"], whole["meta_cipher"])
+    with pytest.raises(InvalidTag):
+        sealing.open_document_metadata(keys, "heating", row["meta_cipher"])
+
+
+def test_a_blob_of_another_generation_does_not_open_even_under_the_same_data_key(alice, superuser):
+    remember(alice, heating=HEATING)
+    row = chunk(superuser, alice, "heating")
+    keys = opened_keys(alice)
+    next_generation = clone(keys, generation=2)
+    with pytest.raises(InvalidTag):
+        sealing.open_text(next_generation, row["id"], row["text_cipher"])
+    row["text_cipher"] = sealing.seal_text(next_generation, row["id"], HEATING)
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+
+
+def test_a_row_that_claims_a_generation_without_a_key_fails_closed(alice, superuser):
+    remember(alice, heating=HEATING)
+    chunk(superuser, alice, "heating")["generation"] = 2
+    assert_fails_closed(alice.query(QUESTION), 503, "key_unavailable")
+    assert_fails_closed(alice.get("memory/documents/heating"), 503, "key_unavailable")
+
+
+# One bit
+
+
+@pytest.mark.parametrize("bit", [0, 12 * 8, -1], ids=["nonce", "ciphertext", "tag"])
+@pytest.mark.parametrize(
+    ("row_of", "column"),
+    [(chunk, "text_cipher"), (chunk, "meta_cipher"), (document, "meta_cipher")],
+    ids=["text", "chunk metadata", "document metadata"],
+)
+def test_one_flipped_bit_fails_the_first_hit_and_sets_the_chunk_aside(
+    alice, bob, superuser, row_of: Callable[..., Row], column, bit
+):
+    remember(alice, heating=HEATING, passport=PASSPORT)
+    remember(bob, heating=HEATING)
+    damaged = row_of(superuser, alice, "heating")
+    damaged[column] = flipped(damaged[column], bit)
+    counted = failures(column)
+
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    assert failures(column) == counted + 1
+    assert chunk(superuser, alice, "heating")["quarantined_at"] is not None
+    assert chunk(superuser, alice, "passport")["quarantined_at"] is None
+
+    for _ in range(2):
+        answer = alice.query(QUESTION)
+        assert answer.status_code == 200
+        assert [result["text"] for result in answer.json()["results"]] == [PASSPORT]
+        assert answer.json()["degraded"] == ["quarantined"]
+    assert failures(column) == counted + 1
+    assert bob.query(QUESTION).json()["degraded"] == []
+    assert len(bob.query(QUESTION).json()["results"]) == 1
+
+
+@pytest.mark.parametrize("row_of", [chunk, document], ids=["a chunk's text", "the document's metadata"])
+def test_a_damaged_document_is_not_read_back_in_part(alice, superuser, row_of):
+    remember(alice, heating=HEATING)
+    damaged = row_of(superuser, alice, "heating")
+    column = "text_cipher" if row_of is chunk else "meta_cipher"
+    damaged[column] = flipped(damaged[column])
+    counted = failures("document")
+    assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
+    assert failures("document") == counted + 1
+
+
+@pytest.mark.xfail(strict=True, reason="services/documents.py raises without setting the chunk aside")
+def test_reading_a_damaged_document_back_sets_its_chunk_aside_too(alice, superuser):
+    remember(alice, heating=HEATING)
+    damaged = chunk(superuser, alice, "heating")
+    damaged["text_cipher"] = flipped(damaged["text_cipher"])
+    assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
+    assert damaged["quarantined_at"] is not None
+
+
+@pytest.mark.xfail(strict=True, reason="retrieval/open.py sets one chunk aside a request; its document has more")
+def test_damaged_document_metadata_fails_one_request_and_not_one_for_each_chunk(alice, superuser):
+    passages = [Passage(f"passage {n} about the salamander", n * 100, n * 100 + 31) for n in range(5)]
+    vectors = np.random.default_rng(1).normal(size=(5, 384))
+    index_memory_batch(connections["default"], alice.user_id, "notes", "api", passages, vectors)
+    damaged = document(superuser, alice, "notes")
+    damaged["meta_cipher"] = flipped(damaged["meta_cipher"])
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    assert alice.query(QUESTION).status_code == 200
+
+
+def test_replacing_a_damaged_document_heals_it(alice, superuser):
+    remember(alice, heating=HEATING)
+    damaged = chunk(superuser, alice, "heating")
+    damaged["text_cipher"] = flipped(damaged["text_cipher"])
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    assert alice.index("heating", HEATING).status_code == 200
+    answer = alice.query(QUESTION).json()
+    assert (answer["results"][0]["text"], answer["degraded"]) == (HEATING, [])
+
+
+def vector_in(row: Row) -> HalfVector:
+    return HalfVector.from_binary(row["halfvec_send(embedding)"])
+
+
+@pytest.mark.parametrize("bit", [32, 32 + 16 * 200 + 7, -1], ids=["first value", "a mantissa", "last value"])
+def test_a_sealed_vector_says_whether_the_searchable_one_beside_it_was_changed(alice, superuser, bit):
+    remember(alice, heating=HEATING)
+    row, keys = chunk(superuser, alice, "heating"), opened_keys(alice)
+    true = sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+    assert np.linalg.norm(true) == pytest.approx(1.0, abs=1e-5)
+
+    row["embedding"] = HalfVector.from_binary(flipped(row["halfvec_send(embedding)"], bit))
+    with pytest.raises(InvalidTag):
+        sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+
+
+def test_a_flipped_bit_in_the_sealed_vector_is_found_and_hurts_no_answer(alice, superuser):
+    remember(alice, heating=HEATING)
+    row, keys = chunk(superuser, alice, "heating"), opened_keys(alice)
+    row["emb_cipher"] = flipped(row["emb_cipher"])
+    with pytest.raises(InvalidTag):
+        sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+    assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
+
+
+def test_sealed_vectors_swapped_between_rows_do_not_open(alice, superuser):
+    remember(alice, heating=HEATING, passport=PASSPORT)
+    one, other, keys = chunk(superuser, alice, "heating"), chunk(superuser, alice, "passport"), opened_keys(alice)
+    swap(one, other, "emb_cipher")
+    for row in (one, other):
+        with pytest.raises(InvalidTag):
+            sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+    # With the searchable vector swapped as well, the chunk's id still gives it away.
+    first, second = vector_in(one), vector_in(other)
+    one["embedding"], other["embedding"] = second, first
+    for row in (one, other):
+        with pytest.raises(InvalidTag):
+            sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+
+
+def test_a_flipped_bit_in_the_sealed_user_id_is_found(alice, bob, superuser):
+    remember(alice, heating=HEATING)
+    remember(bob, heating=HEATING)
+    keys, row = opened_keys(alice), tenant(superuser, alice)
+    cipher, aad = keys.cipher(Purpose.META), user_id_aad(alice.user_hash, 1)
+    assert open_sealed(row["user_id_cipher"], aad, cipher).decode() == alice.user_id
+    for blob in (flipped(row["user_id_cipher"]), tenant(superuser, bob)["user_id_cipher"]):
+        with pytest.raises(InvalidTag):
+            open_sealed(blob, aad, cipher)
+    with pytest.raises(InvalidTag):
+        open_sealed(row["user_id_cipher"], user_id_aad(bob.user_hash, 1), cipher)
+
+
+# Keys
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["key cached", "key not cached"])
+def test_one_flipped_bit_in_the_sealed_data_key_closes_everything_of_that_user(alice, bob, superuser, cached):
+    remember(alice, heating=HEATING)
+    remember(bob, heating=HEATING)
+    if not cached:
+        forget_keys()
+    row = data_key(superuser, alice)
+    row["sealed_key"] = flipped(row["sealed_key"])
+    for _ in range(2):
+        assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+        assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
+        assert_fails_closed(alice.index("heating", PASSPORT), 500, "decryption_failed")
+    assert bob.query(QUESTION).json()["results"][0]["text"] == HEATING
+
+    # Nothing was lost: with the bit as it was, everything is as it was.
+    row["sealed_key"] = flipped(row["sealed_key"])
+    assert alice.get("memory/documents/heating").json()["text"] == HEATING
+
+
+def test_one_flipped_bit_in_the_key_id_makes_the_key_unavailable(alice, superuser):
+    remember(alice, heating=HEATING)
+    row = data_key(superuser, alice)
+    row["key_id"] = flipped(row["key_id"], -8)
+    assert row["key_id"] == "k0"
+    forget_keys()
+    for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
+        assert_fails_closed(response, 503, "key_unavailable")
+        assert int(response.headers["Retry-After"]) >= 1
+    row["key_id"] = "k1"
+    assert alice.get("memory/documents/heating").json()["text"] == HEATING
+
+
+@pytest.mark.xfail(strict=True, reason="TenantKeys.matches() compares the sealed key and not its key_id")
+def test_nothing_is_written_under_a_cached_key_whose_key_id_was_changed(alice, superuser):
+    remember(alice, heating=HEATING)
+    data_key(superuser, alice)["key_id"] = "k0"
+    assert_fails_closed(alice.index("passport", PASSPORT), 503, "key_unavailable")
+
+
+def test_the_key_id_is_authenticated_and_no_other_known_key_is_tried(alice, superuser, monkeypatch):
+    remember(alice, heating=HEATING)
+    key = read_secret_of_this_run()
+    monkeypatch.delenv("MEMORY_ENCRYPTION_KEY_FILE", raising=False)
+    monkeypatch.delenv("MEMORY_ENCRYPTION_KEY", raising=False)
+    # k1 and k0 are even the same bytes: the row's claim alone differs.
+    monkeypatch.setenv("MEMORY_ENCRYPTION_KEYS", f"k1:{key},k0:{key}")
+    monkeypatch.setenv("MEMORY_ENCRYPTION_ACTIVE_KEY", "k1")
+    forget_keys()
+    assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
+    data_key(superuser, alice)["key_id"] = "k0"
+    forget_keys()
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+
+
+def read_secret_of_this_run() -> str:
+    from memory.master_keys import master_keys
+
+    return base64.b64encode(master_keys().active).decode()
+
+
+def test_a_master_key_of_the_right_name_and_the_wrong_bytes_opens_nothing(alice, monkeypatch):
+    remember(alice, heating=HEATING)
+    monkeypatch.delenv("MEMORY_ENCRYPTION_KEY_FILE", raising=False)
+    monkeypatch.setenv("MEMORY_ENCRYPTION_KEY", base64.b64encode(os.urandom(32)).decode())
+    forget_keys()
+    counted = failures("data_key")
+    for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
+        assert_fails_closed(response, 500, "decryption_failed")
+    assert failures("data_key") == counted + 3
+
+
+def test_a_tenant_whose_data_key_is_gone_can_neither_read_nor_write(alice, superuser):
+    remember(alice, heating=HEATING)
+    superuser.execute("DELETE FROM memory_data_keys WHERE user_hash = %s", [alice.user_hash])
+    for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
+        assert_fails_closed(response, 503, "key_unavailable")
+    assert isinstance(chunk(superuser, alice, "heating")["id"], UUID)
