@@ -28,7 +28,7 @@ def describe(embedder) -> dict:
         "model": embedder.model_name,
         "weights_sha256": embedder.weights_sha256,
         "dimension": embedder.dimension,
-        "chunk_tokens": settings.MEMORY_CHUNK_TOKENS,
+        "chunk_tokens": embedder.max_tokens,
         "chunk_overlap": settings.MEMORY_CHUNK_OVERLAP,
         "chunk_max_chars": CHUNK_MAX_CHARS,
         "protection": settings.MEMORY_EMBEDDING_PROTECTION,

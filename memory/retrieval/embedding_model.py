@@ -108,7 +108,9 @@ class EmbeddingModel:
         import torch
         from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         self.device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
         self._out_of_memory = torch.OutOfMemoryError
         self._free_memory = torch.cuda.empty_cache

@@ -10,7 +10,7 @@ from django.conf import settings
 
 from memory import metrics
 from memory.conf import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
-from memory.errors import FieldError, StaleKeys, TooManyChunks
+from memory.errors import StaleKeys
 from memory.indexing.chunker import Chunk, chunk_text
 from memory.indexing.write import DocumentDraft, seal_document, store_document
 from memory.keyring import existing_or_new_keys, forget_keys
@@ -35,17 +35,15 @@ def count_chunks(text: str) -> list[Chunk]:
 
     Raises TooManyChunks, which says how many there are, above CHUNKS_PER_CALL_MAX.
     """
-    chunks = chunk_text(
+    embedder = get_embedder()
+    return chunk_text(
         text,
-        get_embedder().tokenizer,
-        max_tokens=settings.MEMORY_CHUNK_TOKENS,
+        embedder.tokenizer,
+        max_tokens=embedder.max_tokens,
         overlap_tokens=settings.MEMORY_CHUNK_OVERLAP,
         max_chars=CHUNK_MAX_CHARS,
+        max_chunks=CHUNKS_PER_CALL_MAX,
     )
-    if len(chunks) > CHUNKS_PER_CALL_MAX:
-        detail = f"The text makes {len(chunks)} chunks; at most {CHUNKS_PER_CALL_MAX} a call. Split it."
-        raise TooManyChunks([FieldError("text", "too_many_chunks", detail)], detail)
-    return chunks
 
 
 def index_document(user_id: str, draft: DocumentDraft, chunks: list[Chunk] | None = None) -> IndexedDocument:

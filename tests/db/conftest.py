@@ -13,7 +13,7 @@ from tests.people import Person
 
 @pytest.fixture(scope="module")
 def database(django_db_setup, django_db_blocker):
-    """The migrated database, for a module whose fixtures outlive one test. Real transactions: nothing is rolled back."""
+    """The migrated database for modules whose rows outlive one test; transactions are real, nothing is rolled back."""
     with django_db_blocker.unblock():
         yield
 

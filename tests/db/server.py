@@ -40,6 +40,7 @@ def bind(connection: psycopg.Connection, user_hash: str, *, local: bool = True) 
 def digest(connection: psycopg.Connection, table: str, user_hash: str) -> tuple[int, str]:
     """(count, a hash over every column of every row) of one user's rows, as `connection` sees them."""
     statement = sql.SQL(
-        "SELECT count(*), coalesce(md5(string_agg(r::text, chr(10) ORDER BY r::text)), '') FROM {} r WHERE user_hash = %s"
+        "SELECT count(*), coalesce(md5(string_agg(r::text, chr(10) ORDER BY r::text)), '')"
+        " FROM {} r WHERE user_hash = %s"
     )
     return connection.execute(statement.format(sql.Identifier(table)), [user_hash]).fetchone()
