@@ -105,8 +105,8 @@ def _table_findings(tables):
         yield f"{table} does not exist; run migrate"
     for table in sorted(parents - set(TENANT_TABLES)):
         yield f"{table} has a user_hash column but is not known as a tenant table"
-    for table, _, enabled, forced, _, parent in tables:
-        if (parent or table) in TENANT_TABLES and not (enabled and forced):
+    for table, _, enabled, forced, _, _ in tables:
+        if not (enabled and forced):
             yield f"{table} lacks {'FORCE' if enabled else 'ENABLE'} ROW LEVEL SECURITY"
 
 

@@ -109,8 +109,8 @@ def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
         _say("migrating")
         _manage("migrate", "--database", "owner", "--verbosity", "0")
         if with_model:
-            _say("loading the embedding model")
-            _manage("register_space")
+            _say("checking the embedding model and its space")
+            _manage("register_space", "--if-none")
         yield None if isinstance(cluster, nullcontext) else cluster
 
 

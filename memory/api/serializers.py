@@ -27,7 +27,7 @@ def _identifier(max_chars: int, **kwargs) -> StrictCharField:
 
 
 class MemoryIndexRequest(StrictSerializer):
-    """One document. `chunks` in the validated data are those counted here; the service reuses them."""
+    """One document. `chunked` in the validated data is what was counted here; the service reuses it."""
 
     doc_id = _identifier(conf.DOC_ID_MAX_CHARS, validators=[refuse_unaddressable])
     text = StrictCharField(max_bytes=conf.TEXT_MAX_BYTES)
@@ -42,7 +42,7 @@ class MemoryIndexRequest(StrictSerializer):
         return text
 
     def validate(self, attrs: dict) -> dict:
-        return {"draft": DocumentDraft(**attrs), "chunks": count_chunks(attrs["text"])}
+        return {"draft": DocumentDraft(**attrs), "chunked": count_chunks(attrs["text"])}
 
 
 class MemoryQueryRequest(StrictSerializer):

@@ -5,6 +5,7 @@ import json
 from django.core.management.base import BaseCommand, CommandError
 
 from memory.errors import MemoryServiceError
+from memory.models import Space
 from memory.retrieval.models import get_embedder
 from memory.spaces import describe, register_space
 
@@ -15,7 +16,16 @@ class Command(BaseCommand):
         "space; the first one becomes the active one. Repeatable. Exit 1 when another space is the active one."
     )
 
-    def handle(self, **options):
+    def add_arguments(self, parser):
+        parser.add_argument(
+            "--if-none",
+            action="store_true",
+            help="do nothing where a space is active already: each worker compares its own model with it anyway",
+        )
+
+    def handle(self, *, if_none, **options):
+        if if_none and Space.objects.using("owner").filter(active=True).exists():
+            return
         try:
             embedder = get_embedder()
             space, active = register_space(embedder)

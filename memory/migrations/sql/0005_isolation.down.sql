@@ -4,8 +4,9 @@ DECLARE
     partition_name text;
 BEGIN
     FOREACH tenant_table IN ARRAY ARRAY['memory_tenants', 'memory_data_keys', 'memory_documents', 'memory_chunks'] LOOP
-        -- The way in goes first: between here and the drop of the table nobody but its owner reads it.
-        EXECUTE format('REVOKE ALL ON %I FROM r1_app, r1_maint, r1_backup', tenant_table);
+        -- The service's way in goes first. r1_maint and r1_backup bypass row-level security as it is: they keep
+        -- the rights that a new table gives them by default.
+        EXECUTE format('REVOKE ALL ON %I FROM r1_app', tenant_table);
         EXECUTE format('DROP POLICY memory_tenant_isolation_select ON %I', tenant_table);
         EXECUTE format('DROP POLICY memory_tenant_isolation_insert ON %I', tenant_table);
         EXECUTE format('DROP POLICY memory_tenant_isolation_update ON %I', tenant_table);
