@@ -42,6 +42,14 @@ MEMORY_CHUNK_OVERLAP = env.integer("MEMORY_CHUNK_OVERLAP", 64, at_least=0, at_mo
 MEMORY_HALF_LIFE_DAYS = env.decimal("MEMORY_HALF_LIFE_DAYS", 30.0, at_least=0.01, at_most=36500)
 MEMORY_DECAY_WEIGHT = env.decimal("MEMORY_DECAY_WEIGHT", 0.2, at_least=0.0, at_most=1.0)
 
+# -- Reranking. The first four can be changed at run time: manage.py flag
+RERANK_ENABLED = env.boolean("RERANK_ENABLED", True)
+RERANK_CIRCUIT_MS = env.integer("RERANK_CIRCUIT_MS", 250, at_least=1, at_most=10_000)
+RERANK_POOL = env.integer("RERANK_POOL", 8, at_least=1, at_most=100)
+RERANK_BACKEND = env.text(
+    "RERANK_BACKEND", "auto", choices=("auto", "cross_encoder", "late_interaction", "none")
+)
+
 # -- Keys
 MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_least=0.0, at_most=3600)
 MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_least=1, at_most=1_000_000)

@@ -1,0 +1,35 @@
+"""manage.py flag [NAME [VALUE | --clear]]"""
+
+import json
+
+from django.core.management.base import BaseCommand, CommandError
+
+from memory.rollout.flags import FLAGS, flag, forget_flags, set_flag
+
+
+class Command(BaseCommand):
+    help = "Show all flags, or set or clear one, on all workers within a second. VALUE is JSON: true, 250, \"auto\"."
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("name", nargs="?", choices=sorted(FLAGS))
+        parser.add_argument("value", nargs="?")
+        parser.add_argument("--clear", action="store_true", help="back to the environment's default")
+
+    def handle(self, *, name, value, clear, **options):
+        if clear and value is not None:
+            raise CommandError("give a value or --clear, not both", returncode=2)
+        if value is not None or (name and clear):
+            try:
+                set_flag(name, None if clear else _parsed(value))
+            except ValueError as exc:
+                raise CommandError(str(exc), returncode=2) from None
+        forget_flags()
+        self.stdout.write(json.dumps({each: flag(each) for each in ([name] if name else FLAGS)}))
+
+
+def _parsed(value: str):
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,22 @@
+"""Run-time flags."""
+
+from django.db import migrations, models
+
+from memory.sqlfile import RunSQLFile
+
+STATE = [
+    migrations.CreateModel(
+        name="Flag",
+        fields=[
+            ("name", models.TextField(primary_key=True, serialize=False)),
+            ("value", models.JSONField()),
+            ("updated_at", models.DateTimeField()),
+        ],
+        options={"db_table": "memory_flags", "managed": False},
+    ),
+]
+
+
+class Migration(migrations.Migration):
+    dependencies = [("memory", "0007_metadata_views")]
+    operations = [RunSQLFile("0008_flags", STATE)]

@@ -1,0 +1,103 @@
+"""Settings that change at run time: a row of `memory_flags` wins over the environment's default.
+
+Each worker reads the table again at most every half second, by whichever request comes first, so a
+change is on all workers within a second. While the table cannot be read the last values stand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connections
+from psycopg_pool import PoolTimeout
+
+REREAD_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FlagKind:
+    """How a flag's value is checked; `says` tells a person what it may be."""
+
+    is_valid: Callable[[Any], bool]
+    says: str
+
+
+def _whole(low: int, high: int) -> FlagKind:
+    return FlagKind(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+        f"a whole number from {low} to {high}",
+    )
+
+
+BACKENDS = ("auto", "cross_encoder", "late_interaction", "none")
+# The default of each is the Django setting of the same name.
+FLAGS = {
+    "RERANK_ENABLED": FlagKind(lambda value: isinstance(value, bool), "true or false"),
+    "RERANK_CIRCUIT_MS": _whole(1, 10_000),
+    "RERANK_POOL": _whole(1, 100),
+    "RERANK_BACKEND": FlagKind(lambda value: value in BACKENDS, f"one of {', '.join(BACKENDS)}"),
+}
+
+_lock = threading.Lock()
+_rows: dict[str, Any] = {}
+_next_read = 0.0
+
+
+def flag(name: str) -> Any:
+    """The present value of a flag of FLAGS."""
+    _refresh()
+    value = _rows.get(name)
+    return value if value is not None and FLAGS[name].is_valid(value) else getattr(settings, name)
+
+
+def set_flag(name: str, value: Any) -> None:
+    """Write a flag's row, as r1_maint; None removes it. Raises ValueError for a value it may not have."""
+    if name not in FLAGS:
+        raise ValueError(f"there is no flag {name}; there are {', '.join(FLAGS)}")
+    if value is not None and not FLAGS[name].is_valid(value):
+        raise ValueError(f"{name} must be {FLAGS[name].says}")
+    with connections["maint"].cursor() as cursor:
+        if value is None:
+            cursor.execute("DELETE FROM memory_flags WHERE name = %s", [name])
+        else:
+            cursor.execute(
+                "INSERT INTO memory_flags (name, value) VALUES (%s, %s::jsonb)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()",
+                [name, json.dumps(value)],
+            )
+
+
+def forget_flags() -> None:
+    """Read the table again at the next look."""
+    global _next_read
+    _next_read = 0.0
+
+
+def _refresh() -> None:
+    """Read the table if it is time. One thread reads; the others go on with what they have."""
+    global _rows, _next_read
+    if time.monotonic() < _next_read or not _lock.acquire(blocking=False):
+        return
+    try:
+        connection = connections["default"]
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT name, value::text FROM memory_flags")
+                _rows = {name: json.loads(value) for name, value in cursor.fetchall()}
+        finally:
+            if not connection.in_atomic_block:
+                connection.close()
+    except (DatabaseError, PoolTimeout) as exc:
+        logger.warning("flags cannot be read (%s); the last values stand", type(exc).__name__)
+    finally:
+        _next_read = time.monotonic() + REREAD_SECONDS
+        _lock.release()

@@ -1,0 +1,64 @@
+"""Flags: a row wins over the environment, on every worker, and a broken one changes nothing."""
+
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connections
+
+from memory.rollout import flags
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
+
+
+@pytest.fixture(autouse=True)
+def _no_flags():
+    yield
+    for name in flags.FLAGS:
+        flags.set_flag(name, None)
+    flags.forget_flags()
+
+
+def test_a_flag_without_a_row_is_the_setting(settings):
+    flags.forget_flags()
+    settings.RERANK_CIRCUIT_MS = 123
+    assert flags.flag("RERANK_CIRCUIT_MS") == 123
+
+
+def test_a_row_wins_and_clearing_it_gives_the_setting_back(settings):
+    settings.RERANK_ENABLED = True
+    for command, expected in ((["RERANK_ENABLED", "false"], False), (["RERANK_ENABLED", "--clear"], True)):
+        out = StringIO()
+        call_command("flag", *command, stdout=out)
+        assert json.loads(out.getvalue()) == {"RERANK_ENABLED": expected}
+        flags.forget_flags()
+        assert flags.flag("RERANK_ENABLED") is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RERANK_ENABLED", "maybe"), ("RERANK_CIRCUIT_MS", "0"), ("RERANK_POOL", "true"), ("RERANK_BACKEND", "magic")],
+)
+def test_a_value_a_flag_may_not_have_is_refused(name, value):
+    with pytest.raises(CommandError):
+        call_command("flag", name, value)
+
+
+def test_a_row_that_makes_no_sense_is_passed_over(settings):
+    with connections["maint"].cursor() as cursor:
+        cursor.execute("INSERT INTO memory_flags (name, value) VALUES ('RERANK_POOL', '\"many\"')")
+    flags.forget_flags()
+    assert flags.flag("RERANK_POOL") == settings.RERANK_POOL
+
+
+def test_the_service_cannot_write_flags():
+    with pytest.raises(DatabaseError), connections["default"].cursor() as cursor:
+        cursor.execute("INSERT INTO memory_flags (name, value) VALUES ('RERANK_POOL', '1')")
+
+
+def test_flags_are_not_read_again_within_the_half_second(django_assert_num_queries):
+    flags.forget_flags()
+    with django_assert_num_queries(1):
+        for _ in range(50):
+            flags.flag("RERANK_ENABLED")
