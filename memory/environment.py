@@ -38,7 +38,8 @@ class Secret:
         """The present text of the secret.
 
         Raises SettingError when both forms are set, or the file cannot be read and never was.
-        A file that vanishes later keeps its last text: losing a mount must not lose the keys in use.
+        A file that vanishes or is emptied later keeps its last text: losing a mount, or meeting a file
+        in the middle of being written, must not lose the keys in use.
         """
         inline, path = os.environ.get(self.name, ""), os.environ.get(f"{self.name}_FILE", "")
         if inline and path:
@@ -55,11 +56,11 @@ class Secret:
     def _read(self, path: str) -> None:
         try:
             raw = Path(path).read_bytes()
-            if len(raw) > SECRET_FILE_MAX_BYTES:
-                raise SettingError(f"the file of {self.name}_FILE is larger than {SECRET_FILE_MAX_BYTES} bytes")
             text = raw.decode("utf-8").strip()
+            refusal = "is too large" if len(raw) > SECRET_FILE_MAX_BYTES else "" if text else "is empty"
         except (OSError, UnicodeDecodeError) as exc:
-            if path == self._path:
-                return
-            raise SettingError(f"the file of {self.name}_FILE cannot be read ({type(exc).__name__})") from None
-        self._path, self._text = path, text
+            refusal = f"cannot be read ({type(exc).__name__})"
+        if not refusal:
+            self._path, self._text = path, text
+        elif path != self._path:
+            raise SettingError(f"the file of {self.name}_FILE {refusal}")

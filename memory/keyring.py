@@ -45,10 +45,10 @@ class Purpose(StrEnum):
 class TenantKeys:
     """The opened data key of one tenant and generation, and the sub-keys derived from it."""
 
-    def __init__(self, user_hash: str, generation: int, sealed_key: bytes, data_key: bytes):
+    def __init__(self, user_hash: str, generation: int, key_id: str, sealed_key: bytes, data_key: bytes):
         self.user_hash = user_hash
         self.generation = generation
-        self._sealed_key = sealed_key
+        self._identity = (key_id, sealed_key)
         self._data_key = data_key
         self._subkeys: dict[Purpose, bytes] = {}
         self._made: dict[Purpose, Any] = {}
@@ -77,10 +77,10 @@ class TenantKeys:
     def matches(self, state: TenantState | None) -> bool:
         """Whether this is the key that the transaction which read `state` must use.
 
-        The sealed bytes are the key's identity: unlike its generation, they also tell a key made
-        anew after an erasure from the one before.
+        The sealed bytes and the master key they are sealed under are the key's identity: unlike its
+        generation, they also tell a key made anew after an erasure from the one before.
         """
-        return state is not None and state.sealed_key == self._sealed_key
+        return state is not None and (state.key_id, state.sealed_key) == self._identity
 
 
 _cache: OrderedDict[str, tuple[float, TenantKeys]] = OrderedDict()
@@ -113,7 +113,7 @@ def create_tenant(tx: TenantTransaction, user_id: str) -> TenantKeys:
     """Make the tenant row and its first data key, unless another writer just did; the keys that stand."""
     data_key, master = os.urandom(MASTER_KEY_BYTES), master_keys()
     sealed_key = seal(data_key, _key_aad(tx.user_hash, 1, master.active_id), master.active)
-    new = TenantKeys(tx.user_hash, 1, sealed_key, data_key)
+    new = TenantKeys(tx.user_hash, 1, master.active_id, sealed_key, data_key)
     inserted = tx.execute(
         "INSERT INTO memory_tenants (user_hash, user_id_cipher, seal_count) VALUES (%s, %s, 1)"
         " ON CONFLICT (user_hash) DO NOTHING RETURNING true",
@@ -144,7 +144,7 @@ def open_state(user_hash: str, state: TenantState) -> TenantKeys:
     except InvalidTag:
         metrics.decrypt_failed.labels("data_key").inc()
         raise DecryptionFailed() from None
-    keys = TenantKeys(user_hash, state.generation, state.sealed_key, data_key)
+    keys = TenantKeys(user_hash, state.generation, state.key_id, state.sealed_key, data_key)
     _remember(keys)
     return keys
 

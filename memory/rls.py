@@ -42,13 +42,15 @@ USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
 
 # Read by every tenant transaction, so that a key erased or rotated elsewhere is noticed before a
-# row is written or opened with it. A write holds FOR KEY SHARE until its commit: an erasure waits.
+# row is written or opened with it. A write locks the row until its commit: an erasure or a rotation of
+# the key waits for it, and two writers of one user take their documents' locks one after the other,
+# so that they cannot deadlock over two documents.
 TENANT_STATE = """
 SELECT t.state, t.generation, t.seal_count, k.key_id, k.sealed_key
 FROM memory_tenants t
 LEFT JOIN memory_data_keys k ON k.user_hash = t.user_hash AND k.generation = t.generation
 WHERE t.user_hash = %s"""
-TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR KEY SHARE OF t"
+TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR NO KEY UPDATE OF t"
 
 _bound: ContextVar[str | None] = ContextVar("memory_bound_tenant", default=None)
 _open: ContextVar[dict[str, TenantTransaction]] = ContextVar("memory_open_transactions", default={})  # noqa: B039

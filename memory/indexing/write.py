@@ -20,6 +20,7 @@ from uuid6 import uuid7
 from memory import sealing
 from memory.errors import InvalidInput, StaleKeys
 from memory.halfvec import half_vectors, unit_vectors
+from memory.indexing.slices import join_slices
 from memory.keyring import Purpose, TenantKeys, create_tenant, open_state, require_seal_budget
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.protection.rotation import Rotation
@@ -210,7 +211,8 @@ def index_memory_batch(
     `conn` is the Django connection. Inside `tenant_transaction(write=True)` of the same user it
     joins that transaction; else it opens one. `embeddings`: float[n, d] of the active space's model.
     Replaces an earlier version of the document. Raises CrossTenantAttempt when `conn` is in another
-    user's transaction, InvalidEmbedding, InvalidUserId, InvalidInput without passages.
+    user's transaction, InvalidEmbedding, InvalidUserId, InvalidInput without passages or with a
+    gap between them.
     """
     if not passages:
         raise InvalidInput(detail="A document needs at least one passage.")
@@ -219,7 +221,11 @@ def index_memory_batch(
     with joined_transaction(conn, user_hash) as tx:
         state = tx.state()
         keys = create_tenant(tx, user_id) if state is None else open_state(user_hash, state)
-        draft = DocumentDraft(doc_id, source, "".join(p.text for p in passages), thread_id, metadata, created_at)
+        try:
+            text = join_slices((passage.start, passage.text) for passage in passages)
+        except ValueError:
+            raise InvalidInput(detail="The passages leave out part of the document.") from None
+        draft = DocumentDraft(doc_id, source, text, thread_id, metadata, created_at)
         document = seal_document(keys, space, draft, passages, embeddings)
         store_document(tx, document)
     return [chunk.id for chunk in document.chunks]

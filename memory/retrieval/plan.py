@@ -73,6 +73,8 @@ def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: int) -> list[st
     scans = plan.scans("memory_chunks")
     if not scans:
         findings.append("the plan reads no chunk table: nothing is proved")
+    elif owned_rows and not any(node["Actual Loops"] for node in scans):
+        findings.append("no scan of chunks was carried out: nothing is proved")
     relations = {node["Relation Name"] for node in scans if "Relation Name" in node}
     if len(relations) > 1:
         findings.append(f"the plan reads {len(relations)} partitions instead of one")

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory import metrics, sealing
+from memory import sealing
 from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
+from memory.indexing.slices import join_slices
 from memory.keyring import existing_keys, forget_keys, open_state
+from memory.quarantine import quarantine_chunk, quarantine_document
 from memory.rls import bound_tenant, tenant_transaction
 from memory.security import InvalidTag
 
@@ -32,7 +34,7 @@ SELECT source, thread_id, char_count, generation, meta_cipher, created_at, updat
 FROM memory_documents WHERE user_hash = %s AND doc_id = %s"""
 
 _CHUNKS = """
-SELECT id, char_start, char_end, generation, text_cipher
+SELECT id, char_start, generation, text_cipher
 FROM memory_chunks WHERE user_hash = %s AND doc_id = %s ORDER BY chunk_index"""
 
 
@@ -53,16 +55,24 @@ def get_document(doc_id: str) -> StoredDocument:
         forget_keys(user_hash)
         keys = open_state(user_hash, state)
     source, thread_id, char_count, generation, meta_cipher, created_at, updated_at = row
-    if {generation, *(chunk[3] for chunk in chunks)} != {keys.generation}:
+    if {generation, *(chunk[2] for chunk in chunks)} != {keys.generation}:
         raise KeyUnavailable()
     try:
         metadata = sealing.open_document_metadata(keys, doc_id, meta_cipher)
-        text = ""
-        for chunk_id, start, _end, _generation, blob in chunks:
-            text += sealing.open_text(keys, chunk_id, blob)[len(text) - start :]
     except InvalidTag:
-        metrics.decrypt_failed.labels("document").inc()
+        quarantine_document(user_hash, doc_id)
         raise DecryptionFailed() from None
+    slices = []
+    for chunk_id, start, _generation, blob in chunks:
+        try:
+            slices.append((start, sealing.open_text(keys, chunk_id, blob)))
+        except InvalidTag:
+            quarantine_chunk(user_hash, chunk_id, "text_cipher")
+            raise DecryptionFailed() from None
+    try:
+        text = join_slices(slices)
+    except ValueError:
+        text = ""
     if len(text) != char_count:
         raise DecryptionFailed()
     return StoredDocument(

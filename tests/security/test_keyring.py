@@ -91,9 +91,14 @@ def count(superuser, person, table: str) -> int:
 
 
 def erase(connection: psycopg.Connection, person) -> None:
-    """The user, rows and keys, in one transaction that first waits for every writer."""
+    """The user, rows and keys, in one transaction that first waits for every writer.
+
+    Nothing when there is no user: without a row to lock, a first write could commit between two of the deletes.
+    """
+    lock = "SELECT true FROM memory_tenants WHERE user_hash = %s FOR UPDATE"
     with connection.transaction():
-        connection.execute("SELECT FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [person.user_hash])
+        if connection.execute(lock, [person.user_hash]).fetchone() is None:
+            return
         for table in TABLES:
             connection.execute(f"DELETE FROM {table} WHERE user_hash = %s", [person.user_hash])
 
@@ -231,8 +236,8 @@ def test_writers_and_an_eraser_at_full_speed_never_leave_a_row_that_no_key_opens
     def keep_erasing() -> int:
         rounds = 0
         while not done.is_set():
+            rounds += count(superuser, alice, "memory_tenants")
             erase(superuser, alice)
-            rounds += 1
             time.sleep(0.01)
         return rounds
 
@@ -249,8 +254,7 @@ def test_writers_and_an_eraser_at_full_speed_never_leave_a_row_that_no_key_opens
     reader = connect()
     forget_keys()
     survivors = [
-        row[0]
-        for row in reader.execute("SELECT doc_id FROM memory_documents WHERE user_hash = %s", [alice.user_hash])
+        row[0] for row in reader.execute("SELECT doc_id FROM memory_documents WHERE user_hash = %s", [alice.user_hash])
     ]
     assert "last" in survivors
     for doc_id in survivors:
@@ -290,9 +294,7 @@ def test_a_key_sealed_anew_elsewhere_is_fetched_again_by_readers_and_writers(ali
     assert (read_back(alice), read_back(alice, "new")) == (TEXT, "Another text.")
 
 
-def test_a_key_replaced_at_every_look_is_an_error_to_try_again_and_never_a_wrong_answer(
-    alice, superuser, monkeypatch
-):
+def test_a_key_replaced_at_every_look_is_an_error_to_try_again_and_never_a_wrong_answer(alice, superuser, monkeypatch):
     from memory.services import query as query_service
 
     remember(alice)
@@ -307,6 +309,61 @@ def test_a_key_replaced_at_every_look_is_an_error_to_try_again_and_never_a_wrong
         ask(alice)
     response = alice.query("When was the heat pump serviced?")
     assert (response.status_code, response.json()["code"]) == (503, "key_unavailable")
+
+
+def rotate_data_key(connection: psycopg.Connection, person) -> None:
+    """Promote a second generation, in the caller's transaction; waits for every writer first."""
+    connection.execute("SELECT FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [person.user_hash])
+    master = master_keys()
+    sealed = seal(os.urandom(32), keyring._key_aad(person.user_hash, 2, master.active_id), master.active)
+    connection.execute(
+        "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key) VALUES (%s, 2, %s, %s)",
+        [person.user_hash, master.active_id, sealed],
+    )
+    connection.execute("UPDATE memory_tenants SET generation = 2 WHERE user_hash = %s", [person.user_hash])
+
+
+def test_a_write_with_a_retired_data_key_in_the_cache_lands_under_the_live_one(alice, superuser):
+    remember(alice)
+    assert existing_keys(alice.user_hash).generation == 1
+    with superuser.transaction():
+        rotate_data_key(superuser, alice)
+    assert alice.index("after", "Written after the rotation.").status_code == 201
+    assert superuser.execute(
+        "SELECT d.generation, c.generation FROM memory_documents d JOIN memory_chunks c USING (user_hash, doc_id)"
+        " WHERE user_hash = %s AND doc_id = 'after'",
+        [alice.user_hash],
+    ).fetchall() == [(2, 2)]
+    forget_keys()
+    assert read_back(alice, "after") == "Written after the rotation."
+
+
+def test_a_write_that_waits_for_a_rotation_in_progress_lands_under_the_new_data_key(alice, connect):
+    remember(alice)
+    rotator, observer = connect(), connect()
+
+    def rotate_once_the_writer_waits() -> None:
+        with rotator.transaction():
+            rotate_data_key(rotator, alice)
+            started.set()
+            deadline = time.monotonic() + 1.2  # within the service's lock_timeout
+            while not observer.execute(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid)))",
+                [rotator.info.backend_pid],
+            ).fetchone()[0]:
+                assert time.monotonic() < deadline, "the writer never waited"
+                time.sleep(0.005)
+
+    def write():
+        assert started.wait(30)
+        return alice.index("after", "Written across the rotation.").status_code
+
+    started = threading.Event()
+    _, status = in_threads(rotate_once_the_writer_waits, write)
+    assert status == 201
+    forget_keys()
+    assert existing_keys(alice.user_hash).generation == 2
+    assert read_back(alice, "after") == "Written across the rotation."
 
 
 @pytest.mark.parametrize("state", ["moving", "moved", "erasing"])
@@ -463,7 +520,7 @@ FROZEN_SUBKEYS = {
 
 
 def keys_of(data_key: bytes) -> TenantKeys:
-    return TenantKeys("a" * 64, 1, b"sealed", data_key)
+    return TenantKeys("a" * 64, 1, "k1", b"sealed", data_key)
 
 
 def hkdf_sha256(key: bytes, info: bytes) -> bytes:
