@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import psycopg
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
 from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
@@ -158,7 +159,7 @@ def tenant_transaction(
     nobody bound; CrossTenantAttempt when another tenant is bound or has the open transaction.
     Afterwards the connection is back in its pool, so none is held while a model runs.
     """
-    tenant = user_hash or bound_tenant()
+    tenant = bound_tenant() if user_hash is None else user_hash
     _require_hex(tenant)
     outer = _open.get().get(using)
     if _bound.get() not in (None, tenant) or (outer is not None and outer.user_hash != tenant):
@@ -171,8 +172,8 @@ def tenant_transaction(
         return
 
     connection = connections[using]
-    require_safe_database(connection)
     try:
+        require_safe_database(connection)
         with transaction.atomic(using=using, durable=True):
             connection.ensure_connection()
             _begin_as(connection.connection, write=write)
@@ -213,21 +214,27 @@ def joined_transaction(conn, user_hash: str) -> Iterator[TenantTransaction]:
         with tenant_transaction(user_hash, write=True, using=conn.alias) as tx:
             yield tx
         return
-    with transaction.atomic(using=conn.alias) if is_django else conn.transaction():
-        with conn.cursor() as cursor:
-            cursor.execute("SELECT current_setting('app.user_hash', true)")
-            if cursor.fetchone()[0] not in (None, "", user_hash):
-                metrics.cross_tenant_attempts.inc()
-                raise CrossTenantAttempt()
-        set_rls_context(conn, user_hash)
-        tx = TenantTransaction(conn, user_hash, write=True)
-        tx._queue_state()
-        yield tx
+    try:
+        with transaction.atomic(using=conn.alias) if is_django else conn.transaction():
+            with conn.cursor() as cursor:
+                cursor.execute("SELECT current_setting('app.user_hash', true)")
+                if cursor.fetchone()[0] not in (None, "", user_hash):
+                    metrics.cross_tenant_attempts.inc()
+                    raise CrossTenantAttempt()
+            set_rls_context(conn, user_hash)
+            tx = TenantTransaction(conn, user_hash, write=True)
+            tx._queue_state()
+            yield tx
+    except (DatabaseError, psycopg.Error) as exc:
+        count_refusal(exc)
+        raise
 
 
-def count_refusal(exc: DatabaseError) -> None:
-    """Count a statement that isolation stopped: 42501 from the guard, a grant or a WITH CHECK."""
-    if getattr(exc.__cause__, "sqlstate", None) == "42501":
+def count_refusal(exc: DatabaseError | psycopg.Error) -> None:
+    """Count a statement that isolation stopped, once: 42501 from the guard, a grant or a WITH CHECK."""
+    error = exc if isinstance(exc, psycopg.Error) else exc.__cause__
+    if getattr(error, "sqlstate", None) == "42501" and not getattr(error, "is_counted", False):
+        error.is_counted = True
         metrics.rls_denied.inc()
         if "violates row-level security policy" in str(exc):
             metrics.cross_tenant_attempts.inc()

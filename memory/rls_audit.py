@@ -6,16 +6,25 @@ sentences; an empty list means every table, partition, policy, grant and role is
 
 from __future__ import annotations
 
-import re
+from functools import lru_cache
 
 from memory.errors import UnsafeDatabase
+from memory.rls_catalogue import read_catalogue
+from memory.sqlfile import SQL_FOLDER
 
 APP_ROLE = "r1_app"
+OUR_ROLES = {"r1_owner", APP_ROLE, "r1_staff", "r1_maint", "r1_backup"}
 TENANT_TABLES = ("memory_chunks", "memory_data_keys", "memory_documents", "memory_tenants")
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+# Everything r1_app may do in the schema; whatever is not here, it may not touch.
+APP_MAY = {
+    **{table: APP_PRIVILEGES for table in TENANT_TABLES},
+    **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
+}
 STAFF_VIEWS = ("memory_chunks_meta", "memory_data_keys_meta", "memory_documents_meta", "memory_tenants_meta")
+GUARD = "memory_current_user_hash"
 
-_TENANT_TEST = "(user_hash = ( SELECT memory_current_user_hash() AS memory_current_user_hash))"
+_TENANT_TEST = f"(user_hash = ( SELECT {GUARD}() AS {GUARD}))"
 # name suffix -> (pg_policy.polcmd, USING, WITH CHECK)
 POLICIES = {
     "select": ("r", _TENANT_TEST, None),
@@ -23,43 +32,6 @@ POLICIES = {
     "update": ("w", _TENANT_TEST, _TENANT_TEST),
     "delete": ("d", _TENANT_TEST, None),
 }
-_GUARD_REFUSES = re.compile(r"bound IS NULL OR bound .*\^\[0-9a-f\]\{64\}\$'\s+THEN\s+RAISE EXCEPTION", re.S)
-
-_ROLE = """
-SELECT r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication, r.rolcanlogin,
-       (SELECT array_agg(g.rolname::text ORDER BY g.rolname) FROM pg_auth_members m
-        JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid)
-FROM pg_roles r WHERE r.rolname = current_user"""
-
-_TABLES = """
-SELECT c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relowner::regrole::text,
-       (SELECT p.relname FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = c.oid)
-FROM pg_class c
-WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'f', 'm')
-  AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'user_hash' AND NOT a.attisdropped)
-ORDER BY c.relname"""
-
-_POLICIES = """
-SELECT c.relname, p.polname, p.polcmd::text, p.polpermissive,
-       ARRAY(SELECT CASE WHEN r = 0 THEN 'public' ELSE r::regrole::text END FROM unnest(p.polroles) r),
-       pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
-FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
-WHERE c.relnamespace = 'public'::regnamespace ORDER BY c.relname, p.polname"""
-
-_GRANTS = """
-SELECT c.relname, CASE WHEN a.grantee = 0 THEN 'public' ELSE a.grantee::regrole::text END, a.privilege_type
-FROM pg_class c, LATERAL aclexplode(c.relacl) a
-WHERE c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'memory%'
-UNION ALL
-SELECT c.relname, CASE WHEN a.grantee = 0 THEN 'public' ELSE a.grantee::regrole::text END, 'column ' || a.privilege_type
-FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, LATERAL aclexplode(t.attacl) a
-WHERE c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'memory%'"""
-
-_GUARD = """
-SELECT provolatile::text, prosecdef, prosrc, proowner::regrole::text FROM pg_proc
-WHERE oid = to_regprocedure('public.memory_current_user_hash()')"""
-
-_QUERIES = {"role": _ROLE, "tables": _TABLES, "policies": _POLICIES, "grants": _GRANTS, "guard": _GUARD}
 
 
 def verify_rls_isolation(conn) -> list[str]:
@@ -67,36 +39,40 @@ def verify_rls_isolation(conn) -> list[str]:
 
     `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
     """
-    with conn.cursor() as cursor:
-        rows = {}
-        for name, sql in _QUERIES.items():
-            cursor.execute(sql)
-            rows[name] = cursor.fetchall()
-    tables = rows["tables"]
+    found = read_catalogue(conn)
     return [
-        *_role_findings(rows["role"], tables),
-        *_table_findings(tables),
-        *_policy_findings(tables, rows["policies"]),
-        *_grant_findings(tables, rows["grants"]),
-        *_guard_findings(rows["guard"]),
+        *_role_findings(found["roles"], found["tables"]),
+        *_schema_findings(found["schema"]),
+        *_table_findings(found["tables"]),
+        *_policy_findings(found["tables"], found["policies"]),
+        *_view_findings(found["views"]),
+        *_grant_findings(found["tables"], found["views"], found["grants"]),
+        *_function_findings(found["functions"]),
+        *(f"{table} has the trigger {name}; the migrations make none" for table, name in found["triggers"]),
     ]
 
 
 def _role_findings(roles, tables):
-    name, superuser, bypass, create_role, replication, _login, member_of = roles[0]
-    if superuser:
-        yield f"the service runs as {name}, a superuser: row-level security does not apply to it"
-    if bypass:
-        yield f"the service runs as {name}, which has BYPASSRLS"
-    if create_role or replication:
-        yield f"the service runs as {name}, which may create roles or replicate"
-    if member_of:
-        yield f"the service runs as {name}, a member of {', '.join(member_of)}"
-    owned = [table for table, _, _, _, owner, _ in tables if owner == name]
-    if owned:
-        yield f"the service runs as {name}, the owner of {', '.join(owned)}"
-    if name != APP_ROLE:
-        yield f"the service runs as {name}; the policies are for {APP_ROLE}"
+    for name, is_service, superuser, bypass, creates_roles, member_of in roles:
+        who = f"the service runs as {name}" if is_service else f"{name} exists"
+        if superuser:
+            yield f"{who}, a superuser: row-level security does not apply to it"
+        if bypass:
+            yield f"{who}, which has BYPASSRLS"
+        if creates_roles:
+            yield f"{who}, which may create roles or replicate"
+        if member_of:
+            yield f"{who}, a member of {', '.join(member_of)}"
+        if is_service and (owned := [table for table, _, _, _, owner, _ in tables if owner == name]):
+            yield f"{who}, the owner of {', '.join(owned)}"
+        if is_service and name != APP_ROLE:
+            yield f"{who}; the policies are for {APP_ROLE}"
+
+
+def _schema_findings(rows):
+    in_schema, in_database = rows[0]
+    if in_schema or in_database:
+        yield f"the service may CREATE in the {'schema public' if in_schema else 'database'}"
 
 
 def _table_findings(tables):
@@ -130,42 +106,64 @@ def _policy_findings(tables, policies):
             yield f"{table} has an unknown policy {name}: permissive policies add up"
 
 
-def _grant_findings(tables, grants):
+def _view_findings(views):
+    owners = dict(views)
+    for view in STAFF_VIEWS:
+        if owners.get(view, "r1_backup") != "r1_backup":
+            yield f"{view} belongs to {owners[view]} instead of r1_backup"
+
+
+def _grant_findings(tables, views, grants):
     partitions = {table for table, _, _, _, _, parent in tables if parent is not None}
+    view_names = {view for view, _ in views}
     held: dict[tuple[str, str], set[str]] = {}
-    for table, grantee, privilege in grants:
-        held.setdefault((table, grantee), set()).add(privilege)
-    for (table, grantee), privileges in sorted(held.items()):
+    for relation, grantee, privilege, grantable in grants:
+        held.setdefault((relation, grantee), set()).add(privilege)
+        if grantable and grantee == APP_ROLE:
+            yield f"{relation} lets {APP_ROLE} pass on {privilege}"
+    for (relation, grantee), privileges in held.items():
         words = ", ".join(sorted(privileges))
         if grantee == "public":
-            yield f"{table} grants {words} to PUBLIC"
-        elif grantee == APP_ROLE and table in partitions:
-            yield f"{table} is a partition and grants {words} to {APP_ROLE}"
-        elif grantee == APP_ROLE and table in STAFF_VIEWS:
-            yield f"{table} shows every tenant's metadata and grants {words} to {APP_ROLE}"
-        elif grantee == APP_ROLE and table in TENANT_TABLES and privileges - APP_PRIVILEGES:
-            yield f"{table} grants {', '.join(sorted(privileges - APP_PRIVILEGES))} to {APP_ROLE}"
-        elif (grantee == "r1_staff" and table in TENANT_TABLES) or (grantee == "r1_staff" and table in partitions):
-            yield f"{table} grants {words} to r1_staff, who may read metadata views only"
+            yield f"{relation} grants {words} to PUBLIC"
+        elif grantee == APP_ROLE and relation in partitions:
+            yield f"{relation} is a partition and grants {words} to {APP_ROLE}"
+        elif grantee == APP_ROLE and relation in view_names:
+            yield f"{relation} is a view, outside the policies, and grants {words} to {APP_ROLE}"
+        elif grantee == APP_ROLE and (extra := privileges - APP_MAY.get(relation, set())):
+            yield f"{relation} grants {', '.join(sorted(extra))} to {APP_ROLE}"
+        elif grantee == "r1_staff" and (relation in TENANT_TABLES or relation in partitions):
+            yield f"{relation} grants {words} to r1_staff, who may read metadata views only"
+        elif relation.startswith("memory") and grantee not in OUR_ROLES:
+            yield f"{relation} grants {words} to {grantee}, a role with no part in this"
     for table in TENANT_TABLES:
         missing = APP_PRIVILEGES - held.get((table, APP_ROLE), set())
         if missing:
             yield f"{table} does not grant {', '.join(sorted(missing))} to {APP_ROLE}"
 
 
-def _guard_findings(rows):
-    if not rows:
-        yield "the guard function memory_current_user_hash() does not exist"
-        return
-    volatility, definer, source, owner = rows[0]
-    if volatility != "s":
-        yield "memory_current_user_hash() is not STABLE"
-    if definer:
-        yield "memory_current_user_hash() is SECURITY DEFINER"
-    if owner == APP_ROLE:
-        yield f"memory_current_user_hash() belongs to {APP_ROLE}"
-    if not _GUARD_REFUSES.search(source):
-        yield "memory_current_user_hash() does not refuse a missing or malformed app.user_hash"
+def _function_findings(functions):
+    guards = [rest for name, *rest in functions if name == GUARD]
+    if not guards:
+        yield f"the guard function {GUARD}() does not exist"
+    for volatility, _, source, owner in guards:
+        if volatility != "s":
+            yield f"{GUARD}() is not STABLE"
+        if owner == APP_ROLE:
+            yield f"{GUARD}() belongs to {APP_ROLE}"
+        if _words(source) != _guard_source():
+            yield f"{GUARD}() is not the one the migrations make: it may not refuse a missing app.user_hash"
+    for name, _, definer, _, _ in functions:
+        if definer:
+            yield f"{name}() is SECURITY DEFINER: it would run with its owner's rights"
+
+
+@lru_cache(maxsize=1)
+def _guard_source() -> str:
+    return _words((SQL_FOLDER / "0001_guard.up.sql").read_text().split("$guard$")[1])
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 _verified_databases: set[tuple] = set()

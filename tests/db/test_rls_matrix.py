@@ -310,7 +310,7 @@ def test_the_service_cannot_become_another_role(app, role):
         "CREATE STATISTICS spy ON user_hash, doc_id FROM memory_chunks",
         "ALTER ROLE r1_app BYPASSRLS",
         "ALTER ROLE r1_app SUPERUSER",
-        "CREATE ROLE helper",
+        "CREATE ROLE accomplice",
         "CREATE SCHEMA hidden",
         "COPY (SELECT 1) TO PROGRAM 'cat'",
         "COPY (SELECT 1) TO '/tmp/out'",

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from django.db import DatabaseError, InternalError, OperationalError, ProgrammingError, connections, transaction
 
-from memory import metrics
-from memory.errors import CrossTenantAttempt, TenantNotBound
+from memory import metrics, rls_audit
+from memory.errors import CrossTenantAttempt, TenantNotBound, UnsafeDatabase
 from memory.models import Chunk, DataKey, Document, Tenant
 from memory.rls import bind_tenant, bound_tenant, joined_transaction, set_rls_context, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
@@ -163,7 +163,10 @@ def test_a_row_written_for_somebody_else_is_refused_and_counted_as_an_attempt(al
     assert (documents_of(alice), documents_of(bob)) == (["a"], ["z"])
 
 
-@pytest.mark.parametrize("statements_after_it", [0, 1, 20])
+@pytest.mark.parametrize(
+    "statements_after_it",
+    [0, 500],
+)
 def test_a_refusal_among_pipelined_statements_surfaces_as_itself_and_is_counted_once(
     alice, bob, counted, statements_after_it
 ):
@@ -172,7 +175,7 @@ def test_a_refusal_among_pipelined_statements_surfaces_as_itself_and_is_counted_
         with tenant_transaction(alice.user_hash, write=True) as tx:
             tx.execute("UPDATE memory_documents SET user_hash = %s", [bob.user_hash])
             later = [tx.execute(COUNT) for _ in range(statements_after_it)]
-            for cursor in later:
+            for cursor in reversed(later):
                 cursor.fetchone()
     assert counted() == (1, 1)
     assert documents_of(alice) == ["a"]
@@ -182,6 +185,27 @@ def test_an_ordinary_error_is_counted_as_neither(alice, counted):
     with pytest.raises(DatabaseError), tenant_transaction(alice.user_hash) as tx:
         tx.execute("SELECT 1 / 0")
     assert counted() == (0, 0)
+
+
+def test_a_refusal_on_a_psycopg_connection_is_counted_too(alice, bob, counted):
+    with connect("r1_app") as raw, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with joined_transaction(raw, alice.user_hash) as tx:
+            tx.execute("INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (%s, '')", [bob.user_hash])
+    assert counted() == (1, 1)
+
+
+def test_an_empty_name_is_refused_and_not_taken_for_no_name(alice):
+    with pytest.raises(TenantNotBound), bind_tenant(alice.user_hash), tenant_transaction(""):
+        pytest.fail("the block must not run")
+
+
+def test_a_database_found_unsafe_does_not_keep_the_connection_that_asked(alice, monkeypatch):
+    monkeypatch.setattr(rls_audit, "_verified_databases", set())
+    monkeypatch.setattr(rls_audit, "APP_ROLE", "somebody_else")
+    with pytest.raises(UnsafeDatabase), tenant_transaction(alice.user_hash):
+        pytest.fail("the block must not run")
+    size, available = idle_in_pool()
+    assert available == size
 
 
 # -- Nesting

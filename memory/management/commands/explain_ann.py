@@ -27,6 +27,8 @@ class Command(BaseCommand):
         parser.add_argument("--candidates", type=int, default=24)
 
     def handle(self, *, user, candidates, **options):
+        if candidates < 1:
+            raise CommandError("--candidates must be at least 1", returncode=2)
         user_hash = self._user_hash(user)
         vector = half_vectors(np.full((1, EMBEDDING_DIMENSION), EMBEDDING_DIMENSION**-0.5, np.float32))[0]
         plan, owned_rows = explain_candidates(user_hash, registered_space(), vector, candidates)
