@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
+import logging
 import re
 from dataclasses import dataclass, field
 
 from memory.environment import Secret, SettingError
 from memory.errors import KeyUnavailable
+from memory.secret_strength import weak_secret_reason
 
 MASTER_KEY_BYTES = 32
 HMAC_KEY_MIN_BYTES = 32
 SINGLE_KEY_ID = "k1"
 KEY_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-# A random 32-byte key has about 30 distinct bytes; 12 or fewer happens once in 10^20 keys.
-DISTINCT_BYTES_MIN = 13
+logger = logging.getLogger(__name__)
 
 _single = Secret("MEMORY_ENCRYPTION_KEY")
 _several = Secret("MEMORY_ENCRYPTION_KEYS")
@@ -62,8 +64,8 @@ def parse_key(name: str, text: str, *, exactly: int | None = None, at_least: int
         raise SettingError(f"{name} must be {exactly} bytes in base64; it has {len(raw)}")
     if len(raw) < at_least:
         raise SettingError(f"{name} must be at least {at_least} bytes in base64; it has {len(raw)}")
-    if len(set(raw)) < DISTINCT_BYTES_MIN:
-        raise SettingError(f"{name} is not random: it repeats itself; make one with `openssl rand -base64 32`")
+    if weak_secret_reason(raw):
+        raise SettingError(f"{name} is not random; make one with `openssl rand -base64 32`")
     return raw
 
 
@@ -71,9 +73,13 @@ def parse_master_keys(single: str, several: str, active: str) -> MasterKeys:
     """Build MasterKeys from the three settings' texts. Raises SettingError."""
     if single and several:
         raise SettingError("set MEMORY_ENCRYPTION_KEY or MEMORY_ENCRYPTION_KEYS, not both")
+    if single and active:
+        raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY goes with MEMORY_ENCRYPTION_KEYS, not with one key")
     if single:
         key = parse_key("MEMORY_ENCRYPTION_KEY", single, exactly=MASTER_KEY_BYTES)
         return MasterKeys(SINGLE_KEY_ID, {SINGLE_KEY_ID: key})
+    if active and not several:
+        raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY goes with MEMORY_ENCRYPTION_KEYS, which is not set")
     if not several:
         raise SettingError("MEMORY_ENCRYPTION_KEY (or MEMORY_ENCRYPTION_KEYS) is required: base64 of 32 random bytes")
     keys: dict[str, bytes] = {}
@@ -90,24 +96,47 @@ def parse_master_keys(single: str, several: str, active: str) -> MasterKeys:
 
 
 _parsed: tuple[tuple[str, str, str], MasterKeys] | None = None
-_parsed_hmac: tuple[str, bytes] | None = None
+_parsed_hmac: bytes | None = None
 
 
 def master_keys() -> MasterKeys:
-    """The master keys as the environment has them now (files are looked at every 30 s)."""
+    """The master keys as the environment has them now (files are looked at every 30 s).
+
+    Files that do not fit together, being in the middle of a change, leave the last good keys in use.
+    Raises SettingError where there never were any.
+    """
     global _parsed
-    texts = (_single.value(), _several.value(), _active.value())
-    if _parsed is None or _parsed[0] != texts:
-        _parsed = (texts, parse_master_keys(*texts))
+    try:
+        texts = (_single.value(), _several.value(), _active.value())
+        if _parsed is None or _parsed[0] != texts:
+            _parsed = (texts, parse_master_keys(*texts))
+    except SettingError as exc:
+        if _parsed is None:
+            raise
+        logger.error("the master keys do not fit together, the last good ones stay in use: %s", exc)
     return _parsed[1]
 
 
 def tenant_hmac_key() -> bytes:
-    """The key of `hmac_user`, at least 32 bytes. Raises SettingError when missing or weak."""
+    """The key of `hmac_user`, at least 32 bytes. Raises SettingError when missing or weak.
+
+    Read once a process: another key is another set of users, so it never changes under way.
+    """
     global _parsed_hmac
-    text = _tenant_hmac.value()
-    if _parsed_hmac is None or _parsed_hmac[0] != text:
+    if _parsed_hmac is None:
+        text = _tenant_hmac.value()
         if not text:
             raise SettingError("MEMORY_TENANT_HMAC_KEY is required: base64 of 32 random bytes")
-        _parsed_hmac = (text, parse_key("MEMORY_TENANT_HMAC_KEY", text, at_least=HMAC_KEY_MIN_BYTES))
-    return _parsed_hmac[1]
+        _parsed_hmac = parse_key("MEMORY_TENANT_HMAC_KEY", text, at_least=HMAC_KEY_MIN_BYTES)
+    return _parsed_hmac
+
+
+def tenant_key_check() -> bytes:
+    """32 bytes that tell the tenant HMAC key from any other; kept in the database, they give nothing of it away."""
+    return hmac.digest(tenant_hmac_key(), b"r1-memory tenant key check", "sha256")
+
+
+def forget_parsed_keys() -> None:
+    """Read everything again at the next call. For tests, which change the environment of one process."""
+    global _parsed, _parsed_hmac
+    _parsed = _parsed_hmac = None

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from memory import metrics
+from memory.environment import SettingError
 from memory.errors import MemoryServiceError
 from memory.rls import bind_tenant
 from memory.security import hmac_user
@@ -50,14 +51,16 @@ class TenantMiddleware:
 
     def __call__(self, request):
         request.verified_token = None
-        if not request.path.startswith(PROTECTED_PREFIX) or request.path in settings.MEMORY_PUBLIC_PATHS:
+        # Not `request.path`: it starts with a SCRIPT_NAME, which some servers take from a header.
+        path = request.path_info
+        if not path.startswith(PROTECTED_PREFIX) or path in settings.MEMORY_PUBLIC_PATHS:
             return self.get_response(request)
         started = time.perf_counter()
         try:
             request.verified_token = token_verifier().verify(bearer_token(request.headers.get("Authorization")))
             user_hash = hmac_user(request.verified_token.user_id)
-        except MemoryServiceError as exc:
-            metrics.auth_refused.labels(getattr(exc, "reason", exc.code)).inc()
+        except (MemoryServiceError, SettingError) as exc:
+            metrics.auth_refused.labels(getattr(exc, "reason", None) or getattr(exc, "code", "setting")).inc()
             return self.problem_response(request, exc)
         finally:
             metrics.auth_ms.observe((time.perf_counter() - started) * 1000)

@@ -215,16 +215,22 @@ def joined_transaction(conn, user_hash: str) -> Iterator[TenantTransaction]:
             yield tx
         return
     try:
+        require_safe_database(conn)
         with transaction.atomic(using=conn.alias) if is_django else conn.transaction():
             with conn.cursor() as cursor:
                 cursor.execute("SELECT current_setting('app.user_hash', true)")
-                if cursor.fetchone()[0] not in (None, "", user_hash):
-                    metrics.cross_tenant_attempts.inc()
-                    raise CrossTenantAttempt()
+                before = cursor.fetchone()[0]
+            if before not in (None, "", user_hash) or _bound.get() not in (None, user_hash):
+                metrics.cross_tenant_attempts.inc()
+                raise CrossTenantAttempt()
             set_rls_context(conn, user_hash)
             tx = TenantTransaction(conn, user_hash, write=True)
             tx._queue_state()
             yield tx
+            if not before:
+                # The caller's transaction goes on as it came: with nobody bound.
+                with conn.cursor() as cursor:
+                    cursor.execute(SET_CONTEXT, [""])
     except (DatabaseError, psycopg.Error) as exc:
         count_refusal(exc)
         raise
@@ -236,7 +242,7 @@ def count_refusal(exc: DatabaseError | psycopg.Error) -> None:
     if getattr(error, "sqlstate", None) == "42501" and not getattr(error, "is_counted", False):
         error.is_counted = True
         metrics.rls_denied.inc()
-        if "violates row-level security policy" in str(exc):
+        if error.diag.source_function == "ExecWithCheckOptions":
             metrics.cross_tenant_attempts.inc()
 
 

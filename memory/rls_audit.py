@@ -170,16 +170,24 @@ _verified_databases: set[tuple] = set()
 
 
 def require_safe_database(connection) -> None:
-    """Verify this Django connection's database once a process, before its first tenant transaction.
+    """Verify this connection's database once a process, before its first tenant transaction.
 
-    Raises UnsafeDatabase with findings; a database that cannot be reached raises its own error and
-    is asked again next time, so an outage at start-up neither passes unverified nor is final.
+    `connection` is a Django or psycopg one. Raises UnsafeDatabase with findings; a database that
+    cannot be reached raises its own error and is asked again next time, so an outage at start-up
+    neither passes unverified nor is final.
     """
-    params = connection.settings_dict
-    place = (params["HOST"], params["PORT"], params["NAME"], params["USER"])
+    place = _place(connection)
     if place in _verified_databases:
         return
     findings = verify_rls_isolation(connection)
     if findings:
         raise UnsafeDatabase(findings)
     _verified_databases.add(place)
+
+
+def _place(connection) -> tuple:
+    if hasattr(connection, "settings_dict"):
+        params = connection.settings_dict
+        return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]
+    info = connection.info
+    return info.host, str(info.port), info.dbname, info.user

@@ -1,8 +1,9 @@
 """What each sealed column holds, which sub-key seals it and what it is bound to.
 
 Associated data is `(user_hash, table.column, row id, generation)`, length-prefixed: a blob moved
-to another user, column, row or generation does not open. A sealed vector is also bound to the
-SHA-256 of the searchable vector beside it, so that a changed one is found.
+to another user, column, row or generation does not open. More is bound where more depends on it:
+a text to its document and offsets, which its citation repeats; a document's metadata to the keyed
+digest of the text it came with; a vector to the SHA-256 of the searchable one beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
@@ -24,14 +26,25 @@ EMBEDDING_COLUMN = "memory_chunks.emb_cipher"
 DOCUMENT_META_COLUMN = "memory_documents.meta_cipher"
 
 
-def seal_text(keys: TenantKeys, chunk_id: UUID, text: str) -> bytes:
+@dataclass(frozen=True)
+class Place:
+    """Which chunk this is and what its citation says: sealed into the text, so that neither can be changed."""
+
+    chunk_id: UUID
+    doc_id: str
+    chunk_index: int
+    start: int
+    end: int
+
+
+def seal_text(keys: TenantKeys, place: Place, text: str) -> bytes:
     """A chunk's text, UTF-8, sealed for `memory_chunks.text_cipher`."""
-    return seal(text.encode(), _aad(keys, TEXT_COLUMN, chunk_id.bytes), keys.cipher(Purpose.TEXT))
+    return seal(text.encode(), _text_aad(keys, place), keys.cipher(Purpose.TEXT))
 
 
-def open_text(keys: TenantKeys, chunk_id: UUID, blob: bytes) -> str:
-    """The text of a chunk. Raises InvalidTag."""
-    return open_sealed(blob, _aad(keys, TEXT_COLUMN, chunk_id.bytes), keys.cipher(Purpose.TEXT)).decode()
+def open_text(keys: TenantKeys, place: Place, blob: bytes) -> str:
+    """The text of a chunk. Raises InvalidTag, also when the chunk stands in another place than it was sealed for."""
+    return open_sealed(blob, _text_aad(keys, place), keys.cipher(Purpose.TEXT)).decode()
 
 
 def seal_chunk_metadata(keys: TenantKeys, chunk_id: UUID, metadata: dict) -> bytes:
@@ -44,14 +57,14 @@ def open_chunk_metadata(keys: TenantKeys, chunk_id: UUID, blob: bytes) -> dict:
     return _open_json(keys, _aad(keys, CHUNK_META_COLUMN, chunk_id.bytes), blob)
 
 
-def seal_document_metadata(keys: TenantKeys, doc_id: str, metadata: dict) -> bytes:
-    """The product's own metadata of a document, as JSON, sealed."""
-    return _seal_json(keys, _aad(keys, DOCUMENT_META_COLUMN, doc_id), metadata)
+def seal_document_metadata(keys: TenantKeys, doc_id: str, mac: bytes, metadata: dict) -> bytes:
+    """The product's own metadata of a document, as JSON, sealed to this version of its text (`mac`)."""
+    return _seal_json(keys, _aad(keys, DOCUMENT_META_COLUMN, doc_id, mac), metadata)
 
 
-def open_document_metadata(keys: TenantKeys, doc_id: str, blob: bytes) -> dict:
+def open_document_metadata(keys: TenantKeys, doc_id: str, mac: bytes, blob: bytes) -> dict:
     """The inverse of `seal_document_metadata`. Raises InvalidTag."""
-    return _open_json(keys, _aad(keys, DOCUMENT_META_COLUMN, doc_id), blob)
+    return _open_json(keys, _aad(keys, DOCUMENT_META_COLUMN, doc_id, mac), blob)
 
 
 def seal_vector(keys: TenantKeys, chunk_id: UUID, vector: np.ndarray, searchable: HalfVector) -> bytes:
@@ -71,8 +84,12 @@ def content_mac(keys: TenantKeys, text: str) -> bytes:
     return hmac.digest(keys.subkey(Purpose.CONTENT_MAC), text.encode(), "sha256")
 
 
-def _aad(keys: TenantKeys, column: str, row_id: bytes | str, *more: bytes) -> bytes:
+def _aad(keys: TenantKeys, column: str, row_id: bytes | str, *more: bytes | str | int) -> bytes:
     return associated_data(keys.user_hash, column, row_id, keys.generation, *more)
+
+
+def _text_aad(keys: TenantKeys, place: Place) -> bytes:
+    return _aad(keys, TEXT_COLUMN, place.chunk_id.bytes, place.doc_id, place.chunk_index, place.start, place.end)
 
 
 def _digest(searchable: HalfVector) -> bytes:

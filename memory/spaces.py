@@ -14,11 +14,12 @@ from django.db import connections
 
 from memory.conf import CHUNK_MAX_CHARS
 from memory.errors import SpaceMismatch
+from memory.master_keys import tenant_key_check
 
 # Raised when chunking, rotation or sealing of vectors changes so that old and new must not mix.
 SCHEME_VERSION = 1
 
-_registered: tuple[int, str] | None = None
+_registered: tuple[int, str, bytes] | None = None
 
 
 def describe(embedder) -> dict:
@@ -42,30 +43,42 @@ def fingerprint(description: dict) -> str:
 
 
 def active_space(embedder) -> int:
-    """The number of the active space. Raises SpaceMismatch when settings or model describe another one."""
-    space, registered_fingerprint = _active_row()
-    if registered_fingerprint != fingerprint(describe(embedder)):
+    """The number of the active space. Raises SpaceMismatch when settings, model or tenant key are of another one."""
+    if _active_row()[1] != fingerprint(describe(embedder)):
         raise SpaceMismatch()
-    return space
+    return registered_space()
 
 
 def registered_space() -> int:
-    """The number of the active space, for callers that bring vectors of its model themselves."""
-    return _active_row()[0]
+    """The number of the active space, for callers that bring vectors of its model themselves.
+
+    Raises SpaceMismatch where MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.
+    """
+    space, _, key_check = _active_row()
+    if key_check != tenant_key_check():
+        raise SpaceMismatch("MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.")
+    return space
 
 
-def _active_row() -> tuple[int, str]:
-    """(space, fingerprint) of the active space, looked up once a process."""
+def forget_space() -> None:
+    """Look the active space up again at the next call."""
+    global _registered
+    _registered = None
+
+
+def _active_row() -> tuple[int, str, bytes]:
+    """(space, fingerprint, tenant key check) of the active space, looked up once a process."""
     global _registered
     if _registered is None:
         connection = connections["default"]
         with connection.cursor() as cursor:
-            cursor.execute("SELECT space, fingerprint FROM memory_spaces WHERE active")
-            _registered = cursor.fetchone()
+            cursor.execute("SELECT space, fingerprint, tenant_key_check FROM memory_spaces WHERE active")
+            row = cursor.fetchone()
         if not connection.in_atomic_block:
             connection.close()
-        if _registered is None:
+        if row is None:
             raise SpaceMismatch("No embedding space is registered; run `manage.py register_space`.")
+        _registered = (row[0], row[1], bytes(row[2]))
     return _registered
 
 
@@ -78,10 +91,13 @@ def register_space(embedder) -> tuple[int, bool]:
     with connections["owner"].cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO memory_spaces (space, fingerprint, description, active)
-            SELECT coalesce(max(space), 0) + 1, %s, %s::jsonb, count(*) = 0 FROM memory_spaces
-            ON CONFLICT (fingerprint) DO NOTHING""",
-            [fingerprint(description), json.dumps(description)],
+            INSERT INTO memory_spaces (space, fingerprint, description, active, tenant_key_check)
+            SELECT coalesce(max(space), 0) + 1, %s, %s::jsonb, count(*) = 0, %s FROM memory_spaces
+            ON CONFLICT DO NOTHING""",
+            [fingerprint(description), json.dumps(description), tenant_key_check()],
         )
         cursor.execute("SELECT space, active FROM memory_spaces WHERE fingerprint = %s", [fingerprint(description)])
-        return cursor.fetchone()
+        row = cursor.fetchone()
+    if row is None:
+        raise SpaceMismatch("Another space was registered at the same moment; run it again.")
+    return row

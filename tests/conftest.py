@@ -41,10 +41,12 @@ def django_db_setup(cluster, django_db_blocker):
 
 @pytest.fixture(autouse=True)
 def _no_borrowed_keys():
-    """No test starts with data keys that another one cached."""
+    """No test starts with keys that another one cached or put into the environment."""
     from memory.keyring import forget_keys
+    from memory.master_keys import forget_parsed_keys
 
     forget_keys()
+    forget_parsed_keys()
 
 
 @pytest.fixture

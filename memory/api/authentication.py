@@ -16,6 +16,15 @@ READ_SCOPE = "memory:read"
 WRITE_SCOPE = "memory:write"
 
 
+class HasToken(BasePermission):
+    """A verified token, whatever its scope; raises `MissingToken`."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if getattr(request, "verified_token", None) is None:
+            raise MissingToken
+        return True
+
+
 class _RequireScope(BasePermission):
     scope: str
 

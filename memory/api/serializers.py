@@ -51,7 +51,7 @@ class MemoryQueryRequest(StrictSerializer):
     query = StrictCharField(max_chars=conf.QUERY_MAX_CHARS)
     top_k = StrictInteger(min_value=1, max_value=conf.TOP_K_MAX, default=conf.TOP_K_DEFAULT)
     candidates = StrictInteger(min_value=1, max_value=conf.CANDIDATES_MAX, default=conf.CANDIDATES_DEFAULT)
-    rerank_pool = StrictInteger(min_value=1, max_value=conf.RERANK_POOL_MAX, default=conf.RERANK_POOL_DEFAULT)
+    rerank_pool = StrictInteger(min_value=1, max_value=conf.RERANK_POOL_MAX, default=None, allow_null=True)
     rerank = StrictBoolean(default=True)
     source = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.SOURCE_MAX_CHARS, default=list)
     doc_id = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.DOC_ID_MAX_CHARS, default=list)
@@ -67,7 +67,7 @@ class MemoryQueryRequest(StrictSerializer):
             text=attrs["query"],
             top_k=attrs["top_k"],
             candidates=max(attrs["candidates"], attrs["top_k"]),
-            rerank_pool=max(attrs["rerank_pool"], attrs["top_k"]),
+            rerank_pool=attrs["rerank_pool"],
             rerank=attrs["rerank"],
             filters=Filters(
                 sources=tuple(attrs["source"]),

@@ -8,7 +8,7 @@ from rest_framework.views import APIView
 
 from memory import metrics
 from memory.api import answers
-from memory.api.authentication import HasScope
+from memory.api.authentication import HasScope, HasToken
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import StrictCharField
 from memory.api.serializers import MemoryIndexRequest, MemoryQueryRequest
@@ -19,7 +19,7 @@ from memory.services.forget import delete_document
 from memory.services.index import index_document
 from memory.services.query import query_memory
 
-_REASONS = {413: "bad_request", 429: "rate", 503: "quota"}
+_REASONS = {"overloaded": "timeout", "rate_limited": "rate", "too_many_chunks": "quota", "payload_too_large": "quota"}
 
 
 class MemoryView(APIView):
@@ -35,7 +35,7 @@ class MemoryView(APIView):
     def handle_exception(self, exc):
         response = super().handle_exception(exc)
         reason = "bad_request" if response.status_code < 500 else "server"
-        metrics.errors.labels(self.operation, _REASONS.get(response.status_code, reason)).inc()
+        metrics.errors.labels(self.operation, _REASONS.get(getattr(exc, "code", None), reason)).inc()
         return response
 
 
@@ -86,6 +86,8 @@ class DocumentView(MemoryView):
 
 class AuthCheckView(APIView):
     """GET /auth/check: the middleware has verified the token; no database is touched."""
+
+    permission_classes = [HasToken]
 
     def get(self, request):
         return Response(status=204)

@@ -1,8 +1,8 @@
 """The write path below the service: seal a document's chunks, then replace the document in one go.
 
-`seal_document` needs no database. `store_document` is the replace itself, race-free: the document's
-row is locked first, the old chunks go, the new ones come, the counts follow. Two writers of one
-document therefore leave one whole version.
+`seal_document` needs no database. `store_document` is the replace itself, race-free: the tenant's
+row is locked by the transaction's first statement, then the document's; the old chunks go, the new
+ones come, the counts follow. Two writers of one document therefore leave one whole version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pgvector import HalfVector
 from uuid6 import uuid7
 
 from memory import sealing
-from memory.errors import InvalidInput, StaleKeys
+from memory.errors import InvalidInput, StaleKeys, TooManyChunks
 from memory.halfvec import half_vectors, unit_vectors
 from memory.indexing.slices import join_slices
 from memory.keyring import Purpose, TenantKeys, create_tenant, open_state, require_seal_budget
@@ -30,6 +30,8 @@ from memory.spaces import registered_space
 
 SEALS_PER_CHUNK = 3  # text, metadata, vector
 SEALS_PER_DOCUMENT = 1  # metadata
+# Seven parameters a row, and PostgreSQL's protocol counts a statement's in 16 bits.
+PASSAGES_MAX = 9_000
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,22 @@ def seal_document(
     units = unit_vectors(embeddings, rows=len(passages), dimension=EMBEDDING_DIMENSION)
     searchable = half_vectors(protect(keys, units))
     chunks = []
-    for passage, vector, stored in zip(passages, np.asarray(embeddings, np.float32), searchable, strict=True):
+    vectors = np.asarray(embeddings, np.float32)
+    for index, (passage, vector, stored) in enumerate(zip(passages, vectors, searchable, strict=True)):
         chunk_id = uuid7()
+        place = sealing.Place(chunk_id, draft.doc_id, index, passage.start, passage.end)
         chunks.append(
             SealedChunk(
                 id=chunk_id,
                 start=passage.start,
                 end=passage.end,
                 embedding=stored,
-                text_cipher=sealing.seal_text(keys, chunk_id, passage.text),
+                text_cipher=sealing.seal_text(keys, place, passage.text),
                 meta_cipher=sealing.seal_chunk_metadata(keys, chunk_id, {}),
                 emb_cipher=sealing.seal_vector(keys, chunk_id, vector, stored),
             )
         )
+    mac = sealing.content_mac(keys, draft.text)
     return SealedDocument(
         keys=keys,
         space=space,
@@ -118,8 +123,8 @@ def seal_document(
         thread_id=draft.thread_id,
         char_count=len(draft.text),
         created_at=draft.created_at or datetime.now(UTC),
-        meta_cipher=sealing.seal_document_metadata(keys, draft.doc_id, draft.metadata or {}),
-        content_mac=sealing.content_mac(keys, draft.text),
+        meta_cipher=sealing.seal_document_metadata(keys, draft.doc_id, mac, draft.metadata or {}),
+        content_mac=mac,
         chunks=tuple(chunks),
     )
 
@@ -216,6 +221,8 @@ def index_memory_batch(
     """
     if not passages:
         raise InvalidInput(detail="A document needs at least one passage.")
+    if len(passages) > PASSAGES_MAX:
+        raise TooManyChunks(detail=f"{len(passages)} passages; at most {PASSAGES_MAX} in one document.")
     user_hash = hmac_user(user_id)
     space = registered_space()
     with joined_transaction(conn, user_hash) as tx:
@@ -234,9 +241,10 @@ def index_memory_batch(
 def index_memory_chunk(
     conn, user_id: str, doc_id: str, source: str, text: str, embedding, metadata: dict | None = None
 ) -> UUID:
-    """Seal and store one text as the whole of document `doc_id`, a document of one chunk; its chunk id.
+    """Seal and store one text as the whole of document `doc_id`, replacing what it held; its chunk id.
 
-    As `index_memory_batch` with one passage; `embedding`: float[d].
+    A document of one chunk: calls in a loop need a `doc_id` each. As `index_memory_batch` with one
+    passage; `embedding`: float[d].
     """
     passage = Passage(text, 0, len(text))
     return index_memory_batch(conn, user_id, doc_id, source, [passage], np.asarray(embedding)[None, :], metadata)[0]

@@ -12,6 +12,7 @@ STATE = [
             ("fingerprint", models.TextField(unique=True)),
             ("description", models.JSONField()),
             ("active", models.BooleanField(default=False)),
+            ("tenant_key_check", models.BinaryField()),
             ("created_at", models.DateTimeField()),
         ],
         options={"db_table": "memory_spaces", "managed": False},

@@ -10,6 +10,7 @@ class Space(models.Model):
     fingerprint = models.TextField(unique=True)
     description = models.JSONField()
     active = models.BooleanField(default=False)
+    tenant_key_check = models.BinaryField()
     created_at = models.DateTimeField()
 
     class Meta:

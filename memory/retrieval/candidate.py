@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from memory.sealing import Place
+
 
 @dataclass
 class Candidate:
@@ -26,6 +28,7 @@ class Candidate:
     text_cipher: bytes
     meta_cipher: bytes
     document_meta_cipher: bytes | None
+    document_mac: bytes | None
     distance: float
     vector: float = 0.0
     lexical: float | None = None
@@ -34,6 +37,11 @@ class Candidate:
     rerank: float | None = None
     text: str = ""
     metadata: dict | None = None
+
+    @property
+    def place(self) -> Place:
+        """What the text's seal is bound to."""
+        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end)
 
     @property
     def score(self) -> float:

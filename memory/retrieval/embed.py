@@ -113,6 +113,14 @@ class Embedder:
         """float32[n, d] of unit length, in the order of `texts`; else as `embed_query`."""
         return self._embed("passage", texts, deadline)
 
+    def embed_tokens(self, texts: Sequence[str], deadline: float | None = None) -> list[np.ndarray]:
+        """float32[n_tokens, d] for each text: the model's last hidden states, special tokens left out.
+
+        For late interaction. Computed in bfloat16 where the hardware multiplies it: they are compared
+        and never stored. `deadline` and errors as `embed_query`.
+        """
+        return list(self._rows("tokens", texts, deadline))
+
     def close(self) -> None:
         """Stop the thread and let go of the model; the next call loads it again."""
         if self._queue is not None and self._loading_pid == os.getpid():
@@ -181,10 +189,13 @@ class Embedder:
         model = self.load(deadline)
         if not texts:
             return np.empty((0, model.dimension), dtype=np.float32)
+        return _unit_rows(self._rows(lane, texts, deadline), model.dimension)
+
+    def _rows(self, lane: Lane, texts: Sequence[str], deadline: float | None) -> Sequence[np.ndarray]:
+        model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
         tokens = [model.count_tokens(text) for text in model_texts]
-        rows = self._queue.embed(lane, model_texts, tokens, deadline)
-        return _unit_rows(rows, model.dimension)
+        return self._queue.embed(lane, model_texts, tokens, deadline)
 
 
 def _unit_rows(rows: Sequence[np.ndarray], dimension: int) -> np.ndarray:

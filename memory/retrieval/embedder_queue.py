@@ -1,7 +1,7 @@
-"""The queue before the embedding model: one owner thread, two lanes, bounded work.
+"""The queue before the embedding model: one owner thread, three lanes, bounded work.
 
-Queries go before passages. A running batch cannot be stopped, so the batches are small, and a
-query waits for the one that runs, not for the document it is part of. There is no waiting
+Queries go before token vectors, and both before passages. A running batch cannot be stopped, so the
+batches are small, and a query waits for the one that runs, not for the document it is part of. There is no waiting
 timer: a batch is whatever waits when the model becomes free.
 """
 
@@ -21,7 +21,9 @@ from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
 
 logger = logging.getLogger(__name__)
 
-Lane = Literal["query", "passage"]
+Lane = Literal["query", "tokens", "passage"]
+# Somebody waits for an answer behind the first two; "tokens" are the token vectors of passages to rerank.
+_LANES_IN_ORDER: tuple[Lane, ...] = ("query", "tokens", "passage")
 # Under a constant stream of queries, passages still get one batch in nine.
 QUERY_BATCHES_BEFORE_PASSAGES = 8
 _MAX_RETRY_AFTER_SECONDS = 30
@@ -53,7 +55,7 @@ class EmbedderQueue:
     """Runs `encode(lane, texts) -> rows` in one thread, for any number of callers.
 
     A batch is at most `batch_tokens` long, counted with padding, or a single text. At most
-    `max_queued_tokens` of passages wait, and an eighth of that of queries besides, so that a
+    `max_queued_tokens` of passages wait, and an eighth of that of each other lane besides, so that a
     full indexing queue does not refuse a query; a single job is taken on an empty lane whatever
     its size. Passage jobs take turns, batch by batch.
     """
@@ -67,9 +69,13 @@ class EmbedderQueue:
     ):
         self._encode = encode
         self._batch_tokens = batch_tokens
-        self._max_queued_tokens = {"query": max_queued_tokens // 8, "passage": max_queued_tokens}
-        self._jobs: dict[Lane, deque[_Job]] = {"query": deque(), "passage": deque()}
-        self._queued_tokens: dict[Lane, int] = {"query": 0, "passage": 0}
+        self._max_queued_tokens = {
+            "query": max_queued_tokens // 8,
+            "tokens": max_queued_tokens // 8,
+            "passage": max_queued_tokens,
+        }
+        self._jobs: dict[Lane, deque[_Job]] = {lane: deque() for lane in _LANES_IN_ORDER}
+        self._queued_tokens: dict[Lane, int] = dict.fromkeys(_LANES_IN_ORDER, 0)
         self._query_batches_in_a_row = 0
         self._seconds_per_token = 0.0
         self._changed = threading.Condition()
@@ -147,7 +153,7 @@ class EmbedderQueue:
                 while not (self._closed or any(self._jobs.values())):
                     self._changed.wait()
                 if self._closed:
-                    for job in [*self._jobs["query"], *self._jobs["passage"]]:
+                    for job in [job for jobs in self._jobs.values() for job in jobs]:
                         self._drop(job, ModelUnavailable())
                     return
                 lane, batch = self._take()
@@ -165,10 +171,10 @@ class EmbedderQueue:
             jobs.extend(live)
 
         passages_due = self._query_batches_in_a_row >= QUERY_BATCHES_BEFORE_PASSAGES
-        lane: Lane = "query" if self._jobs["query"] else "passage"
+        lane: Lane = next((lane for lane in _LANES_IN_ORDER if self._jobs[lane]), "passage")
         if passages_due and self._jobs["passage"]:
             lane = "passage"
-        overtook = lane == "query" and bool(self._jobs["passage"])
+        overtook = lane != "passage" and bool(self._jobs["passage"])
         self._query_batches_in_a_row = self._query_batches_in_a_row + 1 if overtook else 0
 
         batch: list[tuple[_Job, int]] = []

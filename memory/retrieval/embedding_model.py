@@ -5,6 +5,7 @@ torch and sentence-transformers are imported by the load and not before it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -16,6 +17,7 @@ import numpy as np
 
 from memory.errors import ModelUnavailable
 from memory.retrieval.embedder_queue import Lane
+from reranker.loader import best_dtype
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_NAMES = frozenset({DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"})
@@ -126,6 +128,7 @@ class EmbeddingModel:
         self.tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self._token_model: Any = None
         prompts = self._model.prompts
         prompt = next((prompts[n] for n in ("document", "passage", "corpus") if prompts.get(n)), "")
         prompt_tokens = len(self.tokenizer.encode(prompt, add_special_tokens=False))
@@ -135,8 +138,9 @@ class EmbeddingModel:
         """Tokens the model will read, special ones included; any thread may ask."""
         return min(len(self.tokenizer.encode(text)), self._model.max_seq_length)
 
-    def encode(self, lane: Lane, texts: list[str]) -> np.ndarray:
-        """float[n, d] in the order of `texts`, with the model's own prompt for the lane."""
+    def encode(self, lane: Lane, texts: list[str]) -> np.ndarray | list[np.ndarray]:
+        """float[n, d] in the order of `texts`, with the model's own prompt for the lane; for the lane
+        "tokens" float[n_tokens, d] each, without prompt and special tokens."""
         try:
             return self._forward(lane, texts)
         except self._out_of_memory:
@@ -144,12 +148,34 @@ class EmbeddingModel:
                 raise
         self._free_memory()
         half = len(texts) // 2
-        return np.concatenate([self._forward(lane, texts[:half]), self._forward(lane, texts[half:])])
+        return [*self._forward(lane, texts[:half]), *self._forward(lane, texts[half:])]
 
-    def _forward(self, lane: Lane, texts: list[str]) -> np.ndarray:
+    def _forward(self, lane: Lane, texts: list[str]) -> np.ndarray | list[np.ndarray]:
+        if lane == "tokens":
+            return self._token_vectors(texts)
         encode: Any = self._model.encode_query if lane == "query" else self._model.encode_document
         # sentence-transformers runs this under torch.inference_mode().
         return encode(texts, batch_size=len(texts), show_progress_bar=False)
+
+    def _token_vectors(self, texts: list[str]) -> list[np.ndarray]:
+        """float32[n_tokens, d] for each text, from a copy of the transformer in the fastest dtype."""
+        import torch
+
+        if self._token_model is None:
+            dtype = getattr(torch, best_dtype(self.device))
+            self._token_model = copy.deepcopy(self._model[0].auto_model).to(dtype)
+        inputs = self._model.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self._model.max_seq_length,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        kept = inputs.pop("special_tokens_mask") == 0
+        with torch.inference_mode():
+            states = self._token_model(**inputs.to(self.device)).last_hidden_state.float().cpu()
+        return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
 
 
 def _positions(model: Any) -> int:

@@ -31,7 +31,7 @@ class Filters:
 
 _CANDIDATES = """
 SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
-       c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, c.distance
+       c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, c.distance
 FROM (
     SELECT user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, generation,
            text_cipher, meta_cipher, embedding <=> %s::halfvec AS distance

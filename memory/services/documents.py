@@ -9,10 +9,11 @@ from uuid import UUID
 from memory import sealing
 from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
 from memory.indexing.slices import join_slices
-from memory.keyring import existing_keys, forget_keys, open_state
-from memory.quarantine import quarantine_chunk, quarantine_document
+from memory.keyring import TenantKeys, existing_keys, forget_keys, open_state
+from memory.quarantine import quarantine_document, quarantine_keyless, quarantine_text
 from memory.rls import bound_tenant, tenant_transaction
 from memory.security import InvalidTag
+from memory.spaces import registered_space
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class StoredDocument:
 
 
 _DOCUMENT = """
-SELECT source, thread_id, char_count, generation, meta_cipher, created_at, updated_at
+SELECT source, thread_id, char_count, generation, meta_cipher, content_mac, created_at, updated_at
 FROM memory_documents WHERE user_hash = %s AND doc_id = %s"""
 
 _CHUNKS = """
-SELECT id, char_start, generation, text_cipher
-FROM memory_chunks WHERE user_hash = %s AND doc_id = %s ORDER BY chunk_index"""
+SELECT id, chunk_index, char_start, char_end, generation, text_cipher
+FROM memory_chunks WHERE user_hash = %s AND doc_id = %s AND space = %s ORDER BY chunk_index"""
 
 
 def get_document(doc_id: str) -> StoredDocument:
@@ -44,33 +45,28 @@ def get_document(doc_id: str) -> StoredDocument:
     Raises NotFound (missing and foreign alike), KeyUnavailable, DecryptionFailed.
     """
     user_hash = bound_tenant()
+    space = registered_space()
     keys = existing_keys(user_hash)
     with tenant_transaction(user_hash) as tx:
         document = tx.execute(_DOCUMENT, [user_hash, doc_id])
-        slices = tx.execute(_CHUNKS, [user_hash, doc_id])
+        slices = tx.execute(_CHUNKS, [user_hash, doc_id, space])
         state, row, chunks = tx.state(), document.fetchone(), slices.fetchall()
     if row is None or state is None:
         raise NotFound()
     if keys is None or not keys.matches(state):
         forget_keys(user_hash)
         keys = open_state(user_hash, state)
-    source, thread_id, char_count, generation, meta_cipher, created_at, updated_at = row
-    if {generation, *(chunk[2] for chunk in chunks)} != {keys.generation}:
+    source, thread_id, char_count, generation, meta_cipher, mac, created_at, updated_at = row
+    if generation != keys.generation:
         raise KeyUnavailable()
     try:
-        metadata = sealing.open_document_metadata(keys, doc_id, meta_cipher)
-    except InvalidTag:
-        quarantine_document(user_hash, doc_id)
+        metadata = sealing.open_document_metadata(keys, doc_id, mac, meta_cipher)
+    except (InvalidTag, ValueError):
+        quarantine_document(user_hash, doc_id, meta_cipher)
         raise DecryptionFailed() from None
-    slices = []
-    for chunk_id, start, _generation, blob in chunks:
-        try:
-            slices.append((start, sealing.open_text(keys, chunk_id, blob)))
-        except InvalidTag:
-            quarantine_chunk(user_hash, chunk_id, "text_cipher")
-            raise DecryptionFailed() from None
+    texts = [_open_slice(keys, doc_id, chunk) for chunk in chunks]
     try:
-        text = join_slices(slices)
+        text = join_slices(texts)
     except ValueError:
         text = ""
     if len(text) != char_count:
@@ -78,3 +74,16 @@ def get_document(doc_id: str) -> StoredDocument:
     return StoredDocument(
         doc_id, source, thread_id, text, metadata, [chunk[0] for chunk in chunks], created_at, updated_at
     )
+
+
+def _open_slice(keys: TenantKeys, doc_id: str, chunk: tuple) -> tuple[int, str]:
+    """(start, text) of one row of _CHUNKS. Raises DecryptionFailed or KeyUnavailable, after setting it aside."""
+    chunk_id, index, start, end, generation, blob = chunk
+    if generation != keys.generation:
+        quarantine_keyless(keys.user_hash, chunk_id)
+        raise KeyUnavailable()
+    try:
+        return start, sealing.open_text(keys, sealing.Place(chunk_id, doc_id, index, start, end), blob)
+    except InvalidTag:
+        quarantine_text(keys.user_hash, chunk_id, blob)
+        raise DecryptionFailed() from None

@@ -13,7 +13,7 @@ WHERE user_hash = %s"""
 def delete_document(doc_id: str) -> None:
     """Delete the bound tenant's document `doc_id` and its chunks. Raises NotFound.
 
-    The document's row goes first: it is the lock that a writer of the same document waits for.
+    A writer of the same user waits at the tenant's row, so what it sees is the document before or after.
     """
     user_hash = bound_tenant()
     with tenant_transaction(user_hash, write=True) as tx:

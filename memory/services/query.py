@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from django.conf import settings
 
 from memory import metrics
-from memory.conf import CANDIDATES_DEFAULT, RERANK_POOL_DEFAULT, TOP_K_DEFAULT
+from memory.conf import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.errors import StaleKeys
 from memory.halfvec import half_vectors, unit_vectors
 from memory.indexing.write import protect
@@ -20,6 +20,7 @@ from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
 from memory.retrieval.models import get_embedder
 from memory.retrieval.open import open_candidates
+from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
 from memory.spaces import active_space
@@ -35,7 +36,7 @@ class MemoryQuery:
     text: str
     top_k: int = TOP_K_DEFAULT
     candidates: int = CANDIDATES_DEFAULT
-    rerank_pool: int = RERANK_POOL_DEFAULT
+    rerank_pool: int | None = None
     rerank: bool = True
     filters: Filters = field(default_factory=Filters)
     half_life_days: float | None = None
@@ -81,12 +82,13 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     ranked = _rank(found, query)
 
-    best = ranked[: query.top_k]
+    pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
+    pool = ranked[:pool_size]
     if keys is not None:
-        open_candidates(keys, best)
+        open_candidates(keys, pool)
     watch.lap("open")
 
-    rerank = {"backend": "none", "skipped": "no_backend" if query.rerank else "not_requested"}
+    reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
     watch.lap("rerank")
 
     took_ms = watch.total()
@@ -94,10 +96,10 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     for stage, elapsed_ms in took_ms.items():
         metrics.query_latency_ms.labels(stage, VARIANT).observe(elapsed_ms)
     return MemoryAnswer(
-        results=best,
+        results=reranked.candidates[: query.top_k],
         candidates=len(found),
-        reranked=False,
-        rerank=rerank,
+        reranked=reranked.is_reranked,
+        rerank={"backend": reranked.backend, "skipped": reranked.skipped},
         variant=VARIANT,
         degraded=["quarantined"] if quarantined else [],
         took_ms=took_ms,
@@ -127,7 +129,7 @@ def _search(
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
-    """Fused, decayed and in answer order; ties go to the nearer, then the newer id, always the same way."""
+    """Fused, decayed and in answer order; ties go to the nearer, then the older chunk, always the same way."""
     if query.min_score is not None:
         candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
     fuse(candidates)

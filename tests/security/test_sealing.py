@@ -20,7 +20,7 @@ from django.db import connections
 from pgvector import HalfVector
 from prometheus_client import REGISTRY
 
-from memory import keyring, sealing
+from memory import keyring, quarantine, sealing
 from memory.indexing.write import Passage, index_memory_batch
 from memory.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
 from memory.security import InvalidTag, open_sealed
@@ -137,6 +137,10 @@ def clone(keys: TenantKeys, *, user_hash: str | None = None, generation: int | N
     )
 
 
+def place_of(row: Row) -> sealing.Place:
+    return sealing.Place(row["id"], row["doc_id"], row["chunk_index"], row["char_start"], row["char_end"])
+
+
 # Moved between users
 
 
@@ -144,7 +148,7 @@ def test_aad_binding_prevents_cross_tenant_decryption(alice, bob, superuser):
     remember(alice, heating=HEATING)
     remember(bob, heating=PASSPORT)
     mine, stolen = chunk(superuser, bob, "heating"), chunk(superuser, alice, "heating")
-    for column in ("id", "text_cipher", "meta_cipher", "emb_cipher", "embedding"):
+    for column in ("id", "char_start", "char_end", "text_cipher", "meta_cipher", "emb_cipher", "embedding"):
         mine[column] = stolen[column]
 
     # Alice's own row, id and all, in Bob's hands: his key does not open it.
@@ -154,10 +158,10 @@ def test_aad_binding_prevents_cross_tenant_decryption(alice, bob, superuser):
 
     # Given Alice's data key as well, it still is sealed for Alice.
     keys = opened_keys(alice)
-    chunk_id, blob = mine["id"], mine["text_cipher"]
-    assert sealing.open_text(keys, chunk_id, blob) == HEATING
+    place, blob = place_of(mine), mine["text_cipher"]
+    assert sealing.open_text(keys, place, blob) == HEATING
     with pytest.raises(InvalidTag):
-        sealing.open_text(clone(keys, user_hash=bob.user_hash), chunk_id, blob)
+        sealing.open_text(clone(keys, user_hash=bob.user_hash), place, blob)
 
     assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
 
@@ -245,11 +249,12 @@ def test_the_column_is_bound_by_more_than_its_sub_key(alice, superuser):
     keys = opened_keys(alice)
     row, whole = chunk(superuser, alice, "heating"), document(superuser, alice, "heating")
     assert sealing.open_chunk_metadata(keys, row["id"], row["meta_cipher"]) == {}
-    assert sealing.open_document_metadata(keys, "heating", whole["meta_cipher"]) == {"animal": "salamander"}
+    mac = bytes(whole["content_mac"])
+    assert sealing.open_document_metadata(keys, "heating", mac, whole["meta_cipher"]) == {"animal": "salamander"}
     with pytest.raises(InvalidTag):
         sealing.open_chunk_metadata(keys, row["id"], whole["meta_cipher"])
     with pytest.raises(InvalidTag):
-        sealing.open_document_metadata(keys, "heating", row["meta_cipher"])
+        sealing.open_document_metadata(keys, "heating", mac, row["meta_cipher"])
 
 
 def test_a_blob_of_another_generation_does_not_open_even_under_the_same_data_key(alice, superuser):
@@ -258,16 +263,46 @@ def test_a_blob_of_another_generation_does_not_open_even_under_the_same_data_key
     keys = opened_keys(alice)
     next_generation = clone(keys, generation=2)
     with pytest.raises(InvalidTag):
-        sealing.open_text(next_generation, row["id"], row["text_cipher"])
-    row["text_cipher"] = sealing.seal_text(next_generation, row["id"], HEATING)
+        sealing.open_text(next_generation, place_of(row), row["text_cipher"])
+    row["text_cipher"] = sealing.seal_text(next_generation, place_of(row), HEATING)
     assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
 
 
-def test_a_row_that_claims_a_generation_without_a_key_fails_closed(alice, superuser):
+@pytest.mark.parametrize(
+    ("column", "value"), [("doc_id", "forged"), ("chunk_index", 7), ("char_start", 3), ("char_end", 9_999)]
+)
+def test_what_a_citation_says_cannot_be_changed_in_the_row(alice, superuser, column, value):
+    remember(alice, heating=HEATING)
+    chunk(superuser, alice, "heating")[column] = value
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    later = alice.query(QUESTION)
+    assert (later.status_code, later.json()["degraded"]) == (200, ["quarantined"])
+
+
+def test_metadata_of_an_earlier_version_of_the_document_does_not_open(alice, superuser):
+    remember(alice, heating=HEATING)
+    old = document(superuser, alice, "heating")["meta_cipher"]
+    assert alice.index("heating", PASSPORT).status_code == 200
+    document(superuser, alice, "heating")["meta_cipher"] = old
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+
+
+def test_a_document_written_anew_is_not_set_aside_for_what_its_earlier_version_was(alice, superuser):
+    remember(alice, heating=HEATING)
+    earlier = chunk(superuser, alice, "heating")
+    chunk_id, text, meta = earlier["id"], earlier["text_cipher"], document(superuser, alice, "heating")["meta_cipher"]
+    assert alice.index("heating", PASSPORT).status_code == 200
+    quarantine.quarantine_text(alice.user_hash, chunk_id, text)
+    quarantine.quarantine_document(alice.user_hash, "heating", meta)
+    assert chunk(superuser, alice, "heating")["quarantined_at"] is None
+
+
+@pytest.mark.parametrize("first_hit", ["query", "document"])
+def test_a_row_that_claims_a_generation_without_a_key_fails_closed(alice, superuser, first_hit):
     remember(alice, heating=HEATING)
     chunk(superuser, alice, "heating")["generation"] = 2
-    assert_fails_closed(alice.get("memory/documents/heating"), 503, "key_unavailable")
-    assert_fails_closed(alice.query(QUESTION), 503, "key_unavailable")
+    hit = alice.query(QUESTION) if first_hit == "query" else alice.get("memory/documents/heating")
+    assert_fails_closed(hit, 503, "key_unavailable")
     later = alice.query(QUESTION)
     assert (later.status_code, later.json()["degraded"]) == (200, ["quarantined"])
 

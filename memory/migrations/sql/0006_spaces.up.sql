@@ -5,6 +5,8 @@ CREATE TABLE memory_spaces (
     fingerprint  text NOT NULL UNIQUE,
     description  jsonb NOT NULL,
     active       boolean NOT NULL DEFAULT false,
+    -- HMAC of a constant under MEMORY_TENANT_HMAC_KEY: with another key every user would seem new.
+    tenant_key_check  bytea NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX memory_spaces_one_active ON memory_spaces (active) WHERE active;

@@ -1,0 +1,79 @@
+"""The bridge to `reranker`, which knows nothing of memory: settings, flags and token vectors go in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from django.conf import settings
+
+import reranker
+from memory.errors import MemoryServiceError, Overloaded
+from memory.retrieval.candidate import Candidate
+from memory.retrieval.models import get_embedder
+from memory.rollout.flags import flag
+
+NOT_REQUESTED = "not_requested"
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """Candidates in answer order; `skipped` is the reason where the order is their own."""
+
+    candidates: list[Candidate]
+    backend: str
+    skipped: str | None
+
+    @property
+    def is_reranked(self) -> bool:
+        return self.skipped is None
+
+
+def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool) -> Reranked:
+    """`pool` reranked within RERANK_CIRCUIT_MS, or as it is. Sets each candidate's `rerank` score; never raises."""
+    if not wanted:
+        return Reranked(pool, "none", NOT_REQUESTED)
+    outcome = reranker.maybe_rerank(
+        question,
+        pool,
+        enabled=flag("RERANK_ENABLED"),
+        timeout_ms=flag("RERANK_CIRCUIT_MS"),
+        backend=flag("RERANK_BACKEND"),
+    )
+    if not outcome.reranked:
+        return Reranked(pool, outcome.backend, outcome.skipped)
+    for result in outcome.results:
+        result.candidate.rerank = result.score
+    return Reranked([result.candidate for result in outcome.results], outcome.backend, None)
+
+
+def rerank_pool_size() -> int:
+    """How many candidates go to the reranker where the query does not say."""
+    return flag("RERANK_POOL")
+
+
+def configure_reranker() -> None:
+    """Give `reranker` this deployment's settings. After the fork, once a worker."""
+    reranker.configure(
+        reranker.RerankConfig(
+            backend=settings.RERANK_BACKEND,
+            model=settings.CROSS_ENCODER_MODEL,
+            revision=settings.CROSS_ENCODER_REVISION or None,
+            token_encoder=_token_vectors,
+            blend=settings.RERANK_BLEND,
+            window_tokens=settings.RERANK_WINDOW_TOKENS,
+        )
+    )
+
+
+def _token_vectors(texts: Sequence[str]) -> list[np.ndarray]:
+    """Token vectors of the embedding model; a full queue is a refusal without blame on the model."""
+    deadline = time.monotonic() + flag("RERANK_CIRCUIT_MS") / 1000
+    try:
+        return get_embedder().embed_tokens(texts, deadline=deadline)
+    except Overloaded:
+        raise reranker.RerankSkipped("overloaded") from None
+    except MemoryServiceError as exc:
+        raise reranker.RerankSkipped("error", type(exc).__name__) from None

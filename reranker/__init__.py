@@ -1,0 +1,86 @@
+"""Reranking with a hard time budget: the last step, which decides what a user sees.
+
+The functions here use one `Reranker` per process. Importing this package imports no model library
+and starts no thread; `warm()` or the first call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reranker.config import (
+    BACKEND_CHOICES,
+    DEFAULT_MODEL,
+    DEFAULT_TIMEOUT_MS,
+    BackendChoice,
+    RerankConfig,
+    TokenEncoder,
+)
+from reranker.reranker import Reranker
+from reranker.results import REASONS, Reason, RerankedResult, RerankOutcome, RerankSkipped
+
+__all__ = [
+    "BACKEND_CHOICES",
+    "DEFAULT_MODEL",
+    "REASONS",
+    "BackendChoice",
+    "Reason",
+    "RerankConfig",
+    "RerankOutcome",
+    "RerankSkipped",
+    "RerankedResult",
+    "Reranker",
+    "TokenEncoder",
+    "close",
+    "configure",
+    "get_cross_encoder",
+    "get_rerank_metrics",
+    "maybe_rerank",
+    "rerank",
+    "warm",
+]
+
+_process_reranker = Reranker()
+
+
+def rerank(query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS) -> list[RerankedResult]:
+    """All candidates, best first; see `Reranker.rerank`. Raises `RerankSkipped`."""
+    return _process_reranker.rerank(query, candidates, timeout_ms)
+
+
+def maybe_rerank(
+    query: str,
+    candidates: Sequence[Any],
+    *,
+    enabled: bool = True,
+    timeout_ms: float = DEFAULT_TIMEOUT_MS,
+    backend: BackendChoice | None = None,
+) -> RerankOutcome:
+    """As `rerank`, or the candidates' own order and the reason; see `Reranker.maybe_rerank`."""
+    return _process_reranker.maybe_rerank(query, candidates, enabled=enabled, timeout_ms=timeout_ms, backend=backend)
+
+
+def get_cross_encoder() -> Any:
+    """The loaded `sentence_transformers.CrossEncoder`; see `Reranker.cross_encoder`."""
+    return _process_reranker.cross_encoder()
+
+
+def get_rerank_metrics() -> dict[str, Any]:
+    """This process's counts, latencies and state; see `Reranker.metrics`."""
+    return _process_reranker.metrics()
+
+
+def configure(config: RerankConfig) -> None:
+    """Take new settings; see `Reranker.configure`."""
+    _process_reranker.configure(config)
+
+
+def warm(timeout_seconds: float | None = None) -> bool:
+    """Load and warm the model in this process, after its fork; see `Reranker.warm`."""
+    return _process_reranker.warm(timeout_seconds)
+
+
+def close() -> None:
+    """Stop the threads and let go of the models; the next call starts again."""
+    _process_reranker.close()

@@ -1,0 +1,283 @@
+"""The queue before a reranking model: one owner thread, bounded work, absolute deadlines.
+
+A forward pass cannot be stopped. So nothing is admitted that cannot end in time, a caller leaves
+when its time is up whatever the model does, and what it left behind is not worked on. There is no
+waiting timer: a batch is whatever waits when the model becomes free.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from reranker import metrics
+from reranker.backends import Backend, Pair
+from reranker.breaker import Breaker
+from reranker.config import DEFAULT_TIMEOUT_MS, RerankConfig
+from reranker.faults import reason_of
+from reranker.jobs import Job, next_batch
+from reranker.results import Reason, RerankSkipped
+from reranker.runner import Runner
+
+logger = logging.getLogger(__name__)
+
+# After a refusal that rests on the estimate alone, an idle model is measured again.
+_REMEASURE_AFTER_SECONDS = 0.5
+_CLOSE_PATIENCE_SECONDS = 5.0
+_CHARACTERS_PER_TOKEN = 4
+# Reasons that say nothing about the model's health.
+_REFUSALS = frozenset[Reason | None]({"no_backend", "loading", "circuit_open", "deadline", "overloaded"})
+
+
+class SkippedAfterAdmission(RerankSkipped):
+    """The model was asked, and the caller waited for it."""
+
+
+class Batcher:
+    """Loads a backend in a thread of its own and runs it there, for any number of callers.
+
+    `make` gives the backend. The thread probes the model when the breaker says so, and outlives
+    whatever the model raises. Any thread may call.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Backend], config: RerankConfig):
+        self.name = name
+        self.breaker = Breaker(on_change=self._show_breaker)
+        self.runner = Runner(make, config)
+        self._config = config
+        self._jobs: deque[Job] = deque()
+        self._pending_tokens = 0  # admitted and not yet in a forward pass, those being prepared too
+        self._limit_seconds = DEFAULT_TIMEOUT_MS / 1000
+        self._doubtful = False  # a call was refused on the estimate alone
+        self._stuck = False
+        self._preparing = threading.Lock()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.batches_run = 0
+        self._show_breaker("closed")
+        self._thread = threading.Thread(target=self._own, name=f"reranker-{name}", daemon=True)
+        self._thread.start()
+
+    def score(self, query: str, texts: Sequence[str], started: float, timeout_ms: float) -> np.ndarray:
+        """float32[n], one score per text; blocks until `timeout_ms` after `started` at most.
+
+        `started` is on the `time.monotonic()` clock. Raises `RerankSkipped`, and its subclass
+        `SkippedAfterAdmission` where the caller had to wait. A call is slow when it is not done in
+        its time, and a probe when it takes longer than the latest call was given.
+        """
+        deadline = started + timeout_ms / 1000
+        rough_tokens = self._rough_tokens(query, texts)
+        with self._changed:
+            self._admit(rough_tokens, deadline)
+            self._limit_seconds = timeout_ms / 1000
+            self._pending_tokens += rough_tokens
+        try:
+            pairs = self._prepared(query, texts, deadline)
+        finally:
+            with self._changed:
+                self._pending_tokens -= rough_tokens
+
+        job = Job(pairs, deadline)
+        with self._changed:
+            self._admit(job.waiting_tokens, deadline)
+            self._pending_tokens += job.waiting_tokens
+            self._jobs.append(job)
+            self._changed.notify()
+        try:
+            job.done.wait(max(0.0, deadline - time.monotonic()))
+        finally:  # whatever made the caller leave, nobody works for it any more
+            with self._changed:
+                self._drop(job, "timeout")
+        self._record(job, late=time.monotonic() > deadline)
+        if job.reason is not None:
+            raise SkippedAfterAdmission(job.reason)
+        return job.scores
+
+    def status(self) -> dict[str, Any]:
+        """How the model and its queue stand, for health checks and metrics; never waits for the model."""
+        with self._changed:
+            self._watch()
+            queued_pairs = sum(len(job.waiting) for job in self._jobs)
+            queued_tokens = self._pending_tokens
+        backend, load = self.runner.backend, self.runner.load
+        return {
+            "state": load.state,
+            "reason": None if load.state == "ready" else load.reason,
+            "detail": load.detail,
+            "device": getattr(backend, "device", None),
+            "dtype": getattr(backend, "dtype", None),
+            "weights_sha256": getattr(backend, "weights_sha256", None),
+            "loads": load.loads,
+            "load_seconds": load.seconds,
+            "breaker": self.breaker.state,
+            "stuck": self._stuck,
+            "queued_pairs": queued_pairs,
+            "queued_tokens": queued_tokens,
+            "batches": self.batches_run,
+        }
+
+    def close(self) -> None:
+        """Stop after the running pass; whoever waits is skipped. A stuck thread is left behind."""
+        with self._changed:
+            self._closed = True
+            self._skip_all("no_backend")
+            self._changed.notify_all()
+        if self._thread is not threading.current_thread():
+            self._thread.join(_CLOSE_PATIENCE_SECONDS)
+
+    # What callers do. `_admit`, `_watch`, `_drop` and `_skip_all` are called with the lock held.
+
+    def _admit(self, tokens: int, deadline: float) -> None:
+        """Refuse at once what cannot be done in time; raises `RerankSkipped`."""
+        self._watch()
+        load = self.runner.load
+        if self._closed:
+            raise RerankSkipped("no_backend")
+        if load.state != "ready":
+            raise RerankSkipped(load.reason, load.detail)
+        if self.breaker.state != "closed":
+            raise RerankSkipped("circuit_open")
+        if self._pending_tokens and self._pending_tokens + tokens > self._config.max_queued_tokens:
+            raise RerankSkipped("overloaded")
+        seconds_left = deadline - time.monotonic()
+        alone = self.runner.seconds_for(tokens)
+        if alone >= seconds_left:
+            self._doubtful = True
+            self._changed.notify()
+            raise RerankSkipped("deadline")
+        ahead = self.runner.seconds_left() + self.runner.seconds_for(self._pending_tokens)
+        if ahead + alone >= seconds_left:
+            raise RerankSkipped("overloaded")
+
+    def _watch(self) -> None:
+        """Open the breaker, and say so once, when a forward pass does not come back."""
+        seconds = self.runner.running_seconds()
+        if seconds > self._config.stuck_after_seconds and not self._stuck:
+            self._stuck = True
+            logger.error("the reranker's model has not come back for %.1f s; its device may be stuck", seconds)
+            if self.breaker.trip():
+                self._skip_all("circuit_open")
+
+    def _drop(self, job: Job, reason: Reason) -> None:
+        if not job.done.is_set():
+            self._pending_tokens -= job.waiting_tokens
+            job.skip(reason)
+
+    def _skip_all(self, reason: Reason) -> None:
+        for job in self._jobs:
+            self._drop(job, reason)
+        self._jobs.clear()
+
+    def _record(self, job: Job, late: bool) -> None:
+        """Tell the breaker how a call went that was admitted; if that opens it, nobody waits on."""
+        if job.reason not in _REFUSALS and self.breaker.record(slow=late or job.reason is not None):
+            logger.warning("reranking is suspended, for calls were slow or failed (last: %s)", job.reason or "late")
+            with self._changed:
+                self._skip_all("circuit_open")
+                self._changed.notify()
+
+    def _prepared(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
+        """One caller at a time: more would take the model's cores from under it."""
+        if not self._preparing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise RerankSkipped("overloaded")
+        try:
+            return self.runner.backend.prepare(query, texts, deadline)
+        except Exception as error:
+            raise RerankSkipped(reason_of(error)) from None
+        finally:
+            self._preparing.release()
+
+    def _rough_tokens(self, query: str, texts: Sequence[str]) -> int:
+        most = getattr(self.runner.backend, "max_tokens", self._config.max_tokens)
+        return sum(min(most, (len(query) + len(text)) // _CHARACTERS_PER_TOKEN + 1) for text in texts)
+
+    # What the owner does.
+
+    def _own(self) -> None:
+        while not self._closed:
+            try:
+                self._step()
+            except Exception as error:  # a fault of ours; the thread must not die of it
+                logger.error("the reranker's queue failed: %s", type(error).__name__)
+                with self._changed:
+                    self._skip_all("error")
+
+    def _step(self) -> None:
+        """Wait for something to do, and do it: run one batch, load, probe, or measure."""
+        with self._changed:
+            batch = self._take()
+            if not batch:
+                waits = [
+                    self.runner.load.seconds_until_due(),
+                    self.breaker.seconds_until_probe(),
+                    self._until_measured(),
+                ]
+                soonest = min((seconds for seconds in waits if seconds is not None), default=None)
+                if soonest is None or soonest > 0:
+                    self._changed.wait(soonest)
+                    return
+        if batch:
+            self._run(batch)
+        elif self.runner.load.seconds_until_due() == 0:
+            self.runner.load.run()
+        elif self.breaker.begin_probe():
+            self.breaker.end_probe(good=self._probe())
+        elif self._until_measured() == 0:
+            self._probe()
+
+    def _until_measured(self) -> float | None:
+        """Refused calls do not reach the model, so it is on the owner to find the estimate outdated."""
+        if not self._doubtful or self.breaker.state != "closed":
+            return None
+        return max(0.0, self.runner.ended_at + _REMEASURE_AFTER_SECONDS - time.monotonic())
+
+    def _probe(self) -> bool:
+        good = self.runner.probe(self._limit_seconds)
+        with self._changed:
+            self._stuck = self._doubtful = False
+        return good
+
+    def _take(self) -> list[tuple[Job, int]]:
+        """The next batch, of the jobs that can still end in time."""
+        now = time.monotonic()
+        for job in self._jobs:
+            if now >= job.deadline:
+                self._drop(job, "timeout")
+            elif job.waiting and now + self.runner.seconds_for(job.waiting_tokens) > job.deadline:
+                self._drop(job, "deadline")
+        self._jobs = deque(job for job in self._jobs if job.waiting)
+        if not self._jobs:
+            return []
+        batch = next_batch(self._jobs, self._config.batch_pairs, self.runner.backend.batch_tokens)
+        self._pending_tokens -= sum(job.pairs[i].tokens for job, i in batch)
+        return batch
+
+    def _run(self, batch: list[tuple[Job, int]]) -> None:
+        started = time.monotonic()
+        reason = None
+        try:
+            scores = self.runner.scores([job.pairs[i] for job, i in batch])
+        except Exception as error:
+            reason = reason_of(error)
+            if not isinstance(error, RerankSkipped):
+                # Without the traceback's text: a message can quote what was said.
+                logger.error("a reranking batch failed (%s): %s", reason, type(error).__name__)
+        with self._changed:
+            self._stuck = False
+            self.batches_run += 1
+            for n, (job, i) in enumerate(batch):
+                if reason is not None:
+                    self._drop(job, reason)
+                elif not job.done.is_set():
+                    job.fill(i, scores[n])
+        metrics.batch_pairs.observe(len(batch))
+        metrics.batch_ms.observe((time.monotonic() - started) * 1000)
+
+    def _show_breaker(self, state: str) -> None:
+        metrics.breaker_state.labels(self.name).set(metrics.BREAKER_STATES[state])

@@ -1,0 +1,93 @@
+"""How candidates are reranked: which backend, which model, in what portions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+BackendChoice = Literal["auto", "cross_encoder", "late_interaction", "none"]
+BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
+
+DEFAULT_MODEL = "cross-encoder/ms-marco-TinyBERT-L-2-v2"
+# The hub's repository is now spelled `ms-marco-TinyBERT-L2-v2` and redirects from the old name.
+DEFAULT_REVISION = "81d1926f67cb8eee2c2be17ca9f793c7c3bd20cc"
+DEFAULT_TIMEOUT_MS = 250.0
+
+# One forward pass is what a new caller may have to wait for. 2 CPU cores take about 7 µs a token
+# in bf16, so a full batch is about 60 ms there; a GPU needs more to be busy.
+CPU_BATCH_TOKENS = 8_192
+GPU_BATCH_TOKENS = 65_536
+
+# Texts in, and for each the float32[n_tokens, d] vectors of its tokens.
+TokenEncoder = Callable[[Sequence[str]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class RerankConfig:
+    """Settings of a `Reranker`. A model change reloads; the rest applies to the next call.
+
+    backend: `auto` is the cross-encoder where its weights can be loaded, else late interaction
+        where there is a `token_encoder`, else candidate order.
+    model, revision, cache_folder: a local folder, or a name in the local hub cache or the hub. The
+        default model's revision is pinned; without a revision another model is the hub's newest.
+    device: a torch device; None is `cuda:0` where there is one, else `cpu`.
+    dtype: a torch dtype's name; `auto` is bfloat16 where the hardware multiplies it (GPUs that say
+        so, CPUs with avx512_bf16 or amx_bf16), else float32.
+    max_tokens: longest query-passage pair, special tokens included; the model's own limit is kept.
+    batch_pairs, batch_tokens: most pairs and most tokens, padding included, of one forward pass.
+    max_queued_tokens: most tokens admitted and not yet done.
+    stuck_after_seconds: a forward pass that runs longer opens the breaker.
+    reload_after_seconds: a failed load is tried again after this, then after twice as long, up to
+        sixteen times.
+    token_encoder: for late interaction. It may raise `RerankSkipped` to refuse without blame.
+    window_tokens: late interaction reads the best window of about this length from each passage.
+    blend: late interaction's weight against the candidates' own scores, 0-1.
+    """
+
+    backend: BackendChoice = "auto"
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    cache_folder: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    max_tokens: int = 512
+    batch_pairs: int = 32
+    batch_tokens: int | None = None
+    max_queued_tokens: int = 131_072
+    stuck_after_seconds: float = 5.0
+    reload_after_seconds: float = 60.0
+    token_encoder: TokenEncoder | None = None
+    window_tokens: int = 64
+    blend: float = 0.5
+
+    def __post_init__(self):
+        if self.backend not in BACKEND_CHOICES:
+            raise ValueError(f"backend must be one of {', '.join(BACKEND_CHOICES)}")
+        if not 0 <= self.blend <= 1:
+            raise ValueError("blend must be 0-1")
+        if min(self.batch_pairs, self.max_queued_tokens, self.window_tokens) < 1 or self.max_tokens < 8:
+            raise ValueError("batch_pairs, max_queued_tokens and window_tokens must be positive, max_tokens at least 8")
+
+    @property
+    def pinned_revision(self) -> str | None:
+        """The revision to load: the one set, or the default model's."""
+        return self.revision or (DEFAULT_REVISION if self.model == DEFAULT_MODEL else None)
+
+    @property
+    def cross_encoder_identity(self) -> tuple:
+        """What a loaded cross-encoder depends on; when it changes, the model is loaded again."""
+        return (
+            *(self.model, self.pinned_revision, self.cache_folder, self.device, self.dtype, self.max_tokens),
+            *(self.batch_pairs, self.batch_tokens, self.max_queued_tokens),
+            *(self.stuck_after_seconds, self.reload_after_seconds),
+        )
+
+    @property
+    def late_interaction_identity(self) -> tuple:
+        return (
+            *(self.token_encoder, self.window_tokens, self.batch_pairs, self.batch_tokens, self.max_queued_tokens),
+            *(self.stuck_after_seconds, self.reload_after_seconds),
+        )

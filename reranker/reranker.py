@@ -1,0 +1,231 @@
+"""A `Reranker` puts candidates in order: it picks the backend, asks it, and makes scores of the answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reranker.backends import Backend
+from reranker.backends.cross_encoder import load_cross_encoder_backend
+from reranker.backends.late_interaction import make_late_interaction_backend
+from reranker.batcher import Batcher, SkippedAfterAdmission
+from reranker.blend import best_first, blended, sigmoid
+from reranker.config import BACKEND_CHOICES, DEFAULT_TIMEOUT_MS, BackendChoice, RerankConfig
+from reranker.faults import reason_of
+from reranker.metrics import CallLog
+from reranker.results import RerankedResult, RerankOutcome, RerankSkipped, candidate_order
+
+_MAKERS = {"cross_encoder": load_cross_encoder_backend, "late_interaction": make_late_interaction_backend}
+_IDLE = {"state": "cold", "breaker": "closed", "stuck": False, "queued_pairs": 0, "queued_tokens": 0, "loads": 0}
+
+
+class Reranker:
+    """One process's models, each behind its own thread, made when first asked for.
+
+    Any thread may call. A fork's child starts with the same settings and no model; where the
+    parent had begun to load a cross-encoder, the child has none, for torch's threads and CUDA's
+    context did not come along.
+    """
+
+    def __init__(self, config: RerankConfig | None = None):
+        self.config = config or RerankConfig()
+        self._lock = threading.Lock()
+        self._batchers: dict[str, Batcher] = {}
+        self._log = CallLog()
+        self._left_in_parent: list[Batcher] = []
+        self._loaded_before_fork = False
+        _everyone.add(self)
+
+    def rerank(
+        self,
+        query: str,
+        candidates: Sequence[Any],
+        timeout_ms: float = DEFAULT_TIMEOUT_MS,
+        backend: BackendChoice | None = None,
+    ) -> list[RerankedResult]:
+        """All candidates, best first; a candidate is a str or has a `.text`, and may have a `.score`.
+
+        Scores are 0-1: a cross-encoder's are the sigmoid of its logit; late interaction's are
+        the sigmoid of the blend of standardised scores, and so relative to this pool. Returns or
+        raises within `timeout_ms` of the call. Raises `RerankSkipped`, and `ValueError` for a
+        backend that is not one of `BACKEND_CHOICES`.
+        """
+        outcome = self._reranked(query, candidates, timeout_ms, backend)
+        if outcome.skipped:
+            raise RerankSkipped(outcome.skipped)
+        return outcome.results
+
+    def maybe_rerank(
+        self,
+        query: str,
+        candidates: Sequence[Any],
+        *,
+        enabled: bool = True,
+        timeout_ms: float = DEFAULT_TIMEOUT_MS,
+        backend: BackendChoice | None = None,
+    ) -> RerankOutcome:
+        """As `rerank`, but open to failure: then the candidates' own order, and the reason.
+
+        `backend` overrides the configured one. Raises only what a caller did wrong.
+        """
+        if not enabled:
+            self._log.skipped("disabled", 0.0, asked_model=False)
+            return RerankOutcome(candidate_order(candidates), False, "none", "disabled", 0.0)
+        return self._reranked(query, candidates, timeout_ms, backend)
+
+    def warm(self, timeout_seconds: float | None = None) -> bool:
+        """Load what the configured backend needs and wait for it; True if something is ready.
+
+        False where there is no backend, where it cannot be loaded, or where `timeout_seconds` is
+        over; a load goes on, and is tried again, in the background.
+        """
+        give_up = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        for name in self._wanted(self.config.backend):
+            batcher = self._batcher(name)
+            if batcher and batcher.runner.load.wait(None if give_up is None else max(0.0, give_up - time.monotonic())):
+                return True
+        return False
+
+    def cross_encoder(self) -> Any:
+        """The loaded `sentence_transformers.CrossEncoder`; waits for the load.
+
+        Only its own thread may run it. Raises `RerankSkipped` with the reason where there is none.
+        """
+        batcher = self._batcher("cross_encoder")
+        if batcher is None:
+            raise RerankSkipped("no_backend", "the model was loaded before the fork")
+        if not batcher.runner.load.wait(None):
+            raise RerankSkipped(batcher.runner.load.reason, batcher.runner.load.detail)
+        return batcher.runner.backend.model
+
+    def ready_backend(self) -> Backend:
+        """The backend that would be asked now; raises `RerankSkipped` where none is ready."""
+        _, batcher = self._current(self.config.backend, start=True)
+        if batcher is None or batcher.runner.backend is None:
+            raise RerankSkipped("no_backend", self._why_none())
+        return batcher.runner.backend
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts and latencies of this process since it started, and how the backend stands.
+
+        Latencies are of calls that asked a model; `p50`, `p95` and `max` are None before the first.
+        """
+        name, batcher = self._current(self.config.backend, start=False)
+        status = batcher.status() if batcher else {**_IDLE, "device": None, "detail": self._why_none()}
+        return {**self._log.summary(), "backend": name, "model": self.config.model, **status}
+
+    def configure(self, config: RerankConfig) -> None:
+        """Take new settings from the next call on; only what they change is loaded again."""
+        with self._lock:
+            before, self.config = self.config, config
+            outdated = []
+            if before.cross_encoder_identity != config.cross_encoder_identity:
+                outdated.append(self._batchers.pop("cross_encoder", None))
+            if before.late_interaction_identity != config.late_interaction_identity:
+                outdated.append(self._batchers.pop("late_interaction", None))
+        for batcher in filter(None, outdated):
+            batcher.close()
+
+    def close(self) -> None:
+        """Stop the threads and let go of the models; the next call starts again."""
+        with self._lock:
+            batchers, self._batchers = list(self._batchers.values()), {}
+        for batcher in batchers:
+            batcher.close()
+
+    def _reranked(
+        self, query: str, candidates: Sequence[Any], timeout_ms: float, backend: BackendChoice | None
+    ) -> RerankOutcome:
+        started = time.monotonic()
+        if backend is not None and backend not in BACKEND_CHOICES:
+            raise ValueError(f"backend must be one of {', '.join(BACKEND_CHOICES)}")
+        texts = [candidate if isinstance(candidate, str) else candidate.text for candidate in candidates]
+        name = "none"
+        try:
+            name, batcher = self._current(backend or self.config.backend, start=True)
+            if batcher is None:
+                raise RerankSkipped("no_backend", self._why_none())
+            values = batcher.score(query, texts, started, timeout_ms) if texts else np.empty(0)
+            if name == "late_interaction" and texts:
+                values = blended(_own_scores(candidates), values, self.config.blend)
+        except Exception as error:
+            reason = reason_of(error)
+            took_ms = (time.monotonic() - started) * 1000
+            self._log.skipped(reason, took_ms, asked_model=isinstance(error, SkippedAfterAdmission))
+            return RerankOutcome(candidate_order(candidates), False, name, reason, took_ms)
+
+        scores = sigmoid(values)
+        # By value, not by score: the sigmoid of 40 and that of 50 are both 1.
+        order = best_first(values)
+        results = [RerankedResult(candidates[i], float(scores[i]), n) for n, i in enumerate(order, 1)]
+        took_ms = (time.monotonic() - started) * 1000
+        self._log.reranked(took_ms)
+        return RerankOutcome(results, True, name, None, took_ms)
+
+    def _wanted(self, backend: BackendChoice) -> list[str]:
+        """Backends in the order to try them."""
+        names = ["cross_encoder", "late_interaction"] if backend == "auto" else [backend]
+        return [n for n in names if n != "none" and (n != "late_interaction" or self.config.token_encoder)]
+
+    def _current(self, backend: BackendChoice, start: bool) -> tuple[str, Batcher | None]:
+        """The backend to ask: the first that is ready, else the first, which says why it is not."""
+        first: tuple[str, Batcher | None] = ("none", None)
+        for name in self._wanted(backend):
+            batcher = self._batcher(name) if start else self._batchers.get(name)
+            if batcher is None:
+                continue
+            if batcher.runner.load.state == "ready":
+                return name, batcher
+            if first[1] is None:
+                first = name, batcher
+        return first
+
+    def _batcher(self, name: str) -> Batcher | None:
+        if name == "cross_encoder" and self._loaded_before_fork:
+            return None
+        batcher = self._batchers.get(name)
+        if batcher is None:
+            with self._lock:
+                batcher = self._batchers.get(name)
+                if batcher is None:
+                    config = self.config
+                    batcher = Batcher(name, lambda: _MAKERS[name](config), config)
+                    self._batchers[name] = batcher
+        return batcher
+
+    def _why_none(self) -> str:
+        if self._loaded_before_fork:
+            return "the model was loaded before the fork"
+        return "" if self._wanted(self.config.backend) else "no backend is configured"
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._log = CallLog()
+        self._loaded_before_fork = self._loaded_before_fork or "cross_encoder" in self._batchers
+        # Kept, so that nothing of the parent's CUDA context is freed here.
+        self._left_in_parent += self._batchers.values()
+        self._batchers = {}
+
+
+_everyone: weakref.WeakSet[Reranker] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for reranker in _everyone:
+        reranker._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _own_scores(candidates: Sequence[Any]) -> list[float] | None:
+    """The candidates' scores, where every one has one."""
+    scores = [getattr(candidate, "score", None) for candidate in candidates]
+    return None if any(score is None for score in scores) else [float(score) for score in scores]

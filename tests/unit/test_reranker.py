@@ -1,0 +1,451 @@
+"""Reranking: exact order, batches shared between callers, and a facade that never fails."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reranker
+from reranker import RerankConfig, Reranker, RerankSkipped
+from reranker.backends import Pair
+from reranker.backends.late_interaction import max_sim
+from reranker.backends.windows import best_windows, estimated_tokens
+from reranker.bench import BenchPlan, run_bench
+from reranker.blend import best_first, blended, sigmoid
+from reranker.jobs import Job, next_batch
+from reranker.pace import Pace
+from reranker.verify import as_reference, read_reference, verify, write_reference
+from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
+
+PLENTY_MS = 30_000
+TEXTS = ["plain dull", "good good plain dull", "good plain dull dull", "good good good", "plain plain plain dull"]
+BY_SHARE_OF_GOOD = [3, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_cross_encoder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def tiny(folder):
+    tiny = Reranker(RerankConfig(model=str(folder), device="cpu"))
+    assert tiny.warm(60)
+    yield tiny
+    tiny.close()
+
+
+@pytest.fixture
+def gate(tiny, monkeypatch):
+    gate = ForwardGate(tiny, monkeypatch)
+    yield gate
+    gate.release()
+
+
+@dataclass
+class Memory:
+    text: str
+    score: float | None = None
+
+
+def word_vectors(texts):
+    """A token encoder: each word a direction of its own."""
+    rows = []
+    for text in texts:
+        words = text.lower().split()
+        rows.append(np.array([np.random.default_rng(sum(map(ord, w))).normal(size=64) for w in words], np.float32))
+    return rows
+
+
+# The facade
+
+
+def test_importing_the_package_loads_no_model_library_and_starts_no_thread():
+    code = (
+        "import sys, threading, reranker, reranker.bench, reranker.verify\n"
+        "reranker.configure(reranker.RerankConfig(backend='none')); reranker.get_rerank_metrics()\n"
+        "unwanted = {'torch', 'transformers', 'sentence_transformers', 'tokenizers', 'django', 'memory'}\n"
+        "assert not unwanted & set(sys.modules)\n"
+        "assert threading.active_count() == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_passages_come_in_the_order_the_model_gives_them(folder, dtype):
+    tiny = Reranker(RerankConfig(model=str(folder), dtype=dtype, device="cpu"))
+    try:
+        assert tiny.warm(60)
+        results = tiny.rerank("query", TEXTS, PLENTY_MS)
+    finally:
+        tiny.close()
+    assert [TEXTS.index(result.candidate) for result in results[:3]] == BY_SHARE_OF_GOOD
+    assert [result.rank for result in results] == [1, 2, 3, 4, 5]
+    scores = [result.score for result in results]
+    assert scores == sorted(scores, reverse=True) and 0 < scores[-1] < scores[0] < 1
+
+
+def test_scores_are_the_sigmoids_of_what_sentence_transformers_predicts(folder, tiny):
+    from sentence_transformers import CrossEncoder
+    from torch.nn import Identity
+
+    tiny.configure(RerankConfig(model=str(folder), dtype="float32", device="cpu"))
+    plain = CrossEncoder(str(folder), device="cpu")
+    expected = plain.predict([("query", text) for text in TEXTS], activation_fn=Identity(), show_progress_bar=False)
+    assert tiny.warm(60)
+    score_of = {result.candidate: result.score for result in tiny.rerank("query", TEXTS, PLENTY_MS)}
+    np.testing.assert_allclose([score_of[text] for text in TEXTS], sigmoid(expected), atol=1e-5)
+
+
+def test_the_shortened_last_layer_reads_one_token_and_scores_the_same(tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    folder = build_cross_encoder(tmp_path / "random", hand_set=False)
+    texts = [f"plain {'good dull ' * n} when" for n in (0, 1, 5, 40, 200)]
+    plain = CrossEncoder(str(folder), device="cpu")
+    expected = plain.predict([("what was", text) for text in texts], show_progress_bar=False)
+    assert np.ptp(expected) > 0.01
+    short = Reranker(RerankConfig(model=str(folder), dtype="float32", device="cpu"))
+    try:
+        lengths = []
+        last = short.cross_encoder().model.bert.encoder.layer[-1].intermediate
+        last.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+        score_of = {result.candidate: result.score for result in short.rerank("what was", texts, PLENTY_MS)}
+    finally:
+        short.close()
+    np.testing.assert_allclose([score_of[text] for text in texts], expected, atol=1e-5)
+    assert set(lengths) == {1}
+
+
+def test_equal_scores_keep_the_candidates_order(tiny):
+    candidates = [Memory("plain dull") for _ in range(40)]
+    results = tiny.rerank("query", candidates, PLENTY_MS)
+    assert [id(result.candidate) for result in results] == [id(candidate) for candidate in candidates]
+
+
+def test_a_candidate_is_a_text_or_has_one_and_comes_back_as_it_was(tiny):
+    memories = [Memory(text) for text in TEXTS]
+    by_object = tiny.rerank("query", memories, PLENTY_MS)
+    by_text = tiny.rerank("query", TEXTS, PLENTY_MS)
+    assert [result.candidate.text for result in by_object] == [result.candidate for result in by_text]
+    assert by_object[0].candidate is memories[3]
+    with pytest.raises(AttributeError):
+        tiny.maybe_rerank("query", [object()])
+
+
+def test_special_tokens_in_a_text_are_only_its_characters(tiny, gate):
+    tiny.rerank("query", ["plain [SEP] [CLS] good"], PLENTY_MS)
+    (pair,) = gate.batches[-1]
+    assert pair.count("[SEP]") == 2 and pair.count("[CLS]") == 1
+
+
+def test_nothing_to_rerank_is_no_failure(tiny):
+    outcome = tiny.maybe_rerank("query", [])
+    assert (outcome.results, outcome.skipped) == ([], None)
+
+
+def test_skipped_answers_are_the_candidates_in_order_with_falling_scores(tiny):
+    for outcome, reason in (
+        (tiny.maybe_rerank("query", TEXTS, enabled=False), "disabled"),
+        (tiny.maybe_rerank("query", TEXTS, backend="none"), "no_backend"),
+        (tiny.maybe_rerank("query", TEXTS, backend="late_interaction"), "no_backend"),
+        (tiny.maybe_rerank("query", TEXTS, timeout_ms=0), "deadline"),
+    ):
+        assert (outcome.reranked, outcome.skipped) == (False, reason)
+        assert [result.candidate for result in outcome.results] == TEXTS
+        assert [result.score for result in outcome.results] == [1 - i / 5 for i in range(5)]
+        assert [result.rank for result in outcome.results] == [1, 2, 3, 4, 5]
+    with pytest.raises(RerankSkipped) as refused:
+        tiny.rerank("query", TEXTS, 0)
+    assert refused.value.reason == "deadline"
+    with pytest.raises(ValueError):
+        tiny.maybe_rerank("query", TEXTS, backend="something")
+
+
+def test_metrics_count_calls_and_reasons_and_say_what_runs_where(tiny):
+    assert tiny.metrics()["rerank_latency_ms"] == {"p50": None, "p95": None, "max": None}
+    tiny.rerank("query", TEXTS, PLENTY_MS)
+    tiny.maybe_rerank("query", TEXTS, enabled=False)
+    tiny.maybe_rerank("query", TEXTS, backend="none")
+    found = tiny.metrics()
+    assert (found["rerank_total"], found["rerank_skipped_total"]) == (1, 2)
+    assert found["rerank_skipped"] == {"disabled": 1, "no_backend": 1}
+    assert 0 < found["rerank_latency_ms"]["p50"] <= found["rerank_latency_ms"]["max"]
+    assert (found["backend"], found["device"], found["state"]) == ("cross_encoder", "cpu", "ready")
+    assert (found["breaker"], found["queued_tokens"], found["loads"]) == ("closed", 0, 1)
+    assert json.dumps(found)
+
+
+def test_the_process_has_one_reranker_and_it_loads_once_for_all_threads(folder):
+    reranker.configure(RerankConfig(model=str(folder), device="cpu"))
+    try:
+        with ThreadPoolExecutor(8) as callers:
+            models = list(callers.map(lambda _: reranker.get_cross_encoder(), range(8)))
+        assert len({id(model) for model in models}) == 1
+        assert reranker.get_rerank_metrics()["loads"] == 1
+        assert reranker.rerank("query", TEXTS, PLENTY_MS)[0].candidate == TEXTS[3]
+    finally:
+        reranker.close()
+        reranker.configure(RerankConfig())
+
+
+def test_new_settings_load_again_only_what_they_change(folder, tiny):
+    model = tiny.cross_encoder()
+    config = RerankConfig(model=str(folder), device="cpu", token_encoder=word_vectors, blend=1.0)
+    tiny.configure(config)
+    assert tiny.cross_encoder() is model
+    tiny.configure(RerankConfig(model=str(folder), device="cpu", max_tokens=64))
+    assert tiny.cross_encoder() is not model
+
+
+# Batches
+
+
+def test_concurrent_callers_share_batches_in_one_thread(tiny, gate):
+    gate.hold()
+    with ThreadPoolExecutor(9) as callers:
+        first = callers.submit(tiny.rerank, "query", ["plain"], PLENTY_MS)
+        gate.wait_entered()
+        texts = [[f"plain {'dull ' * n}" for n in range(4)] for _ in range(8)]
+        others = [callers.submit(tiny.rerank, "query", some, PLENTY_MS) for some in texts]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 32, "all callers wait")
+        gate.release()
+        assert len(first.result(30)) == 1
+        assert all(len(other.result(30)) == 4 for other in others)
+    assert [len(batch) for batch in gate.batches] == [1, 32]
+    assert gate.threads == {"reranker-cross_encoder"}
+
+
+def test_each_caller_gets_the_scores_of_its_own_passages(tiny, gate):
+    alone = {text: tiny.rerank("query", [text], PLENTY_MS)[0].score for text in TEXTS}
+    gate.hold()
+    with ThreadPoolExecutor(16) as callers:
+        jobs = [callers.submit(tiny.rerank, "query", TEXTS[n % 3 :], PLENTY_MS) for n in range(16)]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] > 30, "callers wait")
+        gate.release()
+        for job in jobs:
+            for result in job.result(30):
+                assert result.score == pytest.approx(alone[result.candidate], abs=0.02)
+
+
+def test_long_and_short_passages_of_different_callers_meet_their_like(tiny, gate):
+    long, short = "plain " * 200, "plain"
+    gate.hold()
+    with ThreadPoolExecutor(5) as callers:
+        jobs = [callers.submit(tiny.rerank, "query", ["dull"], PLENTY_MS)]
+        gate.wait_entered()
+        jobs += [callers.submit(tiny.rerank, "query", [long, short] * 4, PLENTY_MS) for _ in range(4)]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 32, "all callers wait")
+        gate.release()
+        for job in jobs:
+            job.result(30)
+    lengths = [sorted({len(pair.split()) > 100 for pair in batch}) for batch in gate.batches[1:]]
+    assert lengths == [[True], [False]]
+
+
+def job_of(*tokens: int) -> Job:
+    return Job([Pair(count, None) for count in tokens], deadline=0.0)
+
+
+@given(st.lists(st.lists(st.integers(1, 600), min_size=1, max_size=12), min_size=1, max_size=8))
+def test_every_pair_is_read_once_in_passes_that_fit_and_bring_the_oldest_job_on(token_counts):
+    jobs = [job_of(*counts) for counts in token_counts]
+    read = []
+    while waiting := [job for job in jobs if job.waiting]:
+        batch = next_batch(waiting, batch_pairs=8, batch_tokens=1024)
+        lengths = [job.pairs[i].tokens for job, i in batch]
+        assert lengths == sorted(lengths, reverse=True)
+        assert len(batch) == 1 or (len(batch) <= 8 and len(batch) * lengths[0] <= 1024)
+        assert 2 * lengths[-1] >= lengths[0]
+        assert any(job is waiting[0] for job, _ in batch)
+        read += [(jobs.index(job), i) for job, i in batch]
+    assert sorted(read) == [(j, i) for j, counts in enumerate(token_counts) for i in range(len(counts))]
+
+
+def test_the_estimate_follows_the_model_and_a_probe_starts_it_again():
+    pace = Pace()
+    pace.calibrate((100, 0.002), (1000, 0.011))
+    assert pace.seconds(6000) == pytest.approx(0.061)
+    for _ in range(30):
+        pace.observe(1000, 0.110)
+    assert pace.seconds(6000) == pytest.approx(0.61, rel=0.05)
+    pace.start_again(1000, 0.011)
+    assert pace.seconds(6000) == pytest.approx(0.061)
+
+
+def test_a_few_slow_tiny_batches_hardly_move_the_estimate_for_large_ones():
+    pace = Pace()
+    pace.calibrate((100, 0.002), (1000, 0.011))
+    for _ in range(3):
+        pace.observe(10, 0.010)
+    assert pace.seconds(6000) < 0.08
+
+
+# Late interaction
+
+
+def test_late_interaction_blends_with_the_candidates_own_scores():
+    memories = [Memory("nothing of it", 0.9), Memory("about cats", 0.8), Memory("the cats of rome sleep", 0.1)]
+    config = RerankConfig(backend="late_interaction", token_encoder=word_vectors, blend=1.0)
+    late = Reranker(config)
+    try:
+        assert late.warm(30)
+        replaced = late.rerank("cats of rome", memories, PLENTY_MS)
+        late.configure(RerankConfig(backend="late_interaction", token_encoder=word_vectors, blend=0.0))
+        kept = late.rerank("cats of rome", memories, PLENTY_MS)
+        assert late.maybe_rerank("cats of rome", memories, timeout_ms=PLENTY_MS).backend == "late_interaction"
+    finally:
+        late.close()
+    assert [result.candidate for result in replaced] == [memories[2], memories[1], memories[0]]
+    assert [result.candidate for result in kept] == memories
+    assert all(0 < result.score < 1 for result in replaced + kept)
+
+
+def test_auto_takes_late_interaction_where_the_weights_are_missing(tmp_path):
+    auto = Reranker(RerankConfig(model=str(tmp_path / "none"), token_encoder=word_vectors))
+    try:
+        assert auto.warm(30)
+        outcome = auto.maybe_rerank("cats", ["dogs", "cats"], timeout_ms=PLENTY_MS)
+    finally:
+        auto.close()
+    assert (outcome.backend, outcome.reranked) == ("late_interaction", True)
+    assert outcome.results[0].candidate == "cats"
+
+
+def test_max_sim_is_the_mean_of_the_best_cosines():
+    query = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32)
+    passage = np.array([[5.0, 0.0], [3.0, 4.0]], np.float32)
+    assert max_sim(query, passage) == pytest.approx((1.0 + 0.8) / 2)
+    assert max_sim(query, np.empty((0, 2), np.float32)) == 0.0
+
+
+def test_the_window_is_the_stretch_with_the_rarest_words_of_the_query():
+    filler = "so it goes on and on " * 30
+    texts = [f"{filler} the rare heron {filler}", f"the common word {filler}", "short common text"]
+    windows = best_windows("common heron", texts, 32)
+    assert "rare heron" in windows[0] and windows[0] in texts[0]
+    assert windows[1].startswith("the common word")
+    assert windows[2] == texts[2]
+    assert all(estimated_tokens(window) <= 32 for window in windows)
+
+
+def test_a_rare_word_outweighs_a_common_one_and_equal_windows_give_the_first():
+    filler = "so it goes on and on " * 30
+    text = f"common {filler} rare {filler} common"
+    others = ["common"] * 6
+    assert "rare" in best_windows("common rare", [text, *others], 16)[0]
+    twice = f"{filler} first heron {filler} second heron {filler}"
+    assert "first heron" in best_windows("heron", [twice], 16)[0]
+    assert best_windows("unrelated", [twice], 16)[0].startswith("so it goes")
+
+
+@given(st.text("ab 日本,", max_size=80), st.lists(st.text("ab 日本,x", max_size=300), max_size=4), st.integers(1, 40))
+def test_a_window_is_always_a_slice_of_its_text_and_fits(query, texts, tokens):
+    for text, window in zip(texts, best_windows(query, texts, tokens), strict=True):
+        assert window in text
+        assert window == text or estimated_tokens(window) <= max(tokens, estimated_tokens(window.split()[0]))
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1, 1)), min_size=1, max_size=30),
+    st.floats(0, 1),
+)
+def test_blending_keeps_scores_finite_and_the_order_total(pool, blend):
+    scores, sims = map(np.array, zip(*pool, strict=True))
+    values = blended(scores, sims, blend)
+    assert np.isfinite(values).all() and sorted(best_first(values)) == list(range(len(pool)))
+    assert ((sigmoid(values) >= 0) & (sigmoid(values) <= 1)).all()
+
+
+# The process
+
+
+def run_python(code: str, **environment) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **environment},
+    )
+    return done.stdout
+
+
+FORK = """
+import os, sys, reranker
+reranker.configure(reranker.RerankConfig(model=sys.argv[1] if len(sys.argv) > 1 else {folder!r}, device="cpu"))
+{before}
+child = os.fork()
+if child == 0:
+    ready = reranker.warm(120)
+    outcome = reranker.maybe_rerank("query", ["plain", "good"], timeout_ms=30_000)
+    print(ready, outcome.reranked, outcome.skipped, reranker.get_rerank_metrics()["detail"], flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_worker_loads_its_own_model(folder):
+    before = "assert 'torch' not in sys.modules"
+    assert run_python(FORK.format(folder=str(folder), before=before)).split() == ["True", "True", "None"]
+
+
+def test_a_model_loaded_before_the_fork_is_refused_and_not_waited_for(folder):
+    out = run_python(FORK.format(folder=str(folder), before="assert reranker.warm(120)"))
+    assert out.startswith("False False no_backend the model was loaded before the fork")
+
+
+def test_threads_end_with_close(folder):
+    def ours():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("reranker-")]
+
+    assert not ours()
+    tiny = Reranker(RerankConfig(model=str(folder), device="cpu"))
+    assert tiny.warm(60) and tiny.rerank("query", TEXTS, PLENTY_MS)
+    assert len(ours()) == 1
+    tiny.close()
+    assert not ours()
+    assert tiny.warm(60) and tiny.rerank("query", TEXTS, PLENTY_MS)
+    tiny.close()
+    assert not ours()
+
+
+# What operators run
+
+
+def test_the_bench_gives_a_row_per_length_and_number_of_callers(folder):
+    config = RerankConfig(backend="cross_encoder", model=str(folder), device="cpu", dtype="float32")
+    plan = BenchPlan(queries=6, candidates=3, token_counts=(24, 48), concurrencies=(1, 3))
+    rows = run_bench([config], plan)
+    assert [(row["tokens"], row["concurrency"]) for row in rows] == [(24, 1), (24, 3), (48, 1), (48, 3)]
+    assert {"backend", "dtype", "candidates", "p50_ms", "p95_ms", "p99_ms", "per_second"} < set(rows[0])
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] and row["per_second"] > 0 for row in rows)
+
+
+def test_verify_holds_a_model_against_its_reference(folder, tmp_path):
+    config = RerankConfig(backend="cross_encoder", model=str(folder), device="cpu", dtype="float32")
+    report = verify(config)
+    assert report["scores"] and report["weights_sha256"] and report["device"] == "cpu"
+    write_reference(tmp_path / "reference.json", report)
+    reference = read_reference(tmp_path / "reference.json")
+    assert reference == as_reference(report)
+    same = verify(RerankConfig(backend="cross_encoder", model=str(folder), device="cpu", dtype="bfloat16"), reference)
+    assert same["findings"] == report["findings"] and same["largest_difference"] < 0.03
+
+    reference["scores"][0][0] += 0.5
+    reference["weights_sha256"] = "0" * 64
+    assert len(verify(config, reference)["findings"]) == len(report["findings"]) + 2
+
+
+def test_verify_says_what_is_missing(tmp_path):
+    report = verify(RerankConfig(backend="cross_encoder", model=str(tmp_path / "none")))
+    assert not report["ok"] and "the model's folder does not exist" in report["findings"][0]
