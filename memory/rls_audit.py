@@ -21,7 +21,9 @@ APP_MAY = {
     **{table: APP_PRIVILEGES for table in TENANT_TABLES},
     **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
 }
+PARTITIONS = 64
 STAFF_VIEWS = ("memory_chunks_meta", "memory_data_keys_meta", "memory_documents_meta", "memory_tenants_meta")
+SEALED_COLUMNS = {"embedding", "sealed_key", "content_mac"}
 GUARD = "memory_current_user_hash"
 
 _TENANT_TEST = f"(user_hash = ( SELECT {GUARD}() AS {GUARD}))"
@@ -48,7 +50,16 @@ def verify_rls_isolation(conn) -> list[str]:
         *_view_findings(found["views"]),
         *_grant_findings(found["tables"], found["views"], found["grants"]),
         *_function_findings(found["functions"]),
+        *_sealed_column_findings(found["columns"]),
+        *_hex_findings(found["hex_checks"]),
         *(f"{table} has the trigger {name}; the migrations make none" for table, name in found["triggers"]),
+        *(f"{table} has the rule {name}; the migrations make none" for table, name in found["rules"]),
+        *(f"the service can reach {schema}.{name}, outside schema public" for schema, name in found["elsewhere"]),
+        *(
+            f"the service's sessions start with {setting.partition('=')[0]} set: nobody must be bound by default"
+            for (setting,) in found["role_settings"]
+            if setting.startswith("app.")
+        ),
     ]
 
 
@@ -81,6 +92,10 @@ def _table_findings(tables):
         yield f"{table} does not exist; run migrate"
     for table in sorted(parents - set(TENANT_TABLES)):
         yield f"{table} has a user_hash column but is not known as a tenant table"
+    for table in TENANT_TABLES:
+        partitions = sum(1 for *_, parent in tables if parent == table)
+        if partitions not in (0, PARTITIONS):
+            yield f"{table} has {partitions} partitions instead of {PARTITIONS}: some users' rows have no place"
     for table, _, enabled, forced, _, _ in tables:
         if not (enabled and forced):
             yield f"{table} lacks {'FORCE' if enabled else 'ENABLE'} ROW LEVEL SECURITY"
@@ -113,6 +128,20 @@ def _view_findings(views):
             yield f"{view} belongs to {owners[view]} instead of r1_backup"
 
 
+def _sealed_column_findings(columns):
+    for view, names in columns:
+        sealed = sorted(name for name in names if name.endswith("_cipher") or name in SEALED_COLUMNS)
+        if sealed:
+            yield f"{view} is a view and shows {', '.join(sealed)}"
+
+
+def _hex_findings(checks):
+    held = dict(checks)
+    for table in TENANT_TABLES:
+        if "'^[0-9a-f]{64}$'" not in held.get(table, ""):
+            yield f"{table} does not CHECK that user_hash is 64 hex digits"
+
+
 def _grant_findings(tables, views, grants):
     partitions = {table for table, _, _, _, _, parent in tables if parent is not None}
     view_names = {view for view, _ in views}
@@ -142,17 +171,17 @@ def _grant_findings(tables, views, grants):
 
 
 def _function_findings(functions):
-    guards = [rest for name, *rest in functions if name == GUARD]
+    guards = [rest for name, *rest in functions if name == GUARD and rest[-1] == "public"]
     if not guards:
         yield f"the guard function {GUARD}() does not exist"
-    for volatility, _, source, owner in guards:
+    for volatility, _, source, owner, _ in guards:
         if volatility != "s":
             yield f"{GUARD}() is not STABLE"
         if owner == APP_ROLE:
             yield f"{GUARD}() belongs to {APP_ROLE}"
         if _words(source) != _guard_source():
             yield f"{GUARD}() is not the one the migrations make: it may not refuse a missing app.user_hash"
-    for name, _, definer, _, _ in functions:
+    for name, _, definer, _, _, _ in functions:
         if definer:
             yield f"{name}() is SECURITY DEFINER: it would run with its owner's rights"
 

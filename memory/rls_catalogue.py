@@ -48,10 +48,37 @@ FROM ours c JOIN pg_attribute t ON t.attrelid = c.oid, LATERAL aclexplode(t.atta
 ORDER BY 1, 2, 3"""
 
 _FUNCTIONS = """
-SELECT p.proname, p.provolatile::text, p.prosecdef, p.prosrc, p.proowner::regrole::text FROM pg_proc p
-WHERE p.pronamespace = 'public'::regnamespace
+SELECT p.proname, p.provolatile::text, p.prosecdef, p.prosrc, p.proowner::regrole::text, n.nspname
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE (n.nspname = 'public' OR p.prosecdef) AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
 ORDER BY p.proname"""
+
+# A default for app.* would bind whoever forgets to bind.
+_ROLE_SETTINGS = """
+SELECT unnest(setconfig) FROM pg_db_role_setting
+WHERE setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
+  AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+
+_ELSEWHERE = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname NOT IN ('public', 'pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+  AND c.relkind IN ('r', 'p', 'f', 'm', 'v') AND has_schema_privilege(n.oid, 'USAGE')
+  AND has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')"""
+
+_COLUMNS = """
+SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'v' GROUP BY c.relname"""
+
+_RULES = """
+SELECT c.relname, r.rulename FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+WHERE c.relnamespace = 'public'::regnamespace AND r.rulename <> '_RETURN' ORDER BY 1, 2"""
+
+_HEX_CHECKS = """
+SELECT c.relname, pg_get_constraintdef(k.oid) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+WHERE c.relnamespace = 'public'::regnamespace AND k.conname = c.relname || '_user_hash_hex'"""
 
 _TRIGGERS = """
 SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
@@ -66,6 +93,11 @@ _QUERIES = {
     "grants": _GRANTS,
     "functions": _FUNCTIONS,
     "triggers": _TRIGGERS,
+    "role_settings": _ROLE_SETTINGS,
+    "elsewhere": _ELSEWHERE,
+    "columns": _COLUMNS,
+    "rules": _RULES,
+    "hex_checks": _HEX_CHECKS,
 }
 
 

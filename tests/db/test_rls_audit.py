@@ -397,6 +397,52 @@ MUTATIONS |= {
         "memory_documents has the trigger copies",
         None,
     ),
+    "a service that starts every session bound to somebody": (
+        ["ALTER ROLE r1_app SET app.user_hash = 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff'"],
+        "the service's sessions start with app.user_hash set",
+        None,
+    ),
+    "everybody's rows in another schema": (
+        [
+            "CREATE SCHEMA elsewhere",
+            "CREATE TABLE elsewhere.copies AS TABLE memory_chunks",
+            "GRANT USAGE ON SCHEMA elsewhere TO r1_app",
+            "GRANT SELECT ON elsewhere.copies TO r1_app",
+        ],
+        "the service can reach elsewhere.copies",
+        None,
+    ),
+    "a function with its definer's rights in another schema": (
+        [
+            "CREATE SCHEMA elsewhere",
+            "CREATE FUNCTION elsewhere.handy() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+            " AS 'SELECT count(*) FROM public.memory_chunks'",
+        ],
+        "handy() is SECURITY DEFINER",
+        None,
+    ),
+    "a metadata view with a sealed column": (
+        ["CREATE OR REPLACE VIEW memory_data_keys_meta AS"
+         " SELECT user_hash, generation, key_id, created_at, retired_at, sealed_key FROM memory_data_keys"],
+        "memory_data_keys_meta is a view and shows sealed_key",
+        None,
+    ),
+    "a rule that copies rows": (
+        ["CREATE TABLE spy (doc_id text)",
+         "CREATE RULE copies AS ON INSERT TO memory_documents DO ALSO INSERT INTO spy VALUES (NEW.doc_id)"],
+        "memory_documents has the rule copies",
+        None,
+    ),
+    "a table that takes any name for a user": (
+        ["ALTER TABLE memory_documents DROP CONSTRAINT memory_documents_user_hash_hex"],
+        "memory_documents does not CHECK that user_hash is 64 hex digits",
+        None,
+    ),
+    "a partition too few": (
+        ["DROP TABLE memory_chunks_p07"],
+        "memory_chunks has 63 partitions instead of 64",
+        None,
+    ),
     "a role with no part in this": (
         ["CREATE ROLE r1_scratch_middle", "GRANT SELECT ON memory_documents TO r1_scratch_middle"],
         "memory_documents grants SELECT to r1_scratch_middle, a role with no part in this",

@@ -194,6 +194,19 @@ def test_a_refusal_on_a_psycopg_connection_is_counted_too(alice, bob, counted):
     assert counted() == (1, 1)
 
 
+def test_a_callers_own_transaction_cannot_be_used_for_another_user_than_the_bound_one(alice, bob):
+    with bind_tenant(alice.user_hash), transaction.atomic():
+        with pytest.raises(CrossTenantAttempt), joined_transaction(connections["default"], bob.user_hash):
+            pytest.fail("the block must not run")
+
+
+def test_a_callers_own_transaction_is_left_bound_to_nobody(alice):
+    with pytest.raises(DatabaseError, match="no tenant is bound"), transaction.atomic():
+        with joined_transaction(connections["default"], alice.user_hash) as tx:
+            assert tx.state() is None
+        Document.objects.count()
+
+
 def test_an_empty_name_is_refused_and_not_taken_for_no_name(alice):
     with pytest.raises(TenantNotBound), bind_tenant(alice.user_hash), tenant_transaction(""):
         pytest.fail("the block must not run")
