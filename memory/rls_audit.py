@@ -11,7 +11,15 @@ import re
 from memory.errors import UnsafeDatabase
 
 APP_ROLE = "r1_app"
-TENANT_TABLES = ("memory_chunks", "memory_data_keys", "memory_documents", "memory_tenants")
+TENANT_TABLES = (
+    "memory_chunks",
+    "memory_data_keys",
+    "memory_documents",
+    "memory_lexical_blocks",
+    "memory_lexical_chunks",
+    "memory_lexical_segments",
+    "memory_tenants",
+)
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 STAFF_VIEWS = ("memory_chunks_meta", "memory_data_keys_meta", "memory_documents_meta", "memory_tenants_meta")
 

@@ -18,8 +18,10 @@ from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
+from memory.retrieval.lexical import lexical_query
 from memory.retrieval.models import get_embedder
 from memory.retrieval.open import open_candidates
+from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
 from memory.spaces import active_space
@@ -60,8 +62,9 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
     1. Embed the question; no database connection is held.
-    2. Search: the user's keys, then candidates with their sealed blobs in one short transaction.
-    3. Fuse the legs' scores and let old passages decay.
+    2. Search: the user's keys, then both legs' candidates with their sealed blobs in one short transaction.
+    3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, all candidates are
+       opened first, and those that hold it word for word go before those that do not.
     4. Open the few that go on.
     5. Rerank them, or say why not.
     6. Answer.
@@ -79,10 +82,15 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
     watch.lap("ann")
 
+    phrases = quoted_phrases(query.text)
+    if phrases and keys is not None:
+        open_candidates(keys, found)
+        for candidate in found:
+            candidate.phrased = holds_phrases(candidate.text, phrases)
     ranked = _rank(found, query)
 
     best = ranked[: query.top_k]
-    if keys is not None:
+    if keys is not None and not phrases:
         open_candidates(keys, best)
     watch.lap("open")
 
@@ -115,8 +123,11 @@ def _search(
         if keys is None:
             return None, [], False
         vector = half_vectors(protect(keys, unit))[0]
+        lexical = None
+        if settings.MEMORY_LEXICAL:
+            lexical = lexical_query(keys, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
         with tenant_transaction(user_hash) as tx:
-            search = Search(tx, space, vector, limit, query.filters)
+            search = Search(tx, space, vector, limit, query.filters, lexical)
             state = tx.state()
             if keys.matches(state):
                 return keys, search.candidates(), search.quarantined()
@@ -127,7 +138,7 @@ def _search(
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
-    """Fused, decayed and in answer order; ties go to the nearer, then the newer id, always the same way."""
+    """Fused, decayed and in answer order; ties go to the nearer, then by document and place in it."""
     if query.min_score is not None:
         candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
     fuse(candidates)
@@ -137,4 +148,4 @@ def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
     for candidate in candidates:
         age_seconds = (now - candidate.created_at).total_seconds()
         candidate.decay = decayed(candidate.fused, age_seconds, half_life_days=half_life_days, weight=weight)
-    return sorted(candidates, key=lambda c: (-c.score, c.distance, c.chunk_id))
+    return sorted(candidates, key=lambda c: (not c.phrased, -c.score, c.distance, c.doc_id, c.chunk_index))
