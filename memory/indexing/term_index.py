@@ -19,6 +19,7 @@ from memory.rls import TenantTransaction
 
 SEGMENT_CHUNKS = 1024
 BLOCKS = 256
+LIVE_BYTES = 128  # one bit a chunk of a segment
 # A segment with fewer living chunks than this is unpacked.
 SEGMENT_LIVE_MIN = SEGMENT_CHUNKS // 2
 
@@ -154,16 +155,17 @@ def remove_terms(tx: TenantTransaction, chunk_ids: Sequence[UUID]) -> None:
             _drop(tx, space, generation, segment)
 
 
-def settle(tx: TenantTransaction, space: int, generation: int, *, segment_chunks: int = SEGMENT_CHUNKS) -> int:
-    """Pack loose chunks while there are enough for a segment; how many segments that made.
+def settle(tx: TenantTransaction, space: int, generation: int, *, segment_chunks: int | None = None) -> int:
+    """Pack loose chunks while there are SEGMENT_CHUNKS of them; how many segments that made.
 
-    Takes the tenant row's lock. About 0.2 s a segment on one core, once every 1,024 chunks.
+    Takes the tenant row's lock. 0.1-0.2 s a segment (measured at 70 terms a chunk), once every 1,024 chunks.
     """
+    segment_chunks = segment_chunks or SEGMENT_CHUNKS
     tx.execute(_LOCK, [tx.user_hash])
     loose = tx.execute(_COUNT_LOOSE, [tx.user_hash, space, generation]).fetchone()[0]
     made = loose // segment_chunks
     for _ in range(made):
-        live = ((1 << segment_chunks) - 1).to_bytes(SEGMENT_CHUNKS // 8, "little")
+        live = ((1 << segment_chunks) - 1).to_bytes(LIVE_BYTES, "little")
         params = {"user_hash": tx.user_hash, "space": space, "generation": generation}
         tx.execute(_PACK, {**params, "chunks": segment_chunks, "live": live})
     return made

@@ -74,9 +74,7 @@ def _terms(text: str, language: str) -> Iterator[str]:
     if language not in LANGUAGES:
         raise ValueError(f"no such language: {language}")
     stop, stem = _stop_words(language), _stemmer(language)
-    # Folding once more after NFKC: some characters decompose into upper-case ones.
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    for token in _TOKEN.finditer(text):
+    for token in _TOKEN.finditer(_folded(text)):
         run = token["cjk"]
         if run:
             yield from (run[i : i + 2] for i in range(max(1, len(run) - 1)))
@@ -93,10 +91,15 @@ def _terms(text: str, language: str) -> Iterator[str]:
                 yield part if _DIGIT.search(part) else stem(part)
 
 
+def _folded(text: str) -> str:
+    """NFKC, case folded; composed again, since folding can take characters apart."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
 @cache
 def _stop_words(language: str) -> frozenset[str]:
     path = STOPWORDS_FOLDER / f"{language}.txt"
-    return frozenset(path.read_text("utf-8").split()) if path.exists() else frozenset()
+    return frozenset(_folded(path.read_text("utf-8")).split()) if path.exists() else frozenset()
 
 
 _stemmers = threading.local()
