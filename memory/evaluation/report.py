@@ -83,8 +83,18 @@ def _values(collection: Collection, rankings: dict[str, list[str]]) -> dict[str,
 
 
 def _rotation(rotated: Ranked, unrotated: Ranked) -> dict:
-    """By stage, how many queries have the same documents in the same order, with and without rotation."""
-    return {
+    """By stage, how many queries have the same documents in the same order, with and without rotation.
+
+    Stored vectors are of half precision, and rotated ones round differently: documents as near as that to each
+    other may change places. `largest_distance_difference` is the most that a passage's cosine distance moved.
+    """
+    differences = [
+        abs(distance - unrotated.distances[query_id][passage])
+        for query_id, distances in rotated.distances.items()
+        for passage, distance in distances.items()
+        if passage in unrotated.distances[query_id]
+    ]
+    stages = {
         stage: {
             f"same_top_{k}": sum(
                 ranking[:k] == unrotated.rankings[stage][query_id][:k] for query_id, ranking in rankings.items()
@@ -93,6 +103,7 @@ def _rotation(rotated: Ranked, unrotated: Ranked) -> dict:
         }
         for stage, rankings in rotated.rankings.items()
     }
+    return {"stages": stages, "largest_distance_difference": max(differences, default=0.0)}
 
 
 def table(found: dict) -> str:
@@ -110,9 +121,12 @@ def table(found: dict) -> str:
         lines.append(line)
     lines += [f"{'step':32}{'p50 ms':>11}{'p95 ms':>11}"]
     lines += [f"{step:32}{times['p50']:11.1f}{times['p95']:11.1f}" for step, times in found["took_ms"].items()]
-    for stage, same in found.get("rotation", {}).items():
+    for stage, same in found.get("rotation", {"stages": {}})["stages"].items():
         counts = ", ".join(f"top {key.rpartition('_')[2]}: {count}" for key, count in same.items())
         lines.append(f"rotation on and off rank alike, {stage}: {counts} of {found['queries']} queries")
+    if "rotation" in found:
+        moved = found["rotation"]["largest_distance_difference"]
+        lines.append(f"rotation moved a cosine distance by at most {moved:.1e}: half precision rounds")
     if found["rerank_skipped"]:
         lines.append(f"nothing was reranked: {found['rerank_skipped']}")
     return "\n".join(lines + [f"note: {note}" for note in found["notes"]])

@@ -45,11 +45,15 @@ DENSE, LEXICAL, FUSED, DECAYED = "dense", "lexical", "fused", "fused + decay"
 
 @dataclass
 class Ranked:
-    """One user's run: document ids by stage and query, best first; times in milliseconds by step, in order."""
+    """One user's run: document ids by stage and query, best first; times in milliseconds by step, in order.
+
+    `distances` holds each query's nearest passages, by document and place in it.
+    """
 
     rotated: bool
     chunks: int = 0
     rankings: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    distances: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict)
     took_ms: dict[str, list[float]] = field(default_factory=dict)
     rerank_skipped: str | None = None
 
@@ -114,7 +118,9 @@ def _index(
 def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
     """Rank one query in every stage. The timed call asks as the product's clients do."""
     legs = user.call(search_legs, text)
-    ranked.rank(DENSE, query_id, sorted(legs, key=lambda c: (c.distance, c.doc_id, c.chunk_index)))
+    nearest = sorted(legs, key=lambda c: (c.distance, c.doc_id, c.chunk_index))
+    ranked.rank(DENSE, query_id, nearest)
+    ranked.distances[query_id] = {(c.doc_id, c.chunk_index): c.distance for c in nearest[:CANDIDATES_DEFAULT]}
     if settings.MEMORY_LEXICAL:
         hits = [candidate for candidate in legs if candidate.bm25]
         ranked.rank(LEXICAL, query_id, sorted(hits, key=lambda c: (-c.bm25, c.doc_id, c.chunk_index)))
