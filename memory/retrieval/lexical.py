@@ -106,21 +106,22 @@ weights AS MATERIALIZED (
         GROUP BY term) d USING (term)
 ),
 scores AS MATERIALIZED (
-    SELECT h.chunk_id, NULL::bigint AS place, {_SCORE} AS bm25
+    SELECT h.chunk_id, NULL::integer AS place, {_SCORE} AS bm25
     FROM loose_hits h JOIN weights i USING (term) CROSS JOIN whole w GROUP BY h.chunk_id
     UNION ALL
-    SELECT NULL, h.place, {_SCORE.replace("i.weight", "h.weight")}
-    FROM (SELECT (b.segment::bigint << 10) + ((p >> 22) & 1023) AS place, i.weight,
-                 (p >> 13) & 511 AS frequency, p & 8191 AS length
-          FROM live_blocks b JOIN weights i USING (term) CROSS JOIN LATERAL unnest(b.postings) AS p) h
-    CROSS JOIN whole w GROUP BY h.place
+    SELECT NULL, h.place, {_SCORE.replace("i.weight", "h.weight").replace("w.", "h.")}
+    FROM (SELECT (b.segment << 10) + ((b.p >> 22) & 1023) AS place, b.weight, b.per_term,
+                 (b.p >> 13) & 511 AS frequency, b.p & 8191 AS length
+          FROM (SELECT b.segment, i.weight, w.per_term, unnest(b.postings) AS p
+                FROM live_blocks b JOIN weights i USING (term) CROSS JOIN whole w) b) h
+    GROUP BY h.place
 ),
 dense_places AS MATERIALIZED (
-    SELECT (s.segment::bigint << 10) + array_position(s.chunk_ids, d.id) - 1 AS place
+    SELECT (s.segment << 10) + array_position(s.chunk_ids, d.id) - 1 AS place
     FROM dense d JOIN segments s ON s.first_id <= d.id AND s.last_id >= d.id
 ),
 wanted AS MATERIALIZED (
-    SELECT chunk_id, (place >> 10)::integer AS segment, place & 1023 AS number, bm25 FROM scores{{best}}
+    SELECT chunk_id, place >> 10 AS segment, place & 1023 AS number, bm25 FROM scores{{best}}
 ),
 placed AS MATERIALIZED (
     SELECT chunk_id AS id, bm25 FROM wanted WHERE segment IS NULL
