@@ -4,7 +4,8 @@
    as sealed chunks of about 75 distinct terms with Zipf-like frequencies. What an earlier run loaded is kept.
 2. Bytes a chunk on disk, indexes and TOAST included, without dead rows, of the lexical tables and of the chunks.
 3. The search transaction with and without the lexical leg, question by question: six terms each, drawn as
-   the texts' words are. The difference of each pair is what the leg adds.
+   the texts' words are. The difference of each pair is what the leg adds, give or take the vector leg's own
+   variance; so the lexical leg is timed by itself too, planning and round trip included.
 4. The same for writes of one document; and how long packing a segment takes.
 
 Progress on stderr.
@@ -97,29 +98,29 @@ def load(connections, sizes) -> dict[int, str]:
             if loaded % 20_000 == 0 or done == size:
                 rate = loaded / (time.perf_counter() - started)
                 print(f"loaded {done} of {size} chunks, {rate:,.0f} rows/s", file=sys.stderr)
-        if loaded:
-            with connections["owner"].cursor() as cursor:
-                for table in ("memory_tenants", "memory_documents", "memory_chunks"):
-                    cursor.execute(f"VACUUM (ANALYZE) {table}")
-                for table in LEXICAL_TABLES:
-                    cursor.execute(f"VACUUM (FULL, ANALYZE) {table}")
+    with connections["owner"].cursor() as cursor:
+        for table in ("memory_tenants", "memory_documents", "memory_chunks"):
+            cursor.execute(f"VACUUM (ANALYZE) {table}")
+        for table in LEXICAL_TABLES:
+            cursor.execute(f"VACUUM (FULL, ANALYZE) {table}")
     return users
 
 
 def bytes_per_chunk(connections, user_hash: str, size: int) -> dict[str, float]:
-    """On disk, indexes and TOAST included; of the shared segments table, the user's rows as they are stored."""
+    """On disk, indexes and TOAST included: of the partition, the share that the user has of its rows' bytes."""
     found = {}
     with connections["backup"].cursor() as cursor:
-        for table in ("memory_chunks", "memory_lexical_chunks", "memory_lexical_blocks"):
+        for table in ("memory_chunks", *LEXICAL_TABLES):
             partition = partition_of(connections, user_hash, table)
-            cursor.execute("SELECT coalesce(pg_total_relation_size(to_regclass(%s)), 0)", [partition or "none"])
-            found[table] = cursor.fetchone()[0] / size
-        cursor.execute(
-            "SELECT coalesce(sum(pg_column_size(s.*)), 0) FROM memory_lexical_segments s WHERE user_hash = %s",
-            [user_hash],
-        )
-        found["memory_lexical_segments"] = cursor.fetchone()[0] / size
-    return {table: round(value) for table, value in found.items()}
+            if partition:
+                cursor.execute(
+                    f"SELECT pg_total_relation_size('{partition}')"
+                    " * coalesce(sum(pg_column_size(r.*)) FILTER (WHERE user_hash = %s), 0)"
+                    f" / sum(pg_column_size(r.*)) FROM {partition} r",
+                    [user_hash],
+                )
+                found[table] = round(cursor.fetchone()[0] / size)
+    return found
 
 
 def searches(user_id: str, rounds: int) -> dict[str, dict]:
@@ -130,7 +131,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     from memory.indexing.write import protect
     from memory.keyring import existing_keys
     from memory.models.chunk import EMBEDDING_DIMENSION
-    from memory.retrieval.lexical import lexical_query
+    from memory.retrieval.lexical import BEST, CTES, lexical_query
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
     from memory.security import hmac_user
@@ -151,14 +152,28 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
             raise SystemExit(f"{user_id} found nothing: there is nothing to measure")
         return (time.perf_counter() - started) * 1000
 
-    laps: dict[str, list[float]] = {"vector leg": [], "both legs": [], "added": []}
+    def lexical_alone(question: str) -> float:
+        params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
+        params |= lexical_query(keys, question, "english").params()
+        nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
+        sql = nothing + CTES.format(best=BEST).rstrip(",") + " SELECT * FROM placed"
+        with tenant_transaction(user_hash) as tx:
+            tx.state()
+            started = time.perf_counter()
+            tx.execute(sql, params).fetchall()
+            return (time.perf_counter() - started) * 1000
+
+    laps: dict[str, list[float]] = {"vector leg": [], "both legs": [], "added": [], "lexical leg": []}
     for number in range(rounds + 3):
         unit = unit_vectors(numbers.normal(size=(1, EMBEDDING_DIMENSION)), rows=1, dimension=EMBEDDING_DIMENSION)
         vector, question = half_vectors(protect(keys, unit))[0], " ".join(texts.words(QUERY_TERMS))
         alone = min(one(vector, None) for _ in range(RUNS))
         both = min(one(vector, question) for _ in range(RUNS))
+        lexical = min(lexical_alone(question) for _ in range(RUNS))
         if number >= 3:
-            for name, lap in (("vector leg", alone), ("both legs", both), ("added", both - alone)):
+            for name, lap in (
+                ("vector leg", alone), ("both legs", both), ("added", both - alone), ("lexical leg", lexical)
+            ):  # fmt: skip
                 laps[name].append(lap)
     return {name: percentiles(values) for name, values in laps.items()}
 
@@ -244,12 +259,12 @@ def show(report: dict) -> None:
     """The report as tables."""
     print("  ".join(f"{name} {value}" for name, value in report["machine"].items()))
     print(f"\n{'chunks':>8}{'bytes/chunk':>13}{'vector leg p50':>16}{'p95':>8}{'both p50':>10}{'p95':>8}"
-          f"{'added p50':>11}{'p95':>8}{'pack ms':>9}{'unpack':>8}")  # fmt: skip
+          f"{'added p50':>11}{'p95':>8}{'leg p50':>9}{'p95':>8}{'pack ms':>9}{'unpack':>8}")  # fmt: skip
     for size, one in report["sizes"].items():
-        lexical = sum(one["bytes_per_chunk"][table] for table in LEXICAL_TABLES)
+        lexical = sum(one["bytes_per_chunk"].get(table, 0) for table in LEXICAL_TABLES)
         legs = "".join(
             f"{one['search'][name]['p50']:>{width}.2f}{one['search'][name]['p95']:>8.2f}"
-            for name, width in (("vector leg", 16), ("both legs", 10), ("added", 11))
+            for name, width in (("vector leg", 16), ("both legs", 10), ("added", 11), ("lexical leg", 9))
         )
         packing = one["packing"]
         print(f"{size:>8}{lexical:>13}{legs}{packing.get('pack', '-'):>9}{packing.get('unpack', '-'):>8}")

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from django.conf import settings
 from django.db import connections
 
 from memory.halfvec import half_vectors, unit_vectors
@@ -59,7 +60,7 @@ def search(person: Person, question: str, limit: int = 200, filters: Filters | N
     vector = unit_vectors(unit_vector()[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
     with tenant_transaction(person.user_hash) as tx:
         searchable = half_vectors(protect(keys, vector))[0]
-        lexical = lexical_query(keys, question, "english")
+        lexical = lexical_query(keys, question, settings.MEMORY_LEXICAL_LANGUAGE)
         return Search(tx, registered_space(), searchable, limit, filters or Filters(), lexical).candidates()
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from memory.indexing import term_index, write
 from memory.indexing.term_index import unpack
-from memory.indexing.terms import Blinder
-from memory.keyring import existing_keys
+from memory.indexing.terms import Blinder, blind
+from memory.keyring import Purpose, existing_keys
+from memory.retrieval.lexical import QUERY_TERMS_MAX, lexical_query
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
 from memory.spaces import registered_space
 from r1site.embedded.data_folder import SUPERUSER
-from tests.db.lexicon import in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
+from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
 from tests.db.memories import pack_terms, unit_vector
 from tests.db.server import connect
 from tests.people import Person
@@ -99,6 +101,36 @@ def test_terms_whose_ids_collide_score_as_one_term_and_nothing_else_changes(alic
     assert_as_plain(alice, texts, name=lambda term: sum(term.encode()) % 40)
 
 
+def test_a_segment_of_full_size_is_made_by_the_write_that_fills_it_and_scores_alike(alice):
+    chance = random.Random(12)
+    texts = {f"d{n}": [" ".join(chance.choices(WORDS, WEIGHTS, k=20)) for _ in range(200)] for n in range(6)}
+    for number, (doc_id, passages) in enumerate(texts.items()):
+        assert rows_of(alice)["memory_lexical_segments"] == 0, number
+        store(alice, doc_id, passages)
+    assert rows_of(alice) == {
+        "memory_lexical_chunks": 1200 - 1024, "memory_lexical_segments": 1, "memory_lexical_blocks": ANY
+    }  # fmt: skip
+    remove(alice, "d1")
+    del texts["d1"]
+    assert rows_of(alice)["memory_lexical_segments"] == 1
+    for question in ("word2 word50", "word250 word120 word5"):
+        expected = plain_bm25(texts, question)
+        scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, question, 50)}
+        assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+        assert in_order(scores)[:50] == in_order(expected)[:50]
+    remove(alice, "d0")
+    remove(alice, "d2")
+    remove(alice, "d3")
+    assert rows_of(alice) == {
+        "memory_lexical_chunks": 400, "memory_lexical_segments": 0, "memory_lexical_blocks": 0
+    }  # fmt: skip
+    assert living_chunks(alice) == stored_chunks(alice)
+    left = {doc_id: texts[doc_id] for doc_id in ("d4", "d5")}
+    expected = plain_bm25(left, "word250 word120")
+    scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, "word250 word120", 100)}
+    assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+
+
 def test_each_leg_gives_its_best_and_every_row_has_both_scores(alice):
     texts = random_texts(3, 60)
     store_all(alice, texts)
@@ -159,6 +191,29 @@ def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
     found = search(alice, "the of and", 3)
     assert len(found) == 3
     assert {c.bm25 for c in found} == {0.0}
+
+
+def test_of_a_very_long_question_the_first_terms_count(alice):
+    store(alice, "d", ["word0 word1"])
+    keys = existing_keys(alice.user_hash)
+    question = " ".join(f"term{number}" for number in range(2 * QUERY_TERMS_MAX))
+    asked = lexical_query(keys, question + " term0", "english")
+    assert len(asked.ids) == QUERY_TERMS_MAX
+    assert asked.ids[0] == lexical_query(keys, "term0", "english").ids[0]
+    assert asked.counts[:2] == (2, 1)
+    assert search(alice, question + " word0")[0].bm25 == 0
+
+
+def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(alice, settings):
+    settings.MEMORY_LEXICAL_LANGUAGE = "german"
+    store(alice, "d", ["Die Häuser am Hafen"])
+    assert lexical_scores(alice, "Haus")[("d", 0)] > 0
+    assert lexical_scores(alice, "die am")[("d", 0)] == 0
+    keys, draft = existing_keys(alice.user_hash), write.DocumentDraft("e", "notes", "running")
+    passage, vector = write.Passage("running", 0, 7), unit_vector()[None, :]
+    for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
+        [chunk] = write.seal_document(keys, 1, draft, [passage], vector, language=language).chunks
+        assert list(chunk.terms.ids) == blind(keys.subkey(Purpose.LEXICAL), [stem])
 
 
 # -- What must not matter
