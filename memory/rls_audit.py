@@ -14,7 +14,15 @@ from memory.sqlfile import SQL_FOLDER
 
 APP_ROLE = "r1_app"
 OUR_ROLES = {"r1_owner", APP_ROLE, "r1_staff", "r1_maint", "r1_backup"}
-TENANT_TABLES = ("memory_chunks", "memory_data_keys", "memory_documents", "memory_tenants")
+TENANT_TABLES = (
+    "memory_chunks",
+    "memory_data_keys",
+    "memory_documents",
+    "memory_lexical_blocks",
+    "memory_lexical_chunks",
+    "memory_lexical_segments",
+    "memory_tenants",
+)
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 # Everything r1_app may do in the schema; whatever is not here, it may not touch.
 APP_MAY = {

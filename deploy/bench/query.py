@@ -140,6 +140,7 @@ def load_user(connections, corpus: Corpus, user_id: str, chunks: int) -> None:
 def load(connections, options) -> tuple[str, list[str], dict]:
     """Bring the table to the asked size: (the big user's id, the others' ids, what was done)."""
     from memory.keyring import forget_keys
+    from memory.rls_audit import TENANT_TABLES
     from memory.security import hmac_user
 
     big = f"bench-big-{options.big_chunks}"
@@ -160,7 +161,7 @@ def load(connections, options) -> tuple[str, list[str], dict]:
     seconds = time.perf_counter() - started
     if missing:
         with connections["owner"].cursor() as cursor:
-            for table in ("memory_tenants", "memory_data_keys", "memory_documents", "memory_chunks"):
+            for table in TENANT_TABLES:
                 cursor.execute(f"VACUUM (ANALYZE) {table}")
     with connections["backup"].cursor() as cursor:
         cursor.execute(
@@ -257,7 +258,7 @@ def explain(user_id: str, embedding) -> dict:
     plan, owned_rows = explain_candidates(user_hash, registered_space(), vector, CANDIDATES)
     findings = foreign_row_findings(plan, user_hash, owned_rows)
     text = re.sub(r"'\[[^]]*\]'::halfvec", "'[…]'::halfvec", plan.text)
-    return {"owned_rows": owned_rows, **plan.summary(), "findings": findings, "text": text}
+    return {"owned_rows": owned_rows["memory_chunks"], **plan.summary(), "findings": findings, "text": text}
 
 
 def write_cost(connections, rounds: int) -> dict:
@@ -285,10 +286,11 @@ def write_cost(connections, rounds: int) -> dict:
 
 def remove_user(connections, user_id: str) -> None:
     """What the write measurement stored goes again, so that the next run finds the table as it was."""
+    from memory.rls_audit import TENANT_TABLES
     from memory.security import hmac_user
 
     with connections["maint"].cursor() as cursor:
-        for table in ("memory_chunks", "memory_documents", "memory_data_keys", "memory_tenants"):
+        for table in TENANT_TABLES:
             cursor.execute(f"DELETE FROM {table} WHERE user_hash = %s", [hmac_user(user_id)])
 
 

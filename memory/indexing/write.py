@@ -21,6 +21,8 @@ from memory import sealing
 from memory.errors import InvalidInput, StaleKeys, TooManyChunks
 from memory.halfvec import half_vectors, unit_vectors
 from memory.indexing.slices import join_slices
+from memory.indexing.term_index import SEGMENT_CHUNKS, add_terms, remove_terms, settle
+from memory.indexing.terms import Blinder, BlindTerms, terms
 from memory.keyring import Purpose, TenantKeys, create_tenant, open_state, require_seal_budget
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.protection.rotation import Rotation
@@ -57,7 +59,7 @@ class DocumentDraft:
 
 @dataclass(frozen=True)
 class SealedChunk:
-    """One row of memory_chunks, but for what it shares with its document."""
+    """One row of memory_chunks, but for what it shares with its document; its blind terms stand apart."""
 
     id: UUID
     start: int
@@ -66,6 +68,7 @@ class SealedChunk:
     text_cipher: bytes
     meta_cipher: bytes
     emb_cipher: bytes
+    terms: BlindTerms | None
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,18 @@ class SealedDocument:
 
 
 def seal_document(
-    keys: TenantKeys, space: int, draft: DocumentDraft, passages: Sequence[Passage], embeddings
-) -> SealedDocument:
-    """Seal a draft. `embeddings`: float[n, d], one row a passage, of the active space's model.
+    keys: TenantKeys, space: int, draft: DocumentDraft, passages: Sequence[Passage], embeddings,
+    *, language: str | None = None,
+) -> SealedDocument:  # fmt: skip
+    """Seal a draft and blind its terms. `embeddings`: float[n, d], one row a passage, of the active space's model.
 
-    Raises InvalidEmbedding before anything is sealed.
+    `language` of its words: one of `terms.LANGUAGES`; None is the deployment's. Raises InvalidEmbedding
+    before anything is sealed.
     """
     units = unit_vectors(embeddings, rows=len(passages), dimension=EMBEDDING_DIMENSION)
     searchable = half_vectors(protect(keys, units))
+    blinder = Blinder(keys.subkey(Purpose.LEXICAL)) if settings.MEMORY_LEXICAL else None
+    language = language or settings.MEMORY_LEXICAL_LANGUAGE
     chunks = []
     vectors = np.asarray(embeddings, np.float32)
     for index, (passage, vector, stored) in enumerate(zip(passages, vectors, searchable, strict=True)):
@@ -112,6 +119,7 @@ def seal_document(
                 text_cipher=sealing.seal_text(keys, place, passage.text),
                 meta_cipher=sealing.seal_chunk_metadata(keys, chunk_id, {}),
                 emb_cipher=sealing.seal_vector(keys, chunk_id, vector, stored),
+                terms=blinder and blinder.blind(terms(passage.text, language)),
             )
         )
     mac = sealing.content_mac(keys, draft.text)
@@ -146,7 +154,7 @@ ON CONFLICT (user_hash, doc_id) DO UPDATE SET
     content_mac = excluded.content_mac, derived_from = '{}', created_at = excluded.created_at, updated_at = now()
 RETURNING xmax = 0"""
 
-_DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s"
+_DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s RETURNING id"
 
 _INSERT_CHUNKS = """
 INSERT INTO memory_chunks
@@ -159,7 +167,8 @@ _COUNT = """
 UPDATE memory_tenants SET
     document_count = document_count + %s, chunk_count = chunk_count + %s, seal_count = seal_count + %s,
     updated_at = now()
-WHERE user_hash = %s"""
+WHERE user_hash = %s
+RETURNING chunk_count"""
 
 
 def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
@@ -181,11 +190,23 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
     deleted = tx.execute(_DELETE_CHUNKS, [tx.user_hash, document.doc_id])
     if document.chunks:
         tx.execute(*_insert_chunks(tx.user_hash, generation, document))
-    tx.sync()
-    tx.execute(
-        _COUNT, [int(created), len(document.chunks) - deleted.rowcount, document.seal_count, tx.user_hash]
+    terms_by_chunk = [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None]
+    add_terms(tx, document.space, generation, terms_by_chunk)
+    gone = [chunk_id for (chunk_id,) in deleted.fetchall()]
+    counted = tx.execute(
+        _COUNT, [int(created), len(document.chunks) - len(gone), document.seal_count, tx.user_hash]
     )
+    remove_terms(tx, gone)
+    if counted.fetchone()[0] >= SEGMENT_CHUNKS:
+        settle(tx, document.space, generation)
     return not created
+
+
+def delete_chunks(tx: TenantTransaction, doc_id: str) -> int:
+    """Delete a document's chunks with their terms; how many there were. Takes the tenant row's lock."""
+    gone = [chunk_id for (chunk_id,) in tx.execute(_DELETE_CHUNKS, [tx.user_hash, doc_id]).fetchall()]
+    remove_terms(tx, gone)
+    return len(gone)
 
 
 def _insert_chunks(user_hash: str, generation: int, document: SealedDocument) -> tuple[str, dict]:

@@ -13,7 +13,9 @@ from memory.sealing import Place
 class Candidate:
     """A row of the search, its sealed blobs unopened.
 
-    Scores are 0-1, higher is better; None for a stage that did not run.
+    Scores are 0-1, higher is better; None for a stage that did not run. Beside them stand what the two
+    legs measured: `distance`, cosine, 0-2, nearer is better; `bm25`, 0 where no query term occurs.
+    `phrased`: the text holds every phrase that the query quotes; True where it quotes none.
     """
 
     chunk_id: UUID
@@ -30,11 +32,13 @@ class Candidate:
     document_meta_cipher: bytes | None
     document_mac: bytes | None
     distance: float
+    bm25: float = 0.0
     vector: float = 0.0
     lexical: float | None = None
     fused: float = 0.0
     decay: float = 0.0
     rerank: float | None = None
+    phrased: bool = True
     text: str = ""
     metadata: dict | None = None
 

@@ -1,11 +1,64 @@
-"""From the legs' scores to one. Today there is one leg, so the fused score is the vector score."""
+"""From two legs' scores to one, over the union of their candidates.
+
+A cosine and a BM25 score have no unit in common: their spreads differ, from question to question too. So
+each is weighed by one over its standard deviation among the candidates, as in a sum of z-scores
+(Fox & Shaw, "Combination of Multiple Searches", 1994, with the normalisation of Montague & Aslam, 2001). Two
+things differ from a plain sum:
+
+* The weights are made to add up to 1 and nothing is centred. That leaves the order as it is, and the
+  score on a scale that means something: 1 for a passage that says the same in the same words, the
+  cosine where no word of the question occurs, near 0 for what is neither near nor shares a word.
+* Each deviation is drawn towards a usual one, as if PRIOR_CANDIDATES more had been seen, so that few
+  candidates, or candidates that are all alike, still have sensible weights: among two, plain z-scores
+  of legs that disagree are always a tie.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from memory.retrieval.candidate import Candidate
 
+# Standard deviations over a union of 24 and 24 candidates, and how many candidates they count for. Measured
+# on abstracts and on single sentences of two collections: cosine 0.09-0.12, BM25 by its maximum 0.18-0.20.
+USUAL_VECTOR_DEVIATION = 0.10
+USUAL_LEXICAL_DEVIATION = 0.20
+PRIOR_CANDIDATES = 4
 
-def fuse(candidates: list[Candidate]) -> None:
-    """Set each candidate's `fused` score, 0-1."""
-    for candidate in candidates:
+
+def fuse(candidates: Sequence[Candidate]) -> None:
+    """Set each candidate's `lexical` and `fused` scores, 0-1, from `vector` (0-1) and `bm25` (>= 0 or None).
+
+        lexical = bm25 / max(bm25)                     0 where nobody has a hit, None where there was no leg
+        weight  = dev(vector) / (dev(vector) + dev(lexical))
+        fused   = (1 - weight) * vector + weight * lexical
+
+    with dev(x) = sqrt((p * usual**2 + n * var(x)) / (p + n)) over the n candidates, p = PRIOR_CANDIDATES.
+    Without a hit `fused` is exactly `vector`.
+
+    Holds for any input: the order of `candidates` does not matter; a positive factor on all BM25 scores
+    changes nothing but by rounding; a candidate that is at least as good as another in both legs does not come
+    out below it. Raising one candidate's score also moves `max` and the weights, so it can lift or lower
+    others; only within one set do the scores compare strictly.
+    """
+    hits = [candidate.bm25 or 0.0 for candidate in candidates]
+    best = max(hits, default=0.0)
+    for candidate, hit in zip(candidates, hits, strict=True):
+        candidate.lexical = None if candidate.bm25 is None else hit / best if best else 0.0
         candidate.fused = candidate.vector
+    if not best:
+        return
+    vector_deviation = _deviation([c.vector for c in candidates], USUAL_VECTOR_DEVIATION)
+    lexical_deviation = _deviation([hit / best for hit in hits], USUAL_LEXICAL_DEVIATION)
+    weight = vector_deviation / (vector_deviation + lexical_deviation)
+    for candidate, hit in zip(candidates, hits, strict=True):
+        candidate.fused = min(1.0, (1.0 - weight) * candidate.vector + weight * (hit / best))
+
+
+def _deviation(scores: list[float], usual: float) -> float:
+    """The standard deviation of `scores` drawn towards `usual`; exact sums, so their order does not matter."""
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    squares = math.fsum((score - mean) ** 2 for score in scores)
+    return math.sqrt((PRIOR_CANDIDATES * usual**2 + squares) / (PRIOR_CANDIDATES + n))

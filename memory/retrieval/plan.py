@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from django.conf import settings
 from pgvector import HalfVector
 
+from memory.retrieval.lexical import LexicalQuery
 from memory.retrieval.search import Filters, candidate_statement
 from memory.rls import tenant_transaction
+
+# The tables whose every scan is judged; a partition is its table's name and a suffix.
+CHUNKS = "memory_chunks"
+SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "memory_lexical_blocks")
+# Any ids do: which rows a plan may visit does not depend on the words.
+_PROBE_TERMS = tuple(range(6))
 
 _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan"}
 
@@ -20,21 +29,25 @@ class Plan:
     root: dict
     text: str
 
-    def nodes(self):
+    def nodes(self) -> Iterator[dict]:
         """Every node, the root first."""
-        pending = [self.root["Plan"]]
-        while pending:
-            node = pending.pop()
-            yield node
-            pending.extend(node.get("Plans", ()))
+        return (node for node, _ in self.guarded_nodes())
 
-    def scans(self, table_prefix: str) -> list[dict]:
-        """The nodes that read a table whose name starts so, or one of its indexes."""
+    def guarded_nodes(self) -> Iterator[tuple[dict, bool]]:
+        """Every node, the root first, with whether it or a node above it has a One-Time Filter."""
+        pending = [(self.root["Plan"], False)]
+        while pending:
+            node, guarded = pending.pop()
+            guarded = guarded or "One-Time Filter" in node
+            yield node, guarded
+            pending.extend((child, guarded) for child in node.get("Plans", ()))
+
+    def scans(self, table: str) -> list[tuple[dict, bool]]:
+        """The nodes that read `table`, a partition of it or an index of either, each with whether it is guarded."""
         return [
-            node
-            for node in self.nodes()
-            if node["Node Type"] in _SCANS
-            and _name(node).startswith(table_prefix)
+            (node, guarded)
+            for node, guarded in self.guarded_nodes()
+            if node["Node Type"] in _SCANS and _name(node).startswith(table)
         ]
 
     def summary(self) -> dict:
@@ -52,42 +65,59 @@ def _name(node: dict) -> str:
     return node.get("Relation Name") or node.get("Index Name", "")
 
 
-def explain_candidates(user_hash: str, space: int, vector: HalfVector, limit: int) -> tuple[Plan, int]:
-    """Explain the search as r1_app bound to `user_hash`: (plan, how many chunks the user owns)."""
-    sql, params = candidate_statement(user_hash, space, vector, limit, Filters())
+def explain_candidates(user_hash: str, space: int, vector: HalfVector, limit: int) -> tuple[Plan, dict[str, int]]:
+    """Explain the search as r1_app bound to `user_hash`: (plan, how many rows of each searched table the user owns)."""
     with tenant_transaction(user_hash) as tx:
+        state, lexical = tx.state(), None
+        if settings.MEMORY_LEXICAL and state is not None:
+            lexical = LexicalQuery(state.generation, _PROBE_TERMS, (1,) * len(_PROBE_TERMS))
+        sql, params = candidate_statement(user_hash, space, vector, limit, Filters(), lexical)
         tree = tx.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params).fetchone()[0]
         text = tx.execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + sql, params).fetchall()
-        owned = tx.execute("SELECT count(*) FROM memory_chunks WHERE user_hash = %s", [user_hash]).fetchone()[0]
+        owned = {
+            table: tx.execute(f"SELECT count(*) FROM {table} WHERE user_hash = %s", [user_hash]).fetchone()[0]
+            for table in SEARCHED_TABLES
+        }
     root = json.loads(tree)[0] if isinstance(tree, str) else tree[0]
     return Plan(root, "\n".join(row[0] for row in text)), owned
 
 
-def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: int) -> list[str]:
+def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int]) -> list[str]:
     """Why this plan touches rows of others, as sentences; [] when it does not.
 
-    Every scan of chunks must be narrowed by an index condition on this user's hash, must lie in one
-    partition, must read no more rows than the user owns, and the policy must be a One-Time Filter.
+    Every scan of a searched table must be narrowed by an index condition on this user's hash, must lie in
+    one partition, must read no more rows than the user owns, and must stand under the policy's One-Time Filter.
     """
     findings = []
-    scans = plan.scans("memory_chunks")
-    if not scans:
+    if not plan.scans(CHUNKS):
         findings.append("the plan reads no chunk table: nothing is proved")
-    elif owned_rows and not any(node["Actual Loops"] for node in scans):
+    elif owned_rows[CHUNKS] and not any(node["Actual Loops"] for node, _ in plan.scans(CHUNKS)):
         findings.append("no scan of chunks was carried out: nothing is proved")
-    relations = {node["Relation Name"] for node in scans if "Relation Name" in node}
-    if len(relations) > 1:
-        findings.append(f"the plan reads {len(relations)} partitions instead of one")
-    for node in scans:
-        name = _name(node)
-        condition = node.get("Index Cond") or node.get("Recheck Cond") or ""
-        if f"user_hash = '{user_hash}'" not in condition:
-            findings.append(f"{node['Node Type']} on {name} is not narrowed to the user by an index")
-        loops = node.get("Actual Loops", 1)
-        visited = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * loops
-        visited += node.get("Rows Removed by Index Recheck", 0) * loops
-        if visited > owned_rows:
-            findings.append(f"{node['Node Type']} on {name} visits {visited:.0f} rows; the user owns {owned_rows}")
-    if not any("One-Time Filter" in node for node in plan.nodes()):
-        findings.append("the policy is not a One-Time Filter")
+    for table in SEARCHED_TABLES:
+        scans = plan.scans(table)
+        relations = {node["Relation Name"] for node, _ in scans if "Relation Name" in node}
+        if len(relations) > 1:
+            findings.append(f"the plan reads {len(relations)} partitions of {table} instead of one")
+        for node, guarded in scans:
+            name = _name(node)
+            condition = node.get("Index Cond") or node.get("Recheck Cond") or ""
+            if f"user_hash = '{user_hash}'" not in condition:
+                findings.append(f"{node['Node Type']} on {name} is not narrowed to the user by an index")
+            if not guarded:
+                findings.append(f"{node['Node Type']} on {name}: the policy is not a One-Time Filter above it")
+            visited = _visited(node)
+            if visited > owned_rows[table]:
+                findings.append(
+                    f"{node['Node Type']} on {name} visits {visited:.0f} rows; the user owns {owned_rows[table]}"
+                )
     return findings
+
+
+def _visited(node: dict) -> float:
+    """Rows one run of a scan reads; a lookup by key has one run a row of what is joined to it.
+
+    0 for a bitmap of an index: it still counts rows that are dead, and the scan of the heap above it does not.
+    """
+    if node["Node Type"] == "Bitmap Index Scan":
+        return 0
+    return node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)

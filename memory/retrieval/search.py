@@ -15,6 +15,7 @@ from pgvector import HalfVector
 from memory import metrics
 from memory.errors import CrossTenantAttempt
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.lexical import BEST, CTES, LexicalQuery
 from memory.rls import TenantTransaction
 
 
@@ -29,49 +30,92 @@ class Filters:
     until: datetime | None = None
 
 
-_CANDIDATES = """
-SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
-       c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, c.distance
-FROM (
-    SELECT user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, generation,
-           text_cipher, meta_cipher, embedding <=> %s::halfvec AS distance
+_COLUMNS = """c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end,
+       c.created_at, c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, c.distance, c.bm25"""
+
+_DENSE = """
+    SELECT {columns}
     FROM memory_chunks
-    WHERE user_hash = %s AND space = %s AND quarantined_at IS NULL{conditions}
-    ORDER BY embedding <=> %s::halfvec, id
-    LIMIT %s
-) c
-LEFT JOIN memory_documents d ON d.user_hash = %s AND d.doc_id = c.doc_id
-ORDER BY c.distance, c.id"""
+    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND quarantined_at IS NULL{conditions}
+    ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index
+    LIMIT %(limit)s"""
+
+_DOCUMENT = """
+LEFT JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
+{where}
+ORDER BY c.distance, c.doc_id, c.chunk_index"""
+
+_ONE_LEG = f"""
+SELECT {_COLUMNS}
+FROM ({{dense}}
+) c{_DOCUMENT.format(where="")}"""
+
+# `found`: what either leg brought, with the BM25 score of each; none is below 0, so the greater mention is the
+# score. `rank`: the order of the lexical leg, in which rows of the vector leg have their place too.
+_BOTH_LEGS = f"""
+WITH dense AS MATERIALIZED ({{dense}}
+),{{lexical}}
+found AS MATERIALIZED (
+    SELECT id, bool_or(nearest) AS nearest, max(bm25) AS bm25
+    FROM (SELECT id, true AS nearest, 0.0::float8 AS bm25 FROM dense
+          UNION ALL SELECT id, false, bm25 FROM placed) mentions
+    GROUP BY id
+)
+SELECT {_COLUMNS}
+FROM (
+    SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
+           c.generation, c.text_cipher, c.meta_cipher, c.embedding <=> %(vector)s::halfvec AS distance,
+           f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
+    FROM found f JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = f.id
+    WHERE c.space = %(space)s::smallint AND c.quarantined_at IS NULL{{conditions}}
+) c{_DOCUMENT.format(where="WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)")}"""
+
+_ALL_COLUMNS = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, generation,
+           text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, 0.0::float8 AS bm25"""
 
 _QUARANTINED = """
 SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"""
 
 
 def candidate_statement(
-    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters
-) -> tuple[str, list]:
-    """The search's SQL and its parameters; `explain_ann` explains exactly this."""
-    conditions, values = "", []
-    for clause, value in (
-        ("source = ANY(%s)", list(filters.sources)),
-        ("doc_id = ANY(%s)", list(filters.doc_ids)),
-        ("thread_id = %s", filters.thread_id),
-        ("created_at >= %s", filters.since),
-        ("created_at < %s", filters.until),
+    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters, lexical: LexicalQuery | None = None
+) -> tuple[str, dict]:
+    """The search's SQL and its parameters; `explain_ann` explains exactly this.
+
+    Each leg gives its `limit` best under the filters; a row of either has its distance and its BM25 score.
+    Without a lexical query, or one without terms, the vector leg stands alone and every BM25 score is 0.
+    """
+    params = {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
+    conditions = ""
+    for name, clause, value in (
+        ("sources", "source = ANY(%(sources)s)", list(filters.sources)),
+        ("doc_ids", "doc_id = ANY(%(doc_ids)s)", list(filters.doc_ids)),
+        ("thread_id", "thread_id = %(thread_id)s", filters.thread_id),
+        ("since", "created_at >= %(since)s", filters.since),
+        ("until", "created_at < %(until)s", filters.until),
     ):
         if value not in (None, []):
             conditions += f" AND {clause}"
-            values.append(value)
-    sql = _CANDIDATES.format(conditions=conditions)
-    return sql, [vector, user_hash, space, *values, vector, limit, user_hash]
+            params[name] = value
+    if lexical is None or not lexical.ids:
+        return _ONE_LEG.format(dense=_DENSE.format(columns=_ALL_COLUMNS, conditions=conditions)), params
+    sql = _BOTH_LEGS.format(
+        dense=_DENSE.format(columns="id", conditions=conditions),
+        lexical=CTES.format(best="" if conditions else BEST),
+        conditions=conditions,
+    )
+    return sql, params | lexical.params()
 
 
 class Search:
     """A search queued in an open tenant transaction: `candidates()` and `quarantined()` wait for the server."""
 
-    def __init__(self, tx: TenantTransaction, space: int, vector: HalfVector, limit: int, filters: Filters):
+    def __init__(
+        self, tx: TenantTransaction, space: int, vector: HalfVector, limit: int, filters: Filters,
+        lexical: LexicalQuery | None = None,
+    ):  # fmt: skip
         self._user_hash = tx.user_hash
-        self._found = tx.execute(*candidate_statement(tx.user_hash, space, vector, limit, filters))
+        self._found = tx.execute(*candidate_statement(tx.user_hash, space, vector, limit, filters, lexical))
         self._any_quarantined = tx.execute(_QUARANTINED, [tx.user_hash])
 
     def candidates(self) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memory.errors import NotFound
+from memory.indexing.write import delete_chunks
 from memory.rls import bound_tenant, tenant_transaction
 
 _COUNT = """
@@ -11,7 +12,7 @@ WHERE user_hash = %s"""
 
 
 def delete_document(doc_id: str) -> None:
-    """Delete the bound tenant's document `doc_id` and its chunks. Raises NotFound.
+    """Delete the bound tenant's document `doc_id`, its chunks and their terms. Raises NotFound.
 
     A writer of the same user waits at the tenant's row, so what it sees is the document before or after.
     """
@@ -23,6 +24,4 @@ def delete_document(doc_id: str) -> None:
         )
         if locked.fetchone() is None:
             raise NotFound()
-        chunks = tx.execute("DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s", [user_hash, doc_id])
-        tx.sync()
-        tx.execute(_COUNT, [chunks.rowcount, user_hash])
+        tx.execute(_COUNT, [delete_chunks(tx, doc_id), user_hash])

@@ -18,8 +18,10 @@ from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
+from memory.retrieval.lexical import lexical_query
 from memory.retrieval.models import get_embedder
 from memory.retrieval.open import open_candidates
+from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
@@ -61,8 +63,9 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
     1. Embed the question; no database connection is held.
-    2. Search: the user's keys, then candidates with their sealed blobs in one short transaction.
-    3. Fuse the legs' scores and let old passages decay.
+    2. Search: the user's keys, then both legs' candidates with their sealed blobs in one short transaction.
+    3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, all candidates are
+       opened first, and those that hold it word for word go before those that do not.
     4. Open the few that go on.
     5. Rerank them, or say why not.
     6. Answer.
@@ -80,15 +83,22 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
     watch.lap("ann")
 
+    phrases = quoted_phrases(query.text)
+    if phrases and keys is not None:
+        open_candidates(keys, found)
+        for candidate in found:
+            candidate.phrased = holds_phrases(candidate.text, phrases)
     ranked = _rank(found, query)
 
     pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
     pool = ranked[:pool_size]
-    if keys is not None:
+    if keys is not None and not phrases:
         open_candidates(keys, pool)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
+    # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.
+    results = sorted(reranked.candidates, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")
 
     took_ms = watch.total()
@@ -96,7 +106,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     for stage, elapsed_ms in took_ms.items():
         metrics.query_latency_ms.labels(stage, VARIANT).observe(elapsed_ms)
     return MemoryAnswer(
-        results=reranked.candidates[: query.top_k],
+        results=results,
         candidates=len(found),
         reranked=reranked.is_reranked,
         rerank={"backend": reranked.backend, "skipped": reranked.skipped},
@@ -117,8 +127,11 @@ def _search(
         if keys is None:
             return None, [], False
         vector = half_vectors(protect(keys, unit))[0]
+        lexical = None
+        if settings.MEMORY_LEXICAL:
+            lexical = lexical_query(keys, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
         with tenant_transaction(user_hash) as tx:
-            search = Search(tx, space, vector, limit, query.filters)
+            search = Search(tx, space, vector, limit, query.filters, lexical)
             state = tx.state()
             if keys.matches(state):
                 return keys, search.candidates(), search.quarantined()
@@ -129,7 +142,7 @@ def _search(
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
-    """Fused, decayed and in answer order; ties go to the nearer, then the older chunk, always the same way."""
+    """Fused, decayed and in answer order; ties go to the nearer, then by document and place in it."""
     if query.min_score is not None:
         candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
     fuse(candidates)
@@ -139,4 +152,4 @@ def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
     for candidate in candidates:
         age_seconds = (now - candidate.created_at).total_seconds()
         candidate.decay = decayed(candidate.fused, age_seconds, half_life_days=half_life_days, weight=weight)
-    return sorted(candidates, key=lambda c: (-c.score, c.distance, c.chunk_id))
+    return sorted(candidates, key=lambda c: (not c.phrased, -c.score, c.distance, c.doc_id, c.chunk_index))

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from memory.rls_audit import TENANT_TABLES
-from tests.db.memories import remember
+from tests.db.memories import pack_terms, remember
 from tests.db.server import connect, digest
 from tests.people import Person
 
@@ -23,14 +23,17 @@ def keeper(database) -> Person:
     """A user with three documents: the one who acts."""
     person = Person.new("keeper")
     remember(person, "a", "b", "c")
+    pack_terms(person, chunks=2)
     return person
 
 
 @pytest.fixture(scope="module")
 def victim(database) -> Person:
-    """Another user with two documents: the one whose rows nobody else may reach."""
+    """Another user with three documents: the one whose rows nobody else may reach."""
     person = Person.new("victim")
     remember(person, "a", "b")
+    pack_terms(person, chunks=1)
+    remember(person, "c")
     return person
 
 

@@ -10,7 +10,7 @@ from django.db import connections
 from memory.errors import InvalidUserId
 from memory.halfvec import half_vectors
 from memory.models.chunk import EMBEDDING_DIMENSION
-from memory.retrieval.plan import explain_candidates, foreign_row_findings
+from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
 from memory.security import hmac_user
 from memory.spaces import registered_space
 
@@ -31,10 +31,10 @@ class Command(BaseCommand):
             raise CommandError("--candidates must be at least 1", returncode=2)
         user_hash = self._user_hash(user)
         vector = half_vectors(np.full((1, EMBEDDING_DIMENSION), EMBEDDING_DIMENSION**-0.5, np.float32))[0]
-        plan, owned_rows = explain_candidates(user_hash, registered_space(), vector, candidates)
-        findings = foreign_row_findings(plan, user_hash, owned_rows)
+        plan, owned = explain_candidates(user_hash, registered_space(), vector, candidates)
+        findings = foreign_row_findings(plan, user_hash, owned)
         self.stderr.write(plan.text)
-        self.stdout.write(json.dumps({"owned_rows": owned_rows, **plan.summary(), "findings": findings}))
+        self.stdout.write(json.dumps({"owned_rows": owned[CHUNKS], **plan.summary(), "findings": findings}))
         if findings:
             sys.exit(1)
 

@@ -18,5 +18,5 @@ STATE = [
 
 
 class Migration(migrations.Migration):
-    dependencies = [("memory", "0007_metadata_views")]
-    operations = [RunSQLFile("0008_flags", STATE)]
+    dependencies = [("memory", "0008_lexical")]
+    operations = [RunSQLFile("0009_flags", STATE)]

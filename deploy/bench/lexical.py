@@ -1,0 +1,290 @@
+"""What the blind lexical leg costs: `make bench-lexical`, or `python deploy/bench/lexical.py --json`.
+
+1. Start the bench's own embedded, durable PostgreSQL; load one user a size, through the product's write path,
+   as sealed chunks of about 75 distinct terms with Zipf-like frequencies. What an earlier run loaded is kept.
+2. Bytes a chunk on disk, indexes and TOAST included, without dead rows, of the lexical tables and of the chunks.
+3. The search transaction with and without the lexical leg, question by question: six terms each, drawn as
+   the texts' words are. The difference of each pair is what the leg adds, give or take the vector leg's own
+   variance; so the lexical leg is timed by itself too, planning and round trip included.
+4. The same for writes of one document; and how long packing a segment takes.
+
+Progress on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from itertools import accumulate
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
+# The model is not asked here, so the space is only a number.
+from query import CANDIDATES, machine, percentiles, service  # noqa: E402
+
+SIZES = (20, 2_000, 20_000, 200_000)
+VOCABULARY = 40_000
+TOKENS_PER_CHUNK = 80
+QUERY_TERMS = 6
+CHUNKS_PER_DOCUMENT = 20
+RUNS = 3  # of each question; the best counts, so that percentiles are over questions and not over the machine's moods
+LEXICAL_TABLES = ("memory_lexical_chunks", "memory_lexical_segments", "memory_lexical_blocks")
+
+
+class Texts:
+    """Words w0, w1, ... drawn by a Zipf-Mandelbrot law: the most frequent is in about half of the chunks."""
+
+    def __init__(self, seed: int):
+        self._random = random.Random(seed)
+        self._words = [f"w{rank}" for rank in range(VOCABULARY)]
+        self._weights = list(accumulate(1 / (rank + 12) for rank in range(1, VOCABULARY + 1)))
+
+    def words(self, count: int) -> list[str]:
+        return self._random.choices(self._words, cum_weights=self._weights, k=count)
+
+    def document(self, chunks: int):
+        """(passages, float64[n, d])"""
+        import numpy as np
+
+        from memory.indexing.write import Passage
+        from memory.models.chunk import EMBEDDING_DIMENSION
+
+        passages, start = [], 0
+        for _ in range(chunks):
+            text = " ".join(self.words(TOKENS_PER_CHUNK))
+            passages.append(Passage(text, start, start + len(text)))
+            start += len(text)
+        return passages, np.random.default_rng(self._random.getrandbits(32)).normal(size=(chunks, EMBEDDING_DIMENSION))
+
+
+def partition_of(connections, user_hash: str, table: str) -> str:
+    with connections["backup"].cursor() as cursor:
+        cursor.execute(f"SELECT tableoid::regclass::text FROM {table} WHERE user_hash = %s LIMIT 1", [user_hash])
+        row = cursor.fetchone()
+    return row[0] if row else ""
+
+
+def load(connections, sizes) -> dict[int, str]:
+    """One user a size: size -> user id. Each is loaded once and kept."""
+    from memory.indexing.write import index_memory_batch
+    from memory.rls import tenant_transaction
+    from memory.security import hmac_user
+
+    users = {}
+    for size in sizes:
+        user_id = users[size] = f"lexical-{size}"
+        user_hash = hmac_user(user_id)
+        with connections["maint"].cursor() as cursor:
+            cursor.execute("SELECT chunk_count FROM memory_tenants WHERE user_hash = %s", [user_hash])
+            done = (cursor.fetchone() or [0])[0]
+        texts, started = Texts(size + done), time.perf_counter()
+        loaded = 0
+        while done < size:
+            chunks = min(CHUNKS_PER_DOCUMENT * 50, size - done)
+            with tenant_transaction(user_hash, write=True) as tx:
+                tx.execute("SET LOCAL synchronous_commit = off")
+                for first in range(0, chunks, CHUNKS_PER_DOCUMENT):
+                    passages, vectors = texts.document(min(CHUNKS_PER_DOCUMENT, chunks - first))
+                    index_memory_batch(
+                        connections["default"], user_id, f"doc-{done + first}", "bench", passages, vectors, {}
+                    )
+            done += chunks
+            loaded += chunks
+            if loaded % 20_000 == 0 or done == size:
+                rate = loaded / (time.perf_counter() - started)
+                print(f"loaded {done} of {size} chunks, {rate:,.0f} rows/s", file=sys.stderr)
+    with connections["owner"].cursor() as cursor:
+        for table in ("memory_tenants", "memory_documents", "memory_chunks"):
+            cursor.execute(f"VACUUM (ANALYZE) {table}")
+        for table in LEXICAL_TABLES:
+            cursor.execute(f"VACUUM (FULL, ANALYZE) {table}")
+    return users
+
+
+def bytes_per_chunk(connections, user_hash: str, size: int) -> dict[str, float]:
+    """On disk, indexes and TOAST included: of the partition, the share that the user has of its rows' bytes."""
+    found = {}
+    with connections["backup"].cursor() as cursor:
+        for table in ("memory_chunks", *LEXICAL_TABLES):
+            partition = partition_of(connections, user_hash, table)
+            if partition:
+                cursor.execute(
+                    f"SELECT pg_total_relation_size('{partition}')"
+                    " * coalesce(sum(pg_column_size(r.*)) FILTER (WHERE user_hash = %s), 0)"
+                    f" / sum(pg_column_size(r.*)) FROM {partition} r",
+                    [user_hash],
+                )
+                found[table] = round(cursor.fetchone()[0] / size)
+    return found
+
+
+def searches(user_id: str, rounds: int) -> dict[str, dict]:
+    """The candidate transaction alone, with one leg and with both, each the best of RUNS; milliseconds."""
+    import numpy as np
+
+    from memory.halfvec import half_vectors, unit_vectors
+    from memory.indexing.write import protect
+    from memory.keyring import existing_keys
+    from memory.models.chunk import EMBEDDING_DIMENSION
+    from memory.retrieval.lexical import BEST, CTES, lexical_query
+    from memory.retrieval.search import Filters, Search
+    from memory.rls import tenant_transaction
+    from memory.security import hmac_user
+    from memory.spaces import registered_space
+
+    user_hash, space, texts = hmac_user(user_id), registered_space(), Texts(5)
+    keys, numbers = existing_keys(user_hash), np.random.default_rng(5)
+
+    def one(vector, question: str | None) -> float:
+        started = time.perf_counter()
+        lexical = None if question is None else lexical_query(keys, question, "english")
+        with tenant_transaction(user_hash) as tx:
+            search = Search(tx, space, vector, CANDIDATES, Filters(), lexical)
+            tx.state()
+            found = search.candidates()
+            search.quarantined()
+        if not found:
+            raise SystemExit(f"{user_id} found nothing: there is nothing to measure")
+        return (time.perf_counter() - started) * 1000
+
+    def lexical_alone(question: str) -> float:
+        params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
+        params |= lexical_query(keys, question, "english").params()
+        nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
+        sql = nothing + CTES.format(best=BEST).rstrip(",") + " SELECT * FROM placed"
+        with tenant_transaction(user_hash) as tx:
+            tx.state()
+            started = time.perf_counter()
+            tx.execute(sql, params).fetchall()
+            return (time.perf_counter() - started) * 1000
+
+    laps: dict[str, list[float]] = {"vector leg": [], "both legs": [], "added": [], "lexical leg": []}
+    for number in range(rounds + 3):
+        unit = unit_vectors(numbers.normal(size=(1, EMBEDDING_DIMENSION)), rows=1, dimension=EMBEDDING_DIMENSION)
+        vector, question = half_vectors(protect(keys, unit))[0], " ".join(texts.words(QUERY_TERMS))
+        alone = min(one(vector, None) for _ in range(RUNS))
+        both = min(one(vector, question) for _ in range(RUNS))
+        lexical = min(lexical_alone(question) for _ in range(RUNS))
+        if number >= 3:
+            for name, lap in (
+                ("vector leg", alone), ("both legs", both), ("added", both - alone), ("lexical leg", lexical)
+            ):  # fmt: skip
+                laps[name].append(lap)
+    return {name: percentiles(values) for name, values in laps.items()}
+
+
+def writes(connections, user_id: str, rounds: int) -> dict[str, float]:
+    """Median milliseconds of one document written and removed again, lexical off and on, in turn."""
+    from django.test import override_settings
+
+    from memory.indexing.write import index_memory_batch
+    from memory.rls import bind_tenant
+    from memory.security import hmac_user
+    from memory.services.forget import delete_document
+
+    texts, found = Texts(6), {}
+    for chunks in (1, CHUNKS_PER_DOCUMENT):
+        laps: dict[str, list[float]] = {}
+        for number in range(rounds):
+            passages, vectors = texts.document(chunks)
+            for on in (False, True):
+                doc_id = f"write-{number}-{on}"
+                with override_settings(MEMORY_LEXICAL=on):
+                    started = time.perf_counter()
+                    index_memory_batch(connections["default"], user_id, doc_id, "bench", passages, vectors, {})
+                    written = time.perf_counter()
+                    with bind_tenant(hmac_user(user_id)):
+                        delete_document(doc_id)
+                    done = time.perf_counter()
+                name = f"{chunks} chunks, " + ("on" if on else "off")
+                laps.setdefault(f"write {name}", []).append((written - started) * 1000)
+                laps.setdefault(f"delete {name}", []).append((done - written) * 1000)
+        found |= {name: round(statistics.median(values), 2) for name, values in laps.items()}
+    return found
+
+
+def packing(connections, user_id: str) -> dict[str, float]:
+    """Milliseconds to unpack and to pack one whole segment of the user, rolled back; empty where there is none."""
+    from memory.indexing.term_index import settle, unpack
+    from memory.rls import tenant_transaction
+    from memory.security import hmac_user
+
+    class Undo(Exception):
+        pass
+
+    laps = {}
+    try:
+        with tenant_transaction(hmac_user(user_id), write=True) as tx:
+            first = tx.execute(
+                "SELECT space, generation, segment FROM memory_lexical_segments WHERE user_hash = %s LIMIT 1",
+                [tx.user_hash],
+            ).fetchone()
+            if first is None:
+                return {}
+            for name, step in (
+                ("unpack", lambda: unpack(tx, *first)), ("pack", lambda: settle(tx, first[0], first[1]))
+            ):  # fmt: skip
+                started = time.perf_counter()
+                step()
+                tx.sync()
+                laps[name] = round((time.perf_counter() - started) * 1000, 1)
+            raise Undo
+    except Undo:
+        return laps
+
+
+def measure(connections, options) -> dict:
+    """Everything this bench knows, as one document."""
+    from memory.security import hmac_user
+
+    users = load(connections, options.sizes)
+    report = {"machine": machine(connections), "sizes": {}}
+    for size, user_id in users.items():
+        report["sizes"][size] = {
+            "bytes_per_chunk": bytes_per_chunk(connections, hmac_user(user_id), size),
+            "search": searches(user_id, options.queries),
+            "write": writes(connections, user_id, options.writes),
+            "packing": packing(connections, user_id),
+        }
+        print(f"measured {size}", file=sys.stderr)
+    return report
+
+
+def show(report: dict) -> None:
+    """The report as tables."""
+    print("  ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    print(f"\n{'chunks':>8}{'bytes/chunk':>13}{'vector leg p50':>16}{'p95':>8}{'both p50':>10}{'p95':>8}"
+          f"{'added p50':>11}{'p95':>8}{'leg p50':>9}{'p95':>8}{'pack ms':>9}{'unpack':>8}")  # fmt: skip
+    for size, one in report["sizes"].items():
+        lexical = sum(one["bytes_per_chunk"].get(table, 0) for table in LEXICAL_TABLES)
+        legs = "".join(
+            f"{one['search'][name]['p50']:>{width}.2f}{one['search'][name]['p95']:>8.2f}"
+            for name, width in (("vector leg", 16), ("both legs", 10), ("added", 11), ("lexical leg", 9))
+        )
+        packing = one["packing"]
+        print(f"{size:>8}{lexical:>13}{legs}{packing.get('pack', '-'):>9}{packing.get('unpack', '-'):>8}")
+    for size, one in report["sizes"].items():
+        print(f"\n{size} chunks, bytes a chunk: {one['bytes_per_chunk']}")
+        print("\n".join(f"  {name:28}{value:>8.2f} ms" for name, value in one["write"].items()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="chunks of each user")
+    parser.add_argument("--queries", type=int, default=100, help="questions a size")
+    parser.add_argument("--writes", type=int, default=30, help="documents a write measurement")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    options = parser.parse_args()
+    with service() as connections:
+        report = measure(connections, options)
+    print(json.dumps(report, indent=2)) if options.json else show(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""A test collection: documents, queries, and which documents answer which query.
+
+Three formats are told apart by the files of a folder:
+
+| format | documents                         | queries                       | relevance                              |
+|--------|-----------------------------------|-------------------------------|----------------------------------------|
+| BEIR   | `corpus.jsonl`                    | `queries.jsonl`               | `qrels/test.tsv` or the only `*.tsv`   |
+| SMART  | `*.ALL`                           | `*.QRY`                       | `*.REL`                                |
+| TREC   | `*.xml`, `*.sgml`, `*.trec` of `<doc>` | the same of `<top>`      | `*qrel*` with four columns             |
+
+Relevance is binary: a grade above 0 is relevant. A document is its title, a line feed and its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from memory.conf import DOC_ID_MAX_CHARS
+
+
+class CollectionError(Exception):
+    """The folder holds no collection that can be read; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """`documents` and `queries` by id, in the order of their files; `relevant` by query id, never an empty set.
+
+    `queries` holds judged queries only: one that nothing answers, or that is empty, measures nothing.
+    """
+
+    name: str
+    documents: dict[str, str]
+    queries: dict[str, str]
+    relevant: dict[str, frozenset[str]]
+
+    def first_queries(self, count: int) -> Collection:
+        """The same documents with the first `count` queries."""
+        queries = dict(list(self.queries.items())[:count])
+        return Collection(self.name, self.documents, queries, {q: self.relevant[q] for q in queries})
+
+
+@dataclass(frozen=True)
+class RawCollection:
+    """What a reader found: (id, title, text), (id, text), and (query id, document id, grade), in the files' order."""
+
+    documents: list[tuple[str, str, str]]
+    queries: list[tuple[str, str]]
+    grades: list[tuple[str, str, int]]
+
+
+Reader = Callable[[Path], RawCollection]
+
+
+def load_collection(folder: Path) -> Collection:
+    """The collection in `folder`. Raises CollectionError."""
+    if not folder.is_dir():
+        raise CollectionError(f"{folder} is not a folder")
+    reader = _reader(folder)
+    try:
+        raw = reader(folder)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise CollectionError(f"{folder}: {error}") from error
+    return collected(folder.resolve().name, raw)
+
+
+def _reader(folder: Path) -> Reader:
+    from memory.evaluation import beir, smart, trec
+
+    for module in (beir, smart, trec):
+        if module.recognises(folder):
+            return module.read
+    raise CollectionError(f"{folder} is neither in BEIR's, nor in SMART's, nor in TREC's format")
+
+
+def collected(name: str, raw: RawCollection) -> Collection:
+    """Join what a reader found.
+
+    Queries keep the ids of their file where all judged ones are among them. Where they are not, as in the
+    Cranfield collection, whose relevance counts the queries, they are numbered by position from 1.
+    Documents without any text cannot be stored; judgements on them stand and count against every ranking.
+    Raises CollectionError for ids that are missing, doubled or too long, and where nothing is relevant.
+    """
+    documents = {}
+    for doc_id, title, text in raw.documents:
+        if not doc_id or len(doc_id) > DOC_ID_MAX_CHARS:
+            raise CollectionError(f"{name}: a document's id must have 1 to {DOC_ID_MAX_CHARS} characters")
+        if doc_id in documents:
+            raise CollectionError(f"{name}: two documents are called {doc_id}")
+        documents[doc_id] = "\n".join(part for part in (title.strip(), text.strip()) if part)
+    documents = {doc_id: text for doc_id, text in documents.items() if text}
+
+    relevant: dict[str, set[str]] = {}
+    for query_id, doc_id, grade in raw.grades:
+        if grade > 0:
+            relevant.setdefault(query_id, set()).add(doc_id)
+
+    numbered = raw.queries
+    if not {query_id for query_id, _, _ in raw.grades} <= {query_id for query_id, _ in raw.queries}:
+        numbered = [(str(number), text) for number, (_, text) in enumerate(raw.queries, start=1)]
+    if len({query_id for query_id, _ in numbered}) != len(numbered):
+        raise CollectionError(f"{name}: two queries have the same id")
+    queries = {query_id: text.strip() for query_id, text in numbered if query_id in relevant and text.strip()}
+    if not any(relevant[query_id] & documents.keys() for query_id in queries):
+        raise CollectionError(f"{name}: no query has a relevant document")
+    return Collection(name, documents, queries, {query_id: frozenset(relevant[query_id]) for query_id in queries})
+
+
+def only(folder: Path, paths: list[Path], what: str) -> Path:
+    """The one path of `paths`. Raises CollectionError when there are none or several."""
+    if len(paths) != 1:
+        raise CollectionError(f"{folder}: expected one file with the {what}, found {len(paths)}")
+    return paths[0]

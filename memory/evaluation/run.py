@@ -1,0 +1,157 @@
+"""Evaluate one collection through the service: index it for a throw-away user, then rank it in every combination.
+
+`dense` and `lexical` are read from one search of LEG_CANDIDATES candidates a leg, from the candidates' own
+distance and BM25 score; the product has no switch that turns a leg off. All other stages are answers of
+`query_memory` with the product's defaults. Documents are ranked by their best passage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TextIO
+
+from django.conf import settings
+
+from memory.conf import CANDIDATES_DEFAULT, RERANK_POOL_DEFAULT
+from memory.evaluation.collections import Collection
+from memory.evaluation.measures import distinct
+from memory.evaluation.progress import progress
+from memory.evaluation.throwaway import ThrowAwayUser
+from memory.halfvec import half_vectors, unit_vectors
+from memory.indexing.write import DocumentDraft, protect
+from memory.keyring import existing_keys
+from memory.models.chunk import EMBEDDING_DIMENSION
+from memory.retrieval.candidate import Candidate
+from memory.retrieval.lexical import lexical_query
+from memory.retrieval.models import get_embedder
+from memory.retrieval.search import Filters, Search
+from memory.rls import bound_tenant, tenant_transaction
+from memory.services.forget import delete_document
+from memory.services.index import IndexedDocument, index_document
+from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
+from memory.spaces import active_space
+
+LEG_CANDIDATES = 100
+SOURCE = "evaluate"
+SHUFFLE_SEED = 4
+REWRITTEN_ONE_IN = 4  # of a shuffled run's documents: first stored with another text, half of them then deleted
+
+DENSE, LEXICAL, FUSED, DECAYED = "dense", "lexical", "fused", "fused + decay"
+
+
+@dataclass
+class Ranked:
+    """One user's run: document ids by stage and query, best first; times in milliseconds by step, in order.
+
+    `distances` holds each query's nearest passages, by document and place in it.
+    """
+
+    rotated: bool
+    chunks: int = 0
+    rankings: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    distances: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict)
+    took_ms: dict[str, list[float]] = field(default_factory=dict)
+    rerank_skipped: str | None = None
+
+    def rank(self, stage: str, query_id: str, passages: list[Candidate]) -> None:
+        self.rankings.setdefault(stage, {})[query_id] = distinct(passage.doc_id for passage in passages)
+
+    def time(self, prefix: str, took_ms: dict[str, float]) -> None:
+        for step, elapsed_ms in took_ms.items():
+            self.took_ms.setdefault(f"{prefix} {step}", []).append(elapsed_ms)
+
+    def digest(self, stage: str) -> str:
+        """SHA-256 (hex) of a stage's rankings: equal in two runs that ranked everything alike."""
+        return hashlib.sha256(json.dumps(self.rankings[stage], sort_keys=True).encode()).hexdigest()
+
+
+def run(
+    collection: Collection, user: ThrowAwayUser, *, ages_days: float = 0.0, shuffled: bool = False,
+    stream: TextIO | None = None,
+) -> Ranked:  # fmt: skip
+    """Index `collection` as `user` and rank every query in every stage.
+
+    All documents are equally old, so that decay changes nothing, unless `ages_days` spreads their ages evenly
+    between 0 and so many days, in an order that has to do with nothing. `shuffled` indexes in random order, with
+    rewrites and deletes in between. `stream` gets the progress bars.
+    """
+    ranked = Ranked(rotated=user.rotated)
+    _index(collection, user, ranked, ages_days=ages_days, shuffled=shuffled, stream=stream)
+    label = f"asking {collection.name}" + ("" if user.rotated else ", unrotated")
+    user.call(query_memory, MemoryQuery(next(iter(collection.queries.values()))))  # the first one warms up
+    for query_id, text in progress(collection.queries.items(), len(collection.queries), label, stream):
+        _ask(user, ranked, query_id, text)
+    return ranked
+
+
+def _index(
+    collection: Collection, user: ThrowAwayUser, ranked: Ranked, *, ages_days: float, shuffled: bool,
+    stream: TextIO | None,
+) -> None:  # fmt: skip
+    """Index the collection, one document a call."""
+    now = datetime.now(UTC)
+    order = list(collection.documents)
+    shuffle = random.Random(SHUFFLE_SEED)
+    shuffle.shuffle(order)
+    ages = {doc_id: ages_days * place / max(1, len(order) - 1) for place, doc_id in enumerate(order)}
+    doc_ids = order if shuffled else list(collection.documents)
+
+    def store(doc_id: str, text: str) -> IndexedDocument:
+        draft = DocumentDraft(doc_id, SOURCE, text, created_at=now - timedelta(days=ages[doc_id]))
+        return user.call(index_document, user.user_id, draft)
+
+    label = f"indexing {collection.name}" + ("" if user.rotated else ", unrotated")
+    for place, doc_id in enumerate(progress(doc_ids, len(doc_ids), label, stream)):
+        if shuffled and place % REWRITTEN_ONE_IN == 0:
+            store(doc_id, "Not the text that counts. " + collection.documents[shuffle.choice(order)])
+            if place % (2 * REWRITTEN_ONE_IN) == 0:
+                user.call(delete_document, doc_id)
+        stored = store(doc_id, collection.documents[doc_id])
+        ranked.chunks += len(stored.chunk_ids)
+        ranked.time("index", stored.took_ms)
+
+
+def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
+    """Rank one query in every stage. The timed call asks as the product's clients do."""
+    legs = user.call(search_legs, text)
+    nearest = sorted(legs, key=lambda c: (c.distance, c.doc_id, c.chunk_index))
+    ranked.rank(DENSE, query_id, nearest)
+    ranked.distances[query_id] = {(c.doc_id, c.chunk_index): c.distance for c in nearest[:CANDIDATES_DEFAULT]}
+    if settings.MEMORY_LEXICAL:
+        hits = [candidate for candidate in legs if candidate.bm25]
+        ranked.rank(LEXICAL, query_id, sorted(hits, key=lambda c: (-c.bm25, c.doc_id, c.chunk_index)))
+
+    wide = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, decay_weight=0.0)
+    fused = user.call(query_memory, wide).results
+    ranked.rank(FUSED, query_id, fused)
+    decayed = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False)
+    ranked.rank(DECAYED, query_id, user.call(query_memory, decayed).results)
+
+    ranked.time("query", user.call(query_memory, MemoryQuery(text, rerank=False)).took_ms)
+
+    reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=RERANK_POOL_DEFAULT, decay_weight=0.0))
+    if reranked.reranked:
+        # What the reranker did not see stays behind it, in the order it had.
+        stage = f"fused + rerank ({reranked.rerank['backend']})"
+        ranked.rank(stage, query_id, reranked.results + fused)
+        ranked.time("reranked", {step: ms for step, ms in reranked.took_ms.items() if step in ("rerank", "total")})
+    else:
+        ranked.rerank_skipped = reranked.rerank["skipped"]
+
+
+def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
+    """The bound tenant's candidates of both legs, `candidates` a leg, by the service's own search, unopened."""
+    user_hash = bound_tenant()
+    embedder = get_embedder()
+    unit = unit_vectors(embedder.embed_query(text)[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
+    keys = existing_keys(user_hash)
+    if keys is None:
+        return []
+    vector = half_vectors(protect(keys, unit))[0]
+    lexical = lexical_query(keys, text, settings.MEMORY_LEXICAL_LANGUAGE) if settings.MEMORY_LEXICAL else None
+    with tenant_transaction(user_hash) as tx:
+        return Search(tx, active_space(embedder), vector, candidates, Filters(), lexical).candidates()

@@ -1,0 +1,76 @@
+"""Users that exist for one evaluation: stored through the service, erased with every trace of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from memory.keyring import Purpose, TenantKeys, existing_keys, existing_or_new_keys, forget_keys
+from memory.rls import bind_tenant, tenant_transaction
+from memory.rls_audit import TENANT_TABLES
+from memory.security import hmac_user
+
+# Known ids, so that a run finds what an earlier one left when it was killed; no token's `sub` looks like one.
+_NAMESPACE = uuid.UUID("5a0c1d4e-7a3b-5f60-9c1e-2d8b64f0e7aa")
+
+
+class ThrowAwayUser:
+    """A context: the user is erased at its start, in case an earlier run was killed, and at its end.
+
+    `rotated=False` gives the user the identity in place of the secret matrix of `memory/protection`, and
+    nothing else changes: so rotation on and off compare within one database and one embedding space.
+    """
+
+    def __init__(self, name: str, *, rotated: bool = True):
+        self.user_id = f"evaluate-{uuid.uuid5(_NAMESPACE, name)}"
+        self.user_hash = hmac_user(self.user_id)
+        self.rotated = rotated
+        self.erased_rows: dict[str, int] = {}
+
+    def __enter__(self) -> ThrowAwayUser:
+        erase(self.user_hash)
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.erased_rows = erase(self.user_hash)
+
+    def call(self, service: Callable[..., Any], *args: Any) -> Any:
+        """`service(*args)` with this user bound. Raises RuntimeError if the key cache is too short-lived for
+        an unrotated user."""
+        with bind_tenant(self.user_hash):
+            if self.rotated:
+                return service(*args)
+            keys = self._unrotated_keys()
+            result = service(*args)
+            if existing_keys(self.user_hash) is not keys:
+                raise RuntimeError("MEMORY_KEY_CACHE_SECONDS is too short to hold a key for one call")
+            return result
+
+    def _unrotated_keys(self) -> TenantKeys:
+        """Freshly cached keys whose rotation is the identity; the service's calls find these."""
+        existing_or_new_keys(self.user_hash, self.user_id)
+        forget_keys(self.user_hash)
+        keys = existing_keys(self.user_hash)
+        keys.cached(Purpose.ROTATION, lambda key: _Identity())
+        return keys
+
+
+class _Identity:
+    """In place of `protection.rotation.Rotation`."""
+
+    def apply(self, units: np.ndarray) -> np.ndarray:
+        return units
+
+
+def erase(user_hash: str) -> dict[str, int]:
+    """Delete every row of one user, keys included, as r1_app bound to that user; rows deleted by table."""
+    tables = sorted(TENANT_TABLES, key=lambda table: table == "memory_tenants")
+    with tenant_transaction(user_hash, write=True) as tx:
+        deleted = {table: tx.execute(f"DELETE FROM {table} WHERE user_hash = %s", [user_hash]) for table in tables}
+        tx.sync()
+        rows = {table: cursor.rowcount for table, cursor in deleted.items()}
+    forget_keys(user_hash)
+    return rows

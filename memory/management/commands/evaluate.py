@@ -1,0 +1,116 @@
+"""manage.py evaluate --collection DIR"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from memory.errors import MemoryServiceError
+from memory.evaluation.collections import Collection, CollectionError, load_collection
+from memory.evaluation.report import report, table
+from memory.evaluation.run import run
+from memory.evaluation.throwaway import ThrowAwayUser
+
+LOCK = 0x5231_4556  # "R1EV"
+DONE, FAILED, USAGE, BUSY, PARTIAL = range(5)
+
+
+class Command(BaseCommand):
+    help = (
+        "Index a test collection (BEIR, SMART or TREC format) for throw-away users, rank its queries in every "
+        "combination of stages, and erase those users. JSON on stdout, table and progress on stderr. Exit 1 when the "
+        "service failed, 2 on wrong arguments, 3 while another evaluation runs, 4 when interrupted; each time nothing "
+        "is left behind."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--collection", required=True, type=Path, metavar="DIR")
+        parser.add_argument("--limit-queries", type=int, metavar="N", help="only the first N judged queries")
+        for flag, arguments in {
+            "--rotation": {
+                "choices": ("deployment", "both"),
+                "default": "deployment",
+                "help": "both: once more for a user whose vectors are not rotated",
+            },
+            "--ages": {
+                "type": float,
+                "default": 0.0,
+                "metavar": "DAYS",
+                "help": "spread the documents' ages over so many days; default 0, where decay is neutral",
+            },
+            "--shuffled": {
+                "action": "store_true",
+                "help": "index in random order, with rewrites and deletes in between",
+            },
+            "--json": {"action": "store_true", "help": "the JSON alone: no table, no progress"},
+        }.items():
+            parser.add_argument(flag, **arguments)
+
+    def handle(self, *, collection, limit_queries, rotation, ages, shuffled, **options):
+        loaded = self._collection(collection, limit_queries, rotation, ages)
+        # Not self.stderr, which ends every write with a line feed and colours it as an error.
+        stream = None if options["json"] else sys.stderr
+        try:
+            with _interruptible(), _alone(), ExitStack() as users:
+                runs, erased = [], []
+                for rotated in (True, False) if rotation == "both" else (True,):
+                    user = users.enter_context(ThrowAwayUser(f"{rotated=}", rotated=rotated))
+                    erased.append(user)
+                    runs.append(run(loaded, user, ages_days=ages, shuffled=shuffled, stream=stream))
+                found = report(loaded, runs)
+        except MemoryServiceError as error:
+            raise CommandError(f"the service failed: {error.detail}", returncode=FAILED) from None
+        except KeyboardInterrupt:
+            self.stderr.write("interrupted; the throw-away users are erased")
+            sys.exit(PARTIAL)
+        found |= {"ages_days": ages, "shuffled": shuffled, "erased_rows": [user.erased_rows for user in erased]}
+        if stream:
+            stream.write(table(found) + "\n")
+        self.stdout.write(json.dumps(found))
+
+    def _collection(self, folder: Path, limit_queries: int | None, rotation: str, ages: float) -> Collection:
+        if limit_queries is not None and limit_queries < 1:
+            raise CommandError("--limit-queries must be at least 1", returncode=USAGE)
+        if not 0 <= ages <= 36_500:
+            raise CommandError("--ages must be between 0 and 36500", returncode=USAGE)
+        if rotation == "both" and settings.MEMORY_EMBEDDING_PROTECTION != "rotate":
+            raise CommandError("--rotation both needs MEMORY_EMBEDDING_PROTECTION=rotate", returncode=USAGE)
+        try:
+            loaded = load_collection(folder)
+        except CollectionError as error:
+            raise CommandError(str(error), returncode=USAGE) from None
+        return loaded if limit_queries is None else loaded.first_queries(limit_queries)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the advisory lock; the server lets go of it when this process ends, however it ends."""
+    connection = connections["maint"]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+        if not cursor.fetchone()[0]:
+            raise CommandError("another evaluation is running", returncode=BUSY)
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that it cleans up."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

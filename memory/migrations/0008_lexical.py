@@ -1,0 +1,10 @@
+"""Blind terms of each chunk, for lexical search over sealed text."""
+
+from django.db import migrations
+
+from memory.sqlfile import RunSQLFile
+
+
+class Migration(migrations.Migration):
+    dependencies = [("memory", "0007_metadata_views")]
+    operations = [RunSQLFile("0008_lexical")]

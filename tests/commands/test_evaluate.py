@@ -1,0 +1,193 @@
+"""`manage.py evaluate` measures the real service and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+
+from memory.evaluation.run import search_legs
+from memory.evaluation.throwaway import ThrowAwayUser, erase
+from memory.indexing.write import DocumentDraft
+from memory.management.commands.evaluate import LOCK
+from memory.retrieval.models import get_embedder
+from memory.rls_audit import TENANT_TABLES
+from memory.services.index import index_document
+from tests.db.server import connect
+
+pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
+
+DOCUMENTS = {
+    "kettle": ("Descaling the kettle", "Fill it with one part vinegar and four parts water, and boil it twice."),
+    "bike": ("Bicycle brakes", "The front brake squeals in the rain; the pads are of type BR-7731."),
+    "garden": ("Tomatoes", "Water tomatoes at the root in the morning and never wet the leaves."),
+    "tax": ("Tax return", "The declaration for 2024 is due on 2025-07-31 at the office in Bern."),
+    "cat": ("The cat", "Minka eats twice a day and must not have milk."),
+}
+QUERIES = {
+    "1": ("BR-7731", "bike"),
+    "2": ("How do I get lime out of my kettle?", "kettle"),
+    "3": ("feeding the cat", "cat"),
+}
+
+
+@pytest.fixture
+def collection(tmp_path) -> Path:
+    """A BEIR collection of five documents and three queries with one relevant document each."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text(
+        "\n".join(json.dumps({"_id": key, "title": title, "text": text}) for key, (title, text) in DOCUMENTS.items())
+    )
+    (tmp_path / "queries.jsonl").write_text(
+        "\n".join(json.dumps({"_id": key, "text": text}) for key, (text, _) in QUERIES.items())
+    )
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + "\n".join(f"{key}\t{doc_id}\t1" for key, (_, doc_id) in QUERIES.items())
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def rows():
+    """Counts the rows of every tenant table, of all users together, as the role that sees them all."""
+    with connect("r1_backup") as backup:
+        yield lambda: {
+            table: backup.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TENANT_TABLES
+        }
+
+
+def evaluate(capsys, folder: Path, *arguments: str) -> tuple[dict, str]:
+    """The command's JSON and what it wrote to stderr."""
+    call_command("evaluate", "--collection", str(folder), *arguments)
+    written = capsys.readouterr()
+    return json.loads(written.out), written.err
+
+
+def test_every_stage_is_measured_and_nothing_stays(collection, rows, capsys):
+    before = rows()
+    found, shown = evaluate(capsys, collection)
+    assert rows() == before
+    assert all(found["erased_rows"][0][table] > 0 for table in ("memory_chunks", "memory_data_keys", "memory_tenants"))
+
+    stages = {row["stage"]: row for row in found["stages"]}
+    assert {"dense", "lexical", "fused", "fused + decay"} <= stages.keys()
+    assert (found["documents"], found["chunks"], found["queries"]) == (5, 5, 3)
+    for stage in ("fused", "fused + decay"):
+        assert stages[stage]["ndcg@10"] == stages[stage]["hit@3"] == stages[stage]["recall@3"] == 1.0
+    assert stages["lexical"]["rankings_sha256"] != stages["dense"]["rankings_sha256"]
+    assert stages["fused"]["rankings_sha256"] == stages["fused + decay"]["rankings_sha256"], "all are equally old"
+    assert {"index total", "query embed", "query ann", "query total"} <= found["took_ms"].keys()
+    assert all(0 < times["p50"] <= times["p95"] for step, times in found["took_ms"].items() if "total" in step)
+    assert "fused + decay" in shown and "query total" in shown and "asking" in shown
+
+
+def test_rotation_changes_no_ranking(collection, rows, capsys):
+    before = rows()
+    found, shown = evaluate(capsys, collection, "--rotation", "both", "--json")
+    assert rows() == before
+    assert shown == ""
+    assert 0 < found["rotation"]["largest_distance_difference"] < 1e-3, "two different matrices, and only rounding"
+    assert found["rotation"]["stages"]["fused"] == {"same_top_3": 3, "same_top_10": 3, "same_top_24": 3}
+    assert [row["rotated"] for row in found["stages"] if row["stage"] == "fused"] == [True, False]
+
+
+def test_an_unrotated_user_is_stored_with_the_models_own_vectors(rows):
+    text = "The front brake squeals in the rain."
+    embedding = get_embedder().embed_passages([text])[0]
+    cosines = {}
+    for rotated in (True, False):
+        with ThrowAwayUser(f"of a test, {rotated=}", rotated=rotated) as user, connect("r1_backup") as backup:
+            user.call(index_document, user.user_id, DocumentDraft("d", "test", text))
+            stored = backup.execute(
+                "SELECT embedding::text FROM memory_chunks WHERE user_hash = %s", [user.user_hash]
+            ).fetchone()[0]
+            cosines[rotated] = sum(a * b for a, b in zip(json.loads(stored), embedding.tolist(), strict=True))
+            assert user.call(search_legs, text)[0].distance == pytest.approx(0.0, abs=1e-3)
+    assert abs(cosines[True]) < 0.5
+    assert cosines[False] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_order_of_indexing_changes_no_ranking(collection, rows, capsys):
+    before = rows()
+    straight, _ = evaluate(capsys, collection, "--json")
+    shuffled, _ = evaluate(capsys, collection, "--json", "--shuffled")
+    assert rows() == before
+    assert shuffled["chunks"] == straight["chunks"]
+    assert [row["rankings_sha256"] for row in shuffled["stages"]] == [
+        row["rankings_sha256"] for row in straight["stages"]
+    ]
+
+
+def test_what_a_killed_run_left_is_erased_by_the_next(collection, rows, capsys):
+    before = rows()
+    killed = ThrowAwayUser("rotated=True")
+    killed.call(index_document, killed.user_id, DocumentDraft("kettle", "evaluate", "left behind"))
+    assert rows() != before
+    found, _ = evaluate(capsys, collection, "--limit-queries", "1", "--json")
+    assert (found["chunks"], found["queries"]) == (5, 1)
+    assert rows() == before
+
+
+def test_an_interrupted_run_cleans_up_and_says_so(collection, rows):
+    before = rows()
+    corpus = "\n".join(json.dumps({"_id": str(n), "text": f"Note {n}: the kettle is on."}) for n in range(2_000))
+    (collection / "corpus.jsonl").write_text(corpus)
+    (collection / "qrels" / "test.tsv").write_text("1\t7\t1")
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "evaluate", "--collection", str(collection)],
+        cwd=settings.BASE_DIR, env={**os.environ, "DJANGO_SETTINGS_MODULE": "r1site.settings.test"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("indexing"):
+            break
+    assert rows()["memory_chunks"] > before["memory_chunks"]
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (4, ""), err
+    assert "interrupted" in err
+    assert rows() == before
+
+
+def test_one_evaluation_at_a_time(collection):
+    with connect("r1_maint") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        with pytest.raises(CommandError, match="another evaluation") as refused:
+            call_command("evaluate", "--collection", str(collection))
+    assert refused.value.returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--collection", "/nowhere"],
+    ["--limit-queries", "0"],
+    ["--ages", "-1"],
+    ["--ages", "nan"],
+])  # fmt: skip
+def test_wrong_arguments_are_a_usage_error(collection, arguments):
+    with pytest.raises(CommandError) as refused:
+        call_command("evaluate", "--collection", str(collection), *arguments)
+    assert refused.value.returncode == 2
+
+
+def test_comparing_rotations_needs_rotation(collection, settings):
+    settings.MEMORY_EMBEDDING_PROTECTION = "none"
+    with pytest.raises(CommandError) as refused:
+        call_command("evaluate", "--collection", str(collection), "--rotation", "both")
+    assert refused.value.returncode == 2
+
+
+def test_erasing_reaches_one_user_only(alice, bob, rows):
+    for person in (alice, bob):
+        assert person.index("d", "The kettle is on.").status_code == 201
+    before = rows()
+    assert erase(alice.user_hash)["memory_tenants"] == 1
+    with connect("r1_backup") as backup:
+        left = backup.execute("SELECT user_hash FROM memory_chunks WHERE user_hash = ANY(%s)",
+                              [[alice.user_hash, bob.user_hash]]).fetchall()  # fmt: skip
+    assert left == [(bob.user_hash,)]
+    assert rows()["memory_tenants"] == before["memory_tenants"] - 1

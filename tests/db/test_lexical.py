@@ -1,0 +1,374 @@
+"""The lexical leg on real PostgreSQL: what BM25 over the plaintext would say, whatever happened on the way there."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import ANY
+
+import pytest
+
+from memory.indexing import term_index, write
+from memory.indexing.term_index import unpack
+from memory.indexing.terms import Blinder, blind
+from memory.keyring import Purpose, existing_keys
+from memory.retrieval.lexical import QUERY_TERMS_MAX, lexical_query
+from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
+from memory.retrieval.search import Filters
+from memory.rls import tenant_transaction
+from memory.spaces import registered_space
+from r1site.embedded.data_folder import SUPERUSER
+from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
+from tests.db.memories import pack_terms, unit_vector
+from tests.db.server import connect
+from tests.people import Person
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LEXICAL_TABLES = [table for table in SEARCHED_TABLES if table != "memory_chunks"]
+SQL_FOLDER = Path(term_index.__file__).parents[1] / "migrations" / "sql"
+QUESTIONS = ["word0 word3 word17", "word40", "word299 word1 word1", "Word2, unknownword and WORD5!"]
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Segments of 8 chunks that are unpacked below 4, so that a few documents go through every form."""
+    monkeypatch.setattr(term_index, "SEGMENT_CHUNKS", 8)
+    monkeypatch.setattr(write, "SEGMENT_CHUNKS", 8)
+    monkeypatch.setattr(term_index, "SEGMENT_LIVE_MIN", 4)
+
+
+def store_all(person: Person, texts: dict[str, list[str]]) -> None:
+    for doc_id, passages in texts.items():
+        store(person, doc_id, passages)
+
+
+def assert_as_plain(person: Person, texts: dict[str, list[str]], name=str) -> None:
+    for question in QUESTIONS:
+        found, expected = lexical_scores(person, question), plain_bm25(texts, question, name)
+        assert found == pytest.approx(expected, abs=1e-6)
+        assert in_order(found) == in_order(expected) != []
+
+
+def rows_of(person: Person) -> dict[str, int]:
+    with connect("r1_backup") as backup:
+        count = "SELECT count(*) FROM {} WHERE user_hash = %s"
+        return {t: backup.execute(count.format(t), [person.user_hash]).fetchone()[0] for t in LEXICAL_TABLES}
+
+
+def living_chunks(person: Person) -> list:
+    """The ids of all chunks that the lexical tables hold alive, however they hold them."""
+    with connect("r1_backup") as backup:
+        found = backup.execute(
+            "SELECT chunk_id FROM memory_lexical_chunks WHERE user_hash = %(h)s UNION ALL"
+            " SELECT c.id FROM memory_lexical_segments s, unnest(s.chunk_ids) WITH ORDINALITY c (id, number)"
+            " WHERE user_hash = %(h)s AND get_bit(s.live, number - 1) = 1",
+            {"h": person.user_hash},
+        )
+        return sorted(chunk_id for (chunk_id,) in found)
+
+
+def stored_chunks(person: Person) -> list:
+    with connect("r1_backup") as backup:
+        found = backup.execute("SELECT id FROM memory_chunks WHERE user_hash = %s", [person.user_hash])
+        return sorted(chunk_id for (chunk_id,) in found)
+
+
+# -- The score
+
+
+def test_loose_packed_and_unpacked_terms_score_as_bm25_over_the_plaintext_and_all_alike(alice):
+    texts = random_texts(1, 30)
+    store_all(alice, texts)
+    assert_as_plain(alice, texts)
+    loose = [lexical_scores(alice, question) for question in QUESTIONS]
+    assert pack_terms(alice, chunks=25) >= 2
+    assert rows_of(alice)["memory_lexical_chunks"] < 25
+    packed = [lexical_scores(alice, question) for question in QUESTIONS]
+    assert packed == loose  # to the last bit
+    with tenant_transaction(alice.user_hash, write=True) as tx:
+        unpack(tx, registered_space(), 1, 0)
+    assert [lexical_scores(alice, question) for question in QUESTIONS] == loose
+    assert living_chunks(alice) == stored_chunks(alice)
+
+
+def test_terms_whose_ids_collide_score_as_one_term_and_nothing_else_changes(alice, monkeypatch):
+    monkeypatch.setattr(Blinder, "id", lambda self, term: sum(term.encode()) % 40 - 20)
+    texts = random_texts(2, 20)
+    store_all(alice, texts)
+    pack_terms(alice, chunks=15)
+    assert_as_plain(alice, texts, name=lambda term: sum(term.encode()) % 40)
+
+
+def test_a_segment_of_full_size_is_made_by_the_write_that_fills_it_and_scores_alike(alice):
+    chance = random.Random(12)
+    texts = {f"d{n}": [" ".join(chance.choices(WORDS, WEIGHTS, k=20)) for _ in range(200)] for n in range(6)}
+    for number, (doc_id, passages) in enumerate(texts.items()):
+        assert rows_of(alice)["memory_lexical_segments"] == 0, number
+        store(alice, doc_id, passages)
+    assert rows_of(alice) == {
+        "memory_lexical_chunks": 1200 - 1024, "memory_lexical_segments": 1, "memory_lexical_blocks": ANY
+    }  # fmt: skip
+    remove(alice, "d1")
+    del texts["d1"]
+    assert rows_of(alice)["memory_lexical_segments"] == 1
+    for question in ("word2 word50", "word250 word120 word5"):
+        expected = plain_bm25(texts, question)
+        scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, question, 50)}
+        assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+        assert in_order(scores)[:50] == in_order(expected)[:50]
+    remove(alice, "d0")
+    remove(alice, "d2")
+    remove(alice, "d3")
+    assert rows_of(alice) == {
+        "memory_lexical_chunks": 400, "memory_lexical_segments": 0, "memory_lexical_blocks": 0
+    }  # fmt: skip
+    assert living_chunks(alice) == stored_chunks(alice)
+    left = {doc_id: texts[doc_id] for doc_id in ("d4", "d5")}
+    expected = plain_bm25(left, "word250 word120")
+    scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, "word250 word120", 100)}
+    assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+
+
+def test_each_leg_gives_its_best_and_every_row_has_both_scores(alice):
+    texts = random_texts(3, 60)
+    store_all(alice, texts)
+    pack_terms(alice, chunks=40)
+    question, limit = "word0 word7 word30", 5
+    expected = plain_bm25(texts, question)
+    found = search(alice, question, limit)
+    scores = {(c.doc_id, c.chunk_index): c.bm25 for c in found}
+    assert in_order(scores)[:limit] == in_order(expected)[:limit]
+    assert limit < len(found) <= 2 * limit
+    assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+    assert all(0 < c.distance < 2 for c in found)
+    nearest = [c.distance for c in found][:limit]
+    assert nearest == sorted(c.distance for c in found)[:limit]
+
+
+def test_equal_scores_go_by_document_and_place(alice):
+    for doc_id in ("m", "z", "a", "k"):
+        store(alice, doc_id, ["heat pump serviced", "heat pump serviced"])
+    pack_terms(alice, chunks=3)
+    best = {(c.doc_id, c.chunk_index) for c in search(alice, "pump", 3) if c.bm25 > 0}
+    lexical_only = sorted(lexical_scores(alice, "pump"))[:3]
+    assert set(lexical_only) <= best
+    assert len({c.bm25 for c in search(alice, "pump")}) == 1
+
+
+def test_filters_narrow_both_legs_and_change_no_score(alice):
+    texts = random_texts(4, 40)
+    for number, (doc_id, passages) in enumerate(texts.items()):
+        store(alice, doc_id, passages, source="mail" if number % 3 else "chat")
+    pack_terms(alice, chunks=30)
+    question = "word1 word9"
+    expected = {key: score for key, score in plain_bm25(texts, question).items() if int(key[0][1:]) % 3 == 0}
+    found = search(alice, question, 4, Filters(sources=("chat",)))
+    assert {c.source for c in found} == {"chat"}
+    scores = {(c.doc_id, c.chunk_index): c.bm25 for c in found}
+    assert in_order(scores)[:4] == in_order(expected)[:4]
+    only = search(alice, question, 4, Filters(doc_ids=("d007",)))
+    assert {c.doc_id for c in only} == {"d007"}
+
+
+def test_a_chunk_that_is_set_aside_is_in_neither_leg_and_makes_room(alice):
+    texts = {f"d{number}": [f"heat pump {'filler ' * number}"] for number in range(8)}
+    store_all(alice, texts)
+    pack_terms(alice, chunks=5)
+    with connect(SUPERUSER) as superuser:
+        superuser.execute(
+            "UPDATE memory_chunks SET quarantined_at = now() WHERE user_hash = %s AND doc_id IN ('d0', 'd1')",
+            [alice.user_hash],
+        )
+    found = search(alice, "pump", 3)
+    assert {"d2", "d3", "d4"} <= {c.doc_id for c in found}
+    assert not {"d0", "d1"} & {c.doc_id for c in found}
+
+
+def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
+    store_all(alice, random_texts(5, 5))
+    found = search(alice, "the of and", 3)
+    assert len(found) == 3
+    assert {c.bm25 for c in found} == {0.0}
+
+
+def test_of_a_very_long_question_the_first_terms_count(alice):
+    store(alice, "d", ["word0 word1"])
+    keys = existing_keys(alice.user_hash)
+    question = " ".join(f"term{number}" for number in range(2 * QUERY_TERMS_MAX))
+    asked = lexical_query(keys, question + " term0", "english")
+    assert len(asked.ids) == QUERY_TERMS_MAX
+    assert asked.ids[0] == lexical_query(keys, "term0", "english").ids[0]
+    assert asked.counts[:2] == (2, 1)
+    assert search(alice, question + " word0")[0].bm25 == 0
+
+
+def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(alice, settings):
+    settings.MEMORY_LEXICAL_LANGUAGE = "german"
+    store(alice, "d", ["Die Häuser am Hafen"])
+    assert lexical_scores(alice, "Haus")[("d", 0)] > 0
+    assert lexical_scores(alice, "die am")[("d", 0)] == 0
+    keys, draft = existing_keys(alice.user_hash), write.DocumentDraft("e", "notes", "running")
+    passage, vector = write.Passage("running", 0, 7), unit_vector()[None, :]
+    for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
+        [chunk] = write.seal_document(keys, 1, draft, [passage], vector, language=language).chunks
+        assert list(chunk.terms.ids) == blind(keys.subkey(Purpose.LEXICAL), [stem])
+
+
+# -- What must not matter
+
+
+def test_other_users_the_order_of_writing_and_earlier_deletes_change_nothing(alice, bob, small_segments):
+    texts, chance = random_texts(6, 24), random.Random(6)
+    store_all(alice, texts)
+    before = [in_order(lexical_scores(alice, question)) for question in QUESTIONS]
+    to_go = set()
+    for doc_id in chance.sample(sorted(texts), len(texts)):
+        store(bob, doc_id, ["word0 word3 something else that goes again"] * chance.randint(1, 3))
+        store(bob, f"gone-{doc_id}", texts[doc_id])
+        to_go.add(f"gone-{doc_id}")
+        store(bob, doc_id, texts[doc_id])
+        if chance.random() < 0.7:
+            remove(bob, chance.choice(sorted(to_go)))
+            to_go = {other for other in to_go if (other, 0) in lexical_scores(bob, "word0")}
+    for doc_id in to_go:
+        remove(bob, doc_id)
+    assert [lexical_scores(bob, q) for q in QUESTIONS] == [lexical_scores(alice, q) for q in QUESTIONS]
+    assert [in_order(lexical_scores(alice, question)) for question in QUESTIONS] == before
+    assert rows_of(bob)["memory_lexical_segments"] > 0
+    assert_as_plain(bob, texts)
+
+
+def test_terms_go_with_their_chunk_from_either_form(alice, small_segments):
+    texts = random_texts(7, 20)
+    store_all(alice, texts)
+    assert rows_of(alice)["memory_lexical_segments"] > 1
+    for doc_id in sorted(texts):
+        if int(doc_id[1:]) % 2:
+            texts[doc_id] = ["word0 a new version"]
+            store(alice, doc_id, texts[doc_id])
+        else:
+            del texts[doc_id]
+            remove(alice, doc_id)
+        assert living_chunks(alice) == stored_chunks(alice)
+        if len(texts) > 12:
+            assert_as_plain(alice, texts)
+    for doc_id in texts:
+        remove(alice, doc_id)
+    assert set(rows_of(alice).values()) == {0}
+
+
+def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
+    store(alice, "d", ["heat pump"])
+    before = living_chunks(alice)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(write, "remove_terms", fail)
+    with pytest.raises(RuntimeError):
+        store(alice, "d", ["something else"])
+    assert living_chunks(alice) == before == stored_chunks(alice)
+    assert lexical_scores(alice, "pump")[("d", 0)] > 0
+
+
+def test_frequencies_and_lengths_stay_right_while_many_write_and_delete_at_once(alice, small_segments):
+    versions = [random_texts(seed, 30) for seed in (8, 9)]
+    store(alice, "first", ["word0 word1"])
+
+    def work(number: int) -> None:
+        """Each thread has documents of its own, so that what must be left is known; segments are all theirs."""
+        mine = [doc_id for doc_id in versions[0] if int(doc_id[1:]) % 4 == number]
+        for version in versions:
+            for doc_id in mine:
+                store(alice, doc_id, version[doc_id])
+                assert all(score >= 0 for score in lexical_scores(alice, "word0 word3").values())
+        for doc_id in mine[::3]:
+            remove(alice, doc_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, number) for number in range(4)]:
+            done.result()
+    gone = {doc_id for n in range(4) for doc_id in [d for d in versions[0] if int(d[1:]) % 4 == n][::3]}
+    texts = {doc_id: passages for doc_id, passages in versions[1].items() if doc_id not in gone}
+    assert living_chunks(alice) == stored_chunks(alice)
+    assert rows_of(alice)["memory_lexical_segments"] > 0
+    assert_as_plain(alice, texts | {"first": ["word0 word1"]})
+
+
+def test_two_writers_of_one_document_leave_the_terms_of_one_version(alice, small_segments):
+    store_all(alice, random_texts(10, 10))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: store(alice, "contested", [f"contested version{n}"] * 3), range(12)))
+    assert living_chunks(alice) == stored_chunks(alice)
+    scores = lexical_scores(alice, "contested")
+    assert sum(score > 0 for score in scores.values()) == 3
+
+
+# -- Off
+
+
+def test_switched_off_no_terms_are_written_and_rows_without_terms_score_nothing(alice, settings):
+    settings.MEMORY_LEXICAL = False
+    store(alice, "off", ["heat pump"])
+    assert set(rows_of(alice).values()) == {0}
+    settings.MEMORY_LEXICAL = True
+    assert lexical_scores(alice, "pump") == {("off", 0): 0.0}
+    store(alice, "on", ["heat pump"])
+    scores = lexical_scores(alice, "pump")
+    assert scores[("off", 0)] == 0.0 < scores[("on", 0)]
+    settings.MEMORY_LEXICAL = False
+    store(alice, "on", ["heat pump"])
+    assert set(rows_of(alice).values()) == {0}
+
+
+# -- Isolation
+
+
+def test_the_plan_visits_this_users_rows_only_in_every_table(alice, bob):
+    for person in (alice, bob):
+        store_all(person, random_texts(11, 12))
+        pack_terms(person, chunks=8)
+    keys, limit = existing_keys(alice.user_hash), 5
+    searchable = write.half_vectors(write.protect(keys, unit_vector()[None, :]))[0]
+    plan, owned = explain_candidates(alice.user_hash, registered_space(), searchable, limit)
+    assert set(owned) == set(SEARCHED_TABLES)
+    assert all(plan.scans(table) for table in SEARCHED_TABLES)
+    assert foreign_row_findings(plan, alice.user_hash, owned) == []
+    elsewhere = foreign_row_findings(plan, bob.user_hash, owned)
+    assert all(any(table in finding for finding in elsewhere) for table in SEARCHED_TABLES)
+    assert foreign_row_findings(plan, alice.user_hash, dict.fromkeys(owned, 0))
+
+
+# -- The migration
+
+
+def test_the_migration_goes_back_and_comes_again_as_it_was(alice):
+    """In one transaction that is rolled back: DDL of PostgreSQL is transactional."""
+    store(alice, "d", ["heat pump"])
+    catalogue = """
+        SELECT c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relowner::regrole::text,
+               c.relacl::text, c.reloptions,
+               (SELECT array_agg(polname || polcmd::text || coalesce(pg_get_expr(polqual, polrelid), '')
+                       || coalesce(pg_get_expr(polwithcheck, polrelid), '') ORDER BY polname)
+                FROM pg_policy WHERE polrelid = c.oid),
+               (SELECT array_agg(pg_get_constraintdef(oid) ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid)
+        FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'memory\\_%' ORDER BY 1"""
+
+    def run(connection, way: str) -> None:
+        connection.execute("SET LOCAL ROLE r1_owner")
+        connection.execute((SQL_FOLDER / f"0008_lexical.{way}.sql").read_text())
+        connection.execute("RESET ROLE")
+
+    with connect(SUPERUSER) as superuser, superuser.transaction(force_rollback=True):
+        chunks = "SELECT count(*), md5(string_agg(c::text, '' ORDER BY id)) FROM memory_chunks c WHERE user_hash = %s"
+        before, rows = superuser.execute(catalogue).fetchall(), superuser.execute(chunks, [alice.user_hash]).fetchone()
+        assert rows[0] == 1
+        run(superuser, "down")
+        without = superuser.execute(catalogue).fetchall()
+        assert {row[0] for row in before} - {row[0] for row in without} >= set(LEXICAL_TABLES)
+        assert superuser.execute(chunks, [alice.user_hash]).fetchone() == rows
+        run(superuser, "up")
+        assert superuser.execute(catalogue).fetchall() == before
+        assert superuser.execute("SELECT count(*) FROM memory_lexical_chunks").fetchone() == (0,)

@@ -1,0 +1,30 @@
+"""Quoted phrases in a question."""
+
+import pytest
+
+from memory.retrieval.phrases import holds_phrases, quoted_phrases
+
+
+@pytest.mark.parametrize(
+    ("query", "phrases"),
+    [
+        ("no quotes at all", []),
+        ('who said "Heat  Pump"?', ["heat pump"]),
+        ('"one" and "two words"', ["one", "two words"]),
+        ("“curly” „deutsch“ «français»", ["curly", "deutsch", "français"]),
+        ('an open " quote', []),
+        ('empty "" and " "', []),
+        ("it's the engineers' pump", []),
+    ],
+)
+def test_the_phrases_of_a_question(query, phrases):
+    assert sorted(quoted_phrases(query)) == sorted(phrases)
+
+
+def test_case_and_white_space_do_not_matter_and_every_phrase_must_be_there():
+    text = "The HEAT\n  pump\tin the Cellar."
+    assert holds_phrases(text, ["heat pump"])
+    assert holds_phrases(text, ["heat pump", "the cellar"])
+    assert not holds_phrases(text, ["heat pump", "the attic"])
+    assert not holds_phrases(text, ["pump heat"])
+    assert holds_phrases(text, [])
