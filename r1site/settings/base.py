@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from memory.indexing.terms import LANGUAGES
+from memory.indexing import terms
 from r1site.settings import databases, env
 
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ MEMORY_CHUNK_OVERLAP = env.integer("MEMORY_CHUNK_OVERLAP", 64, at_least=0, at_mo
 
 # -- Retrieval
 MEMORY_LEXICAL = env.boolean("MEMORY_LEXICAL", True)
-MEMORY_LEXICAL_LANGUAGE = env.text("MEMORY_LEXICAL_LANGUAGE", "english", choices=LANGUAGES)
+MEMORY_LEXICAL_LANGUAGE = env.text("MEMORY_LEXICAL_LANGUAGE", "english", choices=terms.LANGUAGES)
 MEMORY_HALF_LIFE_DAYS = env.decimal("MEMORY_HALF_LIFE_DAYS", 30.0, at_least=0.01, at_most=36500)
 MEMORY_DECAY_WEIGHT = env.decimal("MEMORY_DECAY_WEIGHT", 0.2, at_least=0.0, at_most=1.0)
 

@@ -47,7 +47,7 @@ def test_the_three_best_come_first_with_every_stage_scored(library):
 
 def test_without_decay_the_score_is_the_fused_score_exactly(library):
     for result in library.query("boiler", decay_weight=0).json()["results"]:
-        assert result["score"] == result["scores"]["fused"] == result["scores"]["vector"]
+        assert result["score"] == result["scores"]["fused"] == result["scores"]["decay"]
 
 
 def test_full_decay_with_a_short_half_life_prefers_the_new(library):
