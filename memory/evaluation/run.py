@@ -16,7 +16,7 @@ from typing import TextIO
 
 from django.conf import settings
 
-from memory.conf import CANDIDATES_DEFAULT, RERANK_POOL_DEFAULT
+from memory.conf import CANDIDATES_DEFAULT
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import distinct
 from memory.evaluation.progress import progress
@@ -28,6 +28,7 @@ from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.lexical import lexical_query
 from memory.retrieval.models import get_embedder
+from memory.retrieval.rerank import rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
 from memory.services.forget import delete_document
@@ -133,7 +134,7 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
 
     ranked.time("query", user.call(query_memory, MemoryQuery(text, rerank=False)).took_ms)
 
-    reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=RERANK_POOL_DEFAULT, decay_weight=0.0))
+    reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0))
     if reranked.reranked:
         # What the reranker did not see stays behind it, in the order it had.
         stage = f"fused + rerank ({reranked.rerank['backend']})"

@@ -22,7 +22,7 @@ from memory.errors import UnsafeDatabase
 from memory.models import Document
 from memory.rls_audit import POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
 from memory.rls_probe import probe_two_users
-from tests.db.memories import remember
+from tests.db.memories import pack_terms, remember
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
 from tests.people import Person
@@ -48,6 +48,8 @@ def house(database) -> Iterator[House]:
         with scratch.as_alias("default"):
             for person in (house.alice, house.bob):
                 remember(person, "a", "b")
+                pack_terms(person, chunks=1)
+                remember(person, "c")
         yield house
 
 
@@ -637,7 +639,7 @@ def test_no_tenant_transaction_opens_on_an_unsafe_database(house, not_verified_y
                 pytest.fail("the block must not run")
             assert refusal.value.findings == ["memory_documents lacks FORCE ROW LEVEL SECURITY"]
     with house.scratch.as_alias("default"), rls.tenant_transaction(house.alice.user_hash) as tx:
-        assert tx.execute("SELECT count(*) FROM memory_documents").fetchone() == (2,)
+        assert tx.execute("SELECT count(*) FROM memory_documents").fetchone() == (3,)
 
 
 def test_a_migration_that_lifts_force_sees_every_row_and_one_that_does_not_sees_none(house):
@@ -650,7 +652,7 @@ def test_a_migration_that_lifts_force_sees_every_row_and_one_that_does_not_sees_
             with pytest.raises(errors.InsufficientPrivilege), owner.transaction():
                 owner.execute(count)
             owner.execute(UNFORCED[0])
-            assert owner.execute(count).fetchone() == (4,)
+            assert owner.execute(count).fetchone() == (6,)
         assert owner.execute(count).fetchone() == (0,)
 
 
