@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
+from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import JsonResponse
 from psycopg_pool import PoolTimeout
 
+import reranker
 from memory.environment import SettingError
 from memory.errors import MemoryServiceError
 from memory.master_keys import master_keys, tenant_hmac_key
@@ -18,10 +20,16 @@ from memory.rls import verify_rls_isolation
 from memory.spaces import active_space
 from r1site.problems import allow_methods
 
+# How old an answer may be that is given without looking again.
 READY_CACHE_SECONDS = 3.0
+# While one thread looks, the others give the last answer up to this age: longer than the pool's
+# wait for a database that is away, so that no thread but one waits in an outage.
+READY_STALE_SECONDS = 15.0
+# With no such answer, they wait this long for one.
+READY_WAIT_SECONDS = 4.0
 
-_lock = threading.Lock()
-_cached: tuple[float, dict] | None = None
+_checking = threading.Lock()
+_cached: tuple[float, dict[str, dict]] | None = None
 
 
 @allow_methods("GET", "HEAD")
@@ -32,34 +40,68 @@ def live(request):
 
 @allow_methods("GET", "HEAD")
 def ready(request):
-    """Each component as ok, degraded or failed; 503 while one has failed. Cached for 3 s."""
-    global _cached
-    with _lock:
-        if _cached is None or time.monotonic() - _cached[0] >= READY_CACHE_SECONDS:
-            _cached = (time.monotonic(), _components())
-        components = _cached[1]
+    """Each component as ok, degraded or failed; 503 while one has failed. Cached for 3 s.
+
+    One thread checks; the others answer what was found last. 503 without components where that is
+    older than 15 s and no new answer comes within 4 s.
+    """
+    components = _latest_components()
+    if components is None:
+        return JsonResponse({"status": "failed", "reason": "the checks take too long", "components": {}}, status=503)
     statuses = {component["status"] for component in components.values()}
     status = "failed" if "failed" in statuses else "degraded" if "degraded" in statuses else "ok"
     return JsonResponse({"status": status, "components": components}, status=503 if status == "failed" else 200)
 
 
+def _latest_components() -> dict[str, dict] | None:
+    global _cached
+    if found := _found_within(READY_CACHE_SECONDS):
+        return found
+    last = _found_within(READY_STALE_SECONDS)
+    if not _checking.acquire(timeout=0 if last else READY_WAIT_SECONDS):
+        return last
+    try:
+        found = _found_within(READY_CACHE_SECONDS)
+        if not found:
+            found = _components()
+            # Stamped now, not before: in an outage the checks take longer than the answer is kept.
+            _cached = (time.monotonic(), found)
+        return found
+    finally:
+        _checking.release()
+
+
+def _found_within(seconds: float) -> dict[str, dict] | None:
+    cached = _cached
+    return cached[1] if cached and time.monotonic() - cached[0] < seconds else None
+
+
 def _components() -> dict[str, dict]:
-    checks = {
-        "database": _database,
-        "role": _role,
-        "migrations": _migrations,
-        "keys": _keys,
-        "embedder": _embedder,
-        "reranker": _reranker,
-    }
-    components = {}
-    for name, check in checks.items():
-        try:
-            components[name] = check()
-        except (DatabaseError, PoolTimeout, MemoryServiceError, SettingError) as exc:
-            components[name] = {"status": "failed", "reason": type(exc).__name__}
-    connections["default"].close()
-    return components
+    try:
+        database = _outcome(_database)
+        # Each question to a database that is away waits for the pool; one is enough.
+        is_away = database["status"] == "failed"
+        return {
+            "database": database,
+            "role": _without_database() if is_away else _outcome(_role),
+            "migrations": _without_database() if is_away else _outcome(_migrations),
+            "keys": _outcome(_keys),
+            "embedder": _without_database() if is_away else _outcome(_embedder),
+            "reranker": _reranker(),
+        }
+    finally:
+        connections["default"].close()
+
+
+def _outcome(check) -> dict:
+    try:
+        return check()
+    except (DatabaseError, PoolTimeout, MemoryServiceError, SettingError) as exc:
+        return {"status": "failed", "reason": type(exc).__name__}
+
+
+def _without_database() -> dict:
+    return {"status": "failed", "reason": "database"}
 
 
 def _database() -> dict:
@@ -93,5 +135,13 @@ def _embedder() -> dict:
 
 
 def _reranker() -> dict:
-    """Candidate order serves as long as no reranker is installed; answers say so."""
-    return {"status": "ok", "backend": "none"}
+    """Never failed: without a reranker, answers come in candidate order and say so."""
+    if settings.RERANK_BACKEND == "none" or not settings.RERANK_ENABLED:
+        return {"status": "ok", "backend": "none"}
+    metrics = reranker.get_rerank_metrics()
+    backend = {"backend": metrics["backend"], "device": metrics["device"]}
+    if metrics["state"] != "ready":
+        return {"status": "degraded", "reason": metrics.get("reason") or "not loaded", **backend}
+    if metrics["breaker"] != "closed" or metrics["stuck"]:
+        return {"status": "degraded", "reason": "circuit_open", **backend}
+    return {"status": "ok", **backend}

@@ -10,7 +10,8 @@ Without DATABASE_URL it brings its own PostgreSQL under R1_VAR_DIR (default `var
 6. serve, wait until ready; for `run` also load the demo and issue a token
 7. on SIGINT or SIGTERM stop gunicorn, then leave the cluster; the last to leave stops it
 
-With DATABASE_URL steps 1 to 3 are the operator's. Progress goes to stderr; stdout holds
+With DATABASE_URL steps 1 to 3 are the operator's: the keys that its rows are sealed under and named
+by must be given, and only the secrets that end with a session are made. Progress goes to stderr; stdout holds
 `ready <url>` and `token <jwt>` (`run`), `ready <url>` (`serve`) or the bare token (`token`).
 """
 
@@ -41,6 +42,12 @@ DATABASE_NAME = "r1"
 DEVELOPMENT_SETTINGS = "r1site.settings.dev"
 DEMO_USER = "alice"
 WATCH_SECONDS = 2
+# What rows are sealed under or named by: each setting, and the settings that may give it.
+DATA_KEYS = {
+    "MEMORY_ENCRYPTION_KEY": ("MEMORY_ENCRYPTION_KEY", "MEMORY_ENCRYPTION_KEYS"),
+    "MEMORY_TENANT_HMAC_KEY": ("MEMORY_TENANT_HMAC_KEY",),
+}
+SESSION_SECRETS = ("MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY")
 PACKAGES = ("django", "torch", "sentence-transformers")
 
 
@@ -99,7 +106,11 @@ def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
     url = Secret("DATABASE_URL").value()
     cluster = nullcontext() if url else Cluster(var / "postgres")
     if os.environ["DJANGO_SETTINGS_MODULE"] == DEVELOPMENT_SETTINGS:
-        ensure_development_secrets(var / "secrets", database_exists=not url and cluster.exists())
+        if url:
+            _require_data_keys(var / "secrets")
+            ensure_development_secrets(var / "secrets", database_exists=False, names=SESSION_SECRETS)
+        else:
+            ensure_development_secrets(var / "secrets", database_exists=cluster.exists())
     _say("database: DATABASE_URL" if url else f"database: embedded, under {var / 'postgres'}")
     with cluster:
         if not url:
@@ -112,6 +123,16 @@ def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
             _say("checking the embedding model and its space")
             _manage("register_space", "--if-none")
         yield None if isinstance(cluster, nullcontext) else cluster
+
+
+def _require_data_keys(folder: Path) -> None:
+    """New keys would cut a database that is not ours off from its rows, so none are made for it."""
+    for name, settings in DATA_KEYS.items():
+        if not any(Secret(setting).value() for setting in settings) and not (folder / name).exists():
+            raise LaunchError(
+                f"DATABASE_URL is set, but {name} is not: set it, or {name}_FILE, to the key of that database "
+                "(for an empty database: `openssl rand -base64 32`)"
+            )
 
 
 def serve(var: Path, port: int, *, with_demo: bool) -> None:

@@ -23,12 +23,14 @@ from typing import Any
 import psycopg
 import psycopg_pool
 from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from rest_framework import exceptions as drf
 
+from memory.environment import SettingError
 from memory.errors import FieldError, MemoryServiceError
+from r1site.pool_outage import is_database_away
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ AUTHENTICATE = {
     "insufficient_scope": 'Bearer error="insufficient_scope"',
 }
 _CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
+    (SettingError, "key_unavailable"),
     (drf.ParseError, "malformed_json"),
     (drf.NotAuthenticated, "missing_token"),
     (drf.AuthenticationFailed, "invalid_token"),
@@ -103,6 +106,7 @@ _DETAIL_BY_CODE = {
     "unsupported_media_type": "Send application/json in UTF-8, without a Content-Encoding.",
     "invalid": "The request is not valid.",
     "rate_limited": "Too many requests; try again later.",
+    "key_unavailable": "The key for this data is not available.",
 }
 # The database is up and has no room for this statement now (PostgreSQL, appendix A): too many
 # connections, lock_timeout, statement_timeout, deadlock, serialization failure.
@@ -241,7 +245,10 @@ def _response(problem: Problem, request_id: str) -> JsonResponse:
 def _database_code(exc: BaseException) -> str:
     """503 for a database that is away or full, 500 for one that says our statement is wrong."""
     original = exc if isinstance(exc, psycopg.Error) else exc.__cause__
-    if isinstance(original, psycopg_pool.PoolTimeout | psycopg_pool.TooManyRequests):
+    if isinstance(original, psycopg_pool.PoolTimeout):
+        pool = connections["default"].pool
+        return "database_unavailable" if pool is not None and is_database_away(pool) else "overloaded"
+    if isinstance(original, psycopg_pool.TooManyRequests):
         return "overloaded"
     if getattr(original, "sqlstate", None) in _OVERLOADED_SQLSTATES:
         return "overloaded"

@@ -48,8 +48,8 @@ class RequestLimitsMiddleware:
 
     A client's own `X-Request-ID` of 1-64 characters A-Z a-z 0-9 . _ - is kept, else 32 hex digits
     are made. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
-    Content-Length 400, one over `MEMORY_MAX_BODY_BYTES` 413, any Content-Encoding 415 and, under
-    /api/, anything but application/json in UTF-8 415. It stands first in MIDDLEWARE.
+    Content-Length 400, one over `MEMORY_MAX_BODY_BYTES` 413, any Content-Encoding (`identity`
+    too) 415 and, under /api/, anything but application/json in UTF-8 415. It stands first in MIDDLEWARE.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]):
@@ -85,10 +85,9 @@ def _check_body_headers(request: HttpRequest) -> None:
     length_bytes = int(length or 0)
     if length_bytes > settings.MEMORY_MAX_BODY_BYTES:
         raise PayloadTooLarge(f"The request body is over {settings.MEMORY_MAX_BODY_BYTES:,} bytes.")
-    if length_bytes or request.method in ("POST", "PUT", "PATCH"):
-        encoding = request.META.get("HTTP_CONTENT_ENCODING", "")
-        if encoding.strip().lower() not in ("", "identity"):
-            raise UnsupportedMediaType
+    may_have_body = length_bytes > 0 or request.method in ("POST", "PUT", "PATCH")
+    if may_have_body and request.META.get("HTTP_CONTENT_ENCODING", "").strip():
+        raise UnsupportedMediaType
     if is_api:
         _check_content_type(request.META.get("CONTENT_TYPE") or "", has_body=length_bytes > 0)
 

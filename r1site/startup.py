@@ -5,25 +5,41 @@ from __future__ import annotations
 import logging
 import sys
 
+from django.conf import settings
+from django.core.checks import ERROR
 from django.db import DatabaseError, connections
 
+import reranker
+from memory.checks import settings_fit_together
 from memory.environment import SettingError
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.middleware import token_verifier
 from memory.retrieval.models import get_embedder
+from memory.retrieval.rerank import configure_reranker
 from memory.rls_audit import require_safe_database
 from memory.spaces import active_space
+
+# A load that takes longer goes on behind the service, which answers in candidate order until then.
+RERANKER_WARM_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_unsafe_start() -> None:
-    """Exit with the reasons when keys or roles or tables are unsafe.
+    """Exit with the reasons when settings, keys, roles or tables are unsafe.
 
     A database that cannot be reached is no reason: every tenant transaction asks again before its
     first statement, and answers 503 until then.
     """
+    if errors := [check.msg for check in settings_fit_together(None) if check.level >= ERROR]:
+        _refuse(errors)
+    if settings.MEMORY_DB_POOL_MAX < settings.GUNICORN_THREADS:
+        logger.warning(
+            "MEMORY_DB_POOL_MAX (%d) is less than GUNICORN_THREADS (%d): threads will wait for connections",
+            settings.MEMORY_DB_POOL_MAX,
+            settings.GUNICORN_THREADS,
+        )
     try:
         master_keys()
         tenant_hmac_key()
@@ -44,6 +60,9 @@ def warm_worker() -> None:
     try:
         embedder = get_embedder()
         embedder.embed_query("warm up")
+        configure_reranker()
+        reranker.warm(RERANKER_WARM_SECONDS)
+        # Last: a database that is away must not leave the models cold.
         active_space(embedder)
     except DatabaseError as exc:
         logger.warning("the embedding space cannot be verified yet (%s)", type(exc).__name__)

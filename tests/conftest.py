@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 from django.conf import settings
 from django.core.management import call_command
+from django.db import connections
 
 from tests.people import Person
 
@@ -32,10 +33,9 @@ def django_db_setup(cluster, django_db_blocker):
     with django_db_blocker.unblock():
         call_command("migrate", database="owner", verbosity=0)
         call_command("register_space", verbosity=0)
+        connections.close_all()
     yield
     with django_db_blocker.unblock():
-        from django.db import connections
-
         connections["default"].close_pool()
 
 

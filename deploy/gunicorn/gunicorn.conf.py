@@ -1,20 +1,32 @@
 """gunicorn for the memory service: threads for waiting, processes for cores.
 
 Environment: PORT (8123), WEB_CONCURRENCY (workers, default half the cores), GUNICORN_THREADS (8),
-OMP_NUM_THREADS (default cores / workers). Another address: `gunicorn -b HOST:PORT -c ...`.
+OMP_NUM_THREADS (default cores / workers), PROMETHEUS_MULTIPROC_DIR (default a fresh temporary
+folder). Another address: `gunicorn -b HOST:PORT -c ...`.
 """
 
 import os
+import shutil
+import sys
+import tempfile
 
 if hasattr(os, "sched_getaffinity"):
     _cores = len(os.sched_getaffinity(0))
 else:
     _cores = os.cpu_count() or 1
 
-bind = f"127.0.0.1:{os.environ.get('PORT') or 8123}"
-workers = int(os.environ.get("WEB_CONCURRENCY") or max(1, _cores // 2))
+
+def _at_least_one(name, default):
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        sys.exit(f"{name} must be a whole number of at least 1")
+    return int(text)
+
+
+bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
+workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
 worker_class = "gthread"
-threads = int(os.environ.get("GUNICORN_THREADS") or 8)
+threads = _at_least_one("GUNICORN_THREADS", 8)
 
 # CUDA and OpenMP do not survive a fork: each worker loads the application and its models itself.
 preload_app = False
@@ -34,12 +46,30 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
+# The default lets a client on loopback set SCRIPT_NAME and PATH_INFO, and so move the path that is guarded.
+forwarder_headers = ""
 
-# The service writes its own access log, without query strings and user ids.
+# No access log is written: its lines would hold document ids, which stand in paths.
 accesslog = None
 errorlog = "-"
 # Nothing here uses gunicorn's control socket, which it would put in the home folder.
 control_socket_disable = True
+
+_metrics_folder = None
+
+
+def on_starting(server):
+    """Give the workers one folder for their metrics, so that /metrics covers all of them."""
+    global _metrics_folder
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        _metrics_folder = tempfile.mkdtemp(prefix="r1-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder
+
+
+def on_exit(server):
+    """Remove that folder; one that was named to us is left alone."""
+    if _metrics_folder:
+        shutil.rmtree(_metrics_folder, ignore_errors=True)
 
 
 def post_worker_init(worker):

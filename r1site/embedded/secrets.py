@@ -9,7 +9,7 @@ import base64
 import fcntl
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from r1site.embedded.errors import EmbeddedError
@@ -63,8 +63,8 @@ def read_secret(folder: Path, name: str) -> str:
     return value
 
 
-def ensure_development_secrets(folder: Path, *, database_exists: bool) -> None:
-    """Make the secret files that are missing (0600, in a 0700 folder); keep those that are there.
+def ensure_development_secrets(folder: Path, *, database_exists: bool, names: Iterable[str] = tuple(MAKERS)) -> None:
+    """Make the secret files of `names` that are missing (0600, in a 0700 folder); keep those that are there.
 
     `database_exists` says that rows sealed under the present keys may be stored. Raises
     `SecretsError` when a secret that this data depends on is gone, and changes nothing then.
@@ -74,7 +74,7 @@ def ensure_development_secrets(folder: Path, *, database_exists: bool) -> None:
     folder.chmod(0o700)
     with open(folder / ".lock", "w", opener=_private_opener) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [name for name in MAKERS if not (folder / name).exists()]
+        missing = [name for name in names if not (folder / name).exists()]
         for name in missing if database_exists else ():
             if name in BOUND_TO_DATA:
                 raise SecretsError(
@@ -84,7 +84,7 @@ def ensure_development_secrets(folder: Path, *, database_exists: bool) -> None:
                 )
         for name in missing:
             _write_atomically(folder / name, MAKERS[name]() + "\n")
-        for name in MAKERS:
+        for name in names:
             (folder / name).chmod(0o600)
             read_secret(folder, name)
 

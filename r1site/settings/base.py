@@ -16,13 +16,12 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
 
 DEBUG = False
+LOG_LEVEL = env.text("DJANGO_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 SECRET_KEY = env.secret("DJANGO_SECRET_KEY", required=True)
 ALLOWED_HOSTS = list(env.texts("DJANGO_ALLOWED_HOSTS", ("127.0.0.1", "localhost", "[::1]")))
 
 # -- Tokens
-MEMORY_JWT_ALGORITHMS = env.texts(
-    "MEMORY_JWT_ALGORITHMS", ("HS256",), choices=("HS256", "RS256", "ES256", "EdDSA")
-)
+MEMORY_JWT_ALGORITHMS = env.texts("MEMORY_JWT_ALGORITHMS", ("HS256",), choices=("HS256", "RS256", "ES256", "EdDSA"))
 MEMORY_JWT_SECRET = env.secret("MEMORY_JWT_SECRET", required=False)
 MEMORY_JWT_PUBLIC_KEY = env.secret("MEMORY_JWT_PUBLIC_KEY", required=False)
 MEMORY_JWT_JWKS_URL = env.text("MEMORY_JWT_JWKS_URL")
@@ -49,9 +48,11 @@ MEMORY_DECAY_WEIGHT = env.decimal("MEMORY_DECAY_WEIGHT", 0.2, at_least=0.0, at_m
 RERANK_ENABLED = env.boolean("RERANK_ENABLED", True)
 RERANK_CIRCUIT_MS = env.integer("RERANK_CIRCUIT_MS", 250, at_least=1, at_most=10_000)
 RERANK_POOL = env.integer("RERANK_POOL", 8, at_least=1, at_most=100)
-RERANK_BACKEND = env.text(
-    "RERANK_BACKEND", "auto", choices=("auto", "cross_encoder", "late_interaction", "none")
-)
+RERANK_BACKEND = env.text("RERANK_BACKEND", "auto", choices=("auto", "cross_encoder", "late_interaction", "none"))
+CROSS_ENCODER_MODEL = env.text("CROSS_ENCODER_MODEL", "cross-encoder/ms-marco-TinyBERT-L-2-v2")
+CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
+RERANK_BLEND = env.decimal("RERANK_BLEND", 0.3, at_least=0.0, at_most=1.0)
+RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 128, at_least=8, at_most=512)
 
 # -- Keys
 MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_least=0.0, at_most=3600)
@@ -61,6 +62,8 @@ MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_le
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
+# gunicorn.conf.py makes the threads; here to compare them with the pool.
+GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 8, at_least=1, at_most=500)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 MEMORY_PUBLIC_PATHS = frozenset(
     f"/api/v1/{path}" for path in ("health/live", "health/ready", "schema", "docs", "metrics")
@@ -107,6 +110,9 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_PARSER_CLASSES": ["memory.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    # No description on OPTIONS and no ?format=: both would be addresses that the contract does not have.
+    "DEFAULT_METADATA_CLASS": None,
+    "URL_FORMAT_OVERRIDE": None,
     "EXCEPTION_HANDLER": "r1site.problems.exception_handler",
     "COERCE_DECIMAL_TO_STRING": False,
     "UNICODE_JSON": True,
@@ -117,7 +123,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": env.text("DJANGO_LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # These two print exception text, which may hold content; r1site/problems.py logs in their stead.
         "django.request": {"level": "CRITICAL"},

@@ -16,7 +16,6 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from r1site.embedded.cluster import PORT, socket_dir
 from r1site.settings import env
 
 ROLES = {
@@ -64,6 +63,9 @@ def _alias(*, name: str, host: str, port: str, user: str, password: str, options
 
 def embedded(root: Path, secrets: Path, *, name: str = "r1", pool: dict | None) -> dict:
     """The five aliases on the embedded server under `root`, with the passwords in the folder `secrets`."""
+    # Here, so that production does not import the embedded server.
+    from r1site.embedded.cluster import PORT, socket_dir
+
     aliases = {}
     for alias, role in ROLES.items():
         password_file = secrets / f"{role.upper()}_PASSWORD"

@@ -2,34 +2,46 @@
 
 from django.core.exceptions import ImproperlyConfigured
 
-from memory.environment import SettingError
+from memory.environment import Secret, SettingError
 from memory.master_keys import master_keys, tenant_hmac_key
-from memory.tokens import weak_secret_reason
 from r1site.settings import databases, env
 from r1site.settings.base import *
 from r1site.settings.base import (
     MEMORY_JWT_JWKS_URL,
     MEMORY_JWT_PUBLIC_KEY,
     MEMORY_JWT_SECRET,
+    MEMORY_METRICS_TOKEN,
     POOL,
     SECRET_KEY,
 )
+from r1site.settings.secret_rules import refuse_equal, refuse_weak
 
 DATABASES = databases.from_urls(pool=POOL)
 
 try:
-    master_keys()
-    tenant_hmac_key()
+    _several = bool(Secret("MEMORY_ENCRYPTION_KEYS").value())
+    if Secret("MEMORY_ENCRYPTION_ACTIVE_KEY").value() and not _several:
+        raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY is set without MEMORY_ENCRYPTION_KEYS, whose ids it names")
+    _keys = {
+        f"MEMORY_ENCRYPTION_KEYS[{key_id}]" if _several else "MEMORY_ENCRYPTION_KEY": key
+        for key_id, key in master_keys().keys.items()
+    }
+    _keys["MEMORY_TENANT_HMAC_KEY"] = tenant_hmac_key()
 except SettingError as exc:
     raise ImproperlyConfigured(str(exc)) from None
 
 if not (MEMORY_JWT_SECRET or MEMORY_JWT_PUBLIC_KEY or MEMORY_JWT_JWKS_URL):
     raise ImproperlyConfigured("one of MEMORY_JWT_SECRET, MEMORY_JWT_PUBLIC_KEY, MEMORY_JWT_JWKS_URL is required")
-for _name, _value in (("DJANGO_SECRET_KEY", SECRET_KEY), ("MEMORY_JWT_SECRET", MEMORY_JWT_SECRET)):
-    if _value and (_reason := weak_secret_reason(_value.encode())):
-        raise ImproperlyConfigured(f"{_name}: {_reason}")
+_texts = {
+    "DJANGO_SECRET_KEY": SECRET_KEY,
+    "MEMORY_JWT_SECRET": MEMORY_JWT_SECRET,
+    "MEMORY_METRICS_TOKEN": MEMORY_METRICS_TOKEN,
+}
+refuse_weak(_texts)
+refuse_equal({**_texts, **_keys})
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
-SECURE_PROXY_SSL_HEADER = (
-    ("HTTP_X_FORWARDED_PROTO", "https") if env.boolean("DJANGO_BEHIND_TLS_PROXY", True) else None
-)
+_behind_tls_proxy = env.boolean("DJANGO_BEHIND_TLS_PROXY", True)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _behind_tls_proxy else None
+# One year; Django sends it only with answers to requests that came over HTTPS.
+SECURE_HSTS_SECONDS = 31_536_000 if _behind_tls_proxy else 0

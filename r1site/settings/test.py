@@ -17,3 +17,6 @@ from r1site.settings.base import POOL  # noqa: E402
 DATABASES = databases.embedded(TEST_ROOT / "postgres", TEST_ROOT / "secrets", pool=POOL)
 for _alias in DATABASES.values():
     _alias["TEST"] = {"NAME": _alias["NAME"]}
+
+# Tests of the reranker name the backend they want; the others get candidate order.
+RERANK_BACKEND = "none"

@@ -1,10 +1,14 @@
 """Health and metrics."""
 
+import numpy as np
 import pytest
+from django.db import connections
 from django.test import Client
 
+import reranker
 from memory.retrieval.models import get_embedder
 from r1site import health
+from tests.factories import DocumentFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,8 +42,62 @@ def test_ready_is_503_without_a_usable_key(monkeypatch):
     assert response.json()["components"]["keys"]["status"] == "failed"
 
 
+def reranker_in_health() -> dict:
+    health._cached = None
+    response = Client().get("/health/ready")
+    assert response.status_code == 200, response.content
+    return response.json()["components"]["reranker"]
+
+
+def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_path):
+    get_embedder().load()
+    is_broken = False
+
+    def encode(texts):
+        if is_broken:
+            raise ValueError("no vectors today")
+        return [np.ones((len(text.split()), 4), np.float32) for text in texts]
+
+    assert reranker_in_health() == {"status": "ok", "backend": "none"}
+    try:
+        settings.RERANK_BACKEND = "cross_encoder"
+        reranker.configure(reranker.RerankConfig(backend="cross_encoder", model=str(tmp_path / "nothing")))
+        assert reranker_in_health()["reason"] == "not loaded"
+        assert not reranker.warm(30)
+        found = reranker_in_health()
+        assert (found["status"], found["reason"]) == ("degraded", "no_backend")
+
+        settings.RERANK_BACKEND = "late_interaction"
+        reranker.configure(reranker.RerankConfig(backend="late_interaction", token_encoder=encode))
+        assert reranker.warm(30)
+        found = reranker_in_health()
+        assert (found["status"], found["backend"]) == ("ok", "late_interaction")
+        is_broken = True
+        for _ in range(2):
+            assert not reranker.maybe_rerank("query", ["one passage", "another"], timeout_ms=30_000).reranked
+        found = reranker_in_health()
+        assert (found["status"], found["reason"]) == ("degraded", "circuit_open")
+    finally:
+        reranker.configure(reranker.RerankConfig())
+        reranker.close()
+
+
+def test_a_full_pool_is_overloaded_and_not_a_database_that_is_away(alice):
+    stored = DocumentFactory(person=alice)
+    pool = connections["default"].pool
+    connections["default"].close()
+    taken = [pool.getconn() for _ in range(pool.max_size)]
+    try:
+        refused = alice.get(f"memory/documents/{stored.doc_id}")
+    finally:
+        for connection in taken:
+            pool.putconn(connection)
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert alice.get(f"memory/documents/{stored.doc_id}").status_code == 200
+
+
 def test_metrics_are_for_loopback_without_a_proxy_or_for_the_token(alice, settings):
-    alice.index("d", "A sentence to be counted.")
+    DocumentFactory(person=alice, text="A sentence to be counted.")
     alice.query("sentence")
     page = Client().get("/metrics").content.decode()
     for name in ("memory_index_latency_ms_bucket", "memory_query_latency_ms_bucket", "auth_ms_bucket",

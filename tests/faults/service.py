@@ -9,16 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-START_LIMIT_SECONDS = 120
+END_LIMIT_SECONDS = 30
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 class Service:
@@ -34,18 +42,21 @@ class Service:
             "WEB_CONCURRENCY": "1",
         }
         self.process: subprocess.Popen | None = None
+        # A pipe that nobody reads would stop the service once it is full.
+        self.log = var.with_name(f"{var.name}.log")
 
     def start(self) -> None:
         """Returns once the launcher has printed `ready`."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "r1site.launch", "serve", "--port", str(self.port)],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "r1site.launch", "serve", "--port", str(self.port)],
+                cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
+                start_new_session=True,
+            )  # fmt: skip
         line = self.process.stdout.readline()
         if not line.startswith("ready "):
             self.process.kill()
-            raise AssertionError(f"the service did not start: {self.process.stderr.read()[-3000:]}")
+            raise AssertionError(f"the service did not start: {self.log.read_text()[-3000:]}")
 
     def stop(self) -> None:
         """As Ctrl-C does."""
@@ -64,9 +75,7 @@ class Service:
     def call(self, method: str, path: str, token: str, body: dict | None = None) -> tuple[int, dict]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         raw = None if body is None else json.dumps(body)
-        connection.request(
-            method, path, raw, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        )
+        connection.request(method, path, raw, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"{}")
 
@@ -85,6 +94,13 @@ class Service:
         for _ in range(5):
             found |= {pid for pid, parent, session in pids if parent in found or session in started}
         return sorted(found)
+
+    def wait_until_gone(self, pids: list[int]) -> None:
+        """Returns once none of `pids` runs; a dead one that its parent has not collected does not."""
+        deadline = time.monotonic() + END_LIMIT_SECONDS
+        while left := [pid for pid in pids if _is_alive(pid)]:
+            assert time.monotonic() < deadline, f"still running: {left}"
+            time.sleep(0.01)
 
     def raw(self, request: bytes, *, timeout_seconds: float = 10) -> bytes:
         """Send bytes as they are; whatever comes back until the server closes or goes quiet."""

@@ -3,7 +3,6 @@
 import os
 import signal
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,6 +82,7 @@ def test_ambiguous_framing_is_refused_and_the_connection_is_not_reused(service, 
     [
         [JSON, "Content-Encoding: gzip"],
         [JSON, "Content-Encoding: deflate, gzip"],
+        [JSON, "Content-Encoding: identity"],
         ["Content-Type: application/json; charset=utf-7"],
         ["Content-Type: application/json; charset=utf-16"],
         ["Content-Type: application/json; charset=bz2_codec"],
@@ -113,6 +113,12 @@ def test_json_that_is_not_json_is_400(service, token, body, code):
     assert code in answer
 
 
+def test_a_header_does_not_move_the_path_that_is_guarded(service):
+    for header in ("SCRIPT_NAME: /x", "PATH_INFO: /api/v1/auth/check"):
+        lines = ["GET /x/api/v1/auth/check HTTP/1.1", "Host: localhost", header, "Connection: close", "", ""]
+        assert status_of(service.raw("\r\n".join(lines).encode())) == 404
+
+
 def test_everything_killed_at_once_comes_back_with_its_data(service, token):
     status, _ = service.call("POST", "/api/v1/memory/index", token, {"doc_id": "light/house", "text": TEXT})
     assert status == 201
@@ -122,7 +128,7 @@ def test_everything_killed_at_once_comes_back_with_its_data(service, token):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     service.process.wait(10)
-    time.sleep(0.2)
+    service.wait_until_gone(killed)
 
     service.start()
     status, stored = service.call("GET", "/api/v1/memory/documents/light/house", token)

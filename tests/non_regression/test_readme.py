@@ -23,7 +23,7 @@ def settings_table() -> dict[str, str]:
 
 
 def test_every_setting_the_code_reads_is_in_the_table_and_no_other():
-    ours = ("MEMORY_", "DJANGO_", "R1_", "GUNICORN_")
+    ours = ("MEMORY_", "DJANGO_", "R1_", "GUNICORN_", "RERANK_", "CROSS_ENCODER_")
     read = {name for name in settings_in_code() if name.startswith(ours)}
     assert len(read) > 25
     shown = {name for name in settings_table() if name.startswith(ours)} - {"DJANGO_SETTINGS_MODULE"}
@@ -54,3 +54,17 @@ def test_every_path_in_the_readme_exists():
 def test_every_command_in_the_readme_exists():
     for name in re.findall(r"manage\.py (\w+)", README):
         assert name == "migrate" or (ROOT / f"memory/management/commands/{name}.py").exists(), name
+
+
+def test_the_versions_to_install_are_those_of_the_requirements():
+    pinned = {line for path in (ROOT / "requirements").glob("*.txt") for line in path.read_text().splitlines()}
+    named = re.findall(r"pip install (\S+==\S+)", README)
+    assert named and set(named) <= pinned
+
+
+def test_the_log_settings_for_a_server_of_ones_own_are_the_embedded_servers():
+    source = (ROOT / "r1site/embedded/tuning.py").read_text()
+    named = re.findall(r"`(log_\w+) = ([\w-]+)`", README)
+    assert len(named) == 5
+    for name, value in named:
+        assert f'"{name}": "{value}"' in source

@@ -20,6 +20,7 @@ from rest_framework.views import APIView
 from memory import errors
 from memory.api.authentication import HasScope
 from memory.api.fields import StrictCharField, StrictSerializer
+from memory.environment import SettingError
 from memory.errors import FieldError
 from memory.tokens import VerifiedToken
 from r1site import problems
@@ -185,6 +186,7 @@ def test_every_error_of_the_service_has_a_status(error):
         (ProgrammingError(PRIVATE), "internal"),
         (DataError(PRIVATE), "internal"),
         (KeyError(PRIVATE), "internal"),
+        (SettingError(PRIVATE), "key_unavailable"),
         (RecursionError(PRIVATE), "internal"),
         (errors.NotFound(PRIVATE), "not_found"),
         (errors.CrossTenantAttempt(PRIVATE), "internal"),
@@ -251,7 +253,6 @@ def test_no_other_refusal_says_so():
         (psycopg.errors.QueryCanceled(PRIVATE), "overloaded"),
         (psycopg.errors.TooManyConnections(PRIVATE), "overloaded"),
         (psycopg.errors.DeadlockDetected(PRIVATE), "overloaded"),
-        (psycopg_pool.PoolTimeout(PRIVATE), "overloaded"),
         (psycopg_pool.TooManyRequests(PRIVATE), "overloaded"),
         (psycopg.errors.AdminShutdown(PRIVATE), "database_unavailable"),
         (psycopg.errors.CannotConnectNow(PRIVATE), "database_unavailable"),
@@ -338,6 +339,11 @@ def test_a_wrong_method_says_which_are_right(client):
         assert document(response)["code"] == "method_not_allowed"
         assert response["Allow"] == allowed
     assert client.get("/plain").content == b"ok"
+
+
+def test_no_endpoint_describes_itself_or_takes_a_format(client):
+    assert document(client.options("/echo"))["code"] == "method_not_allowed"
+    assert client.get("/echo?format=xml").json() == {"ok": True}
 
 
 def test_an_answer_nobody_can_give_is_406(client):

@@ -83,15 +83,14 @@ def test_two_ways_to_end_a_body_are_a_bad_request():
     assert ask(HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="5") == (400, "bad_request")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "identity, gzip", "x"])
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "identity", " Identity ", "identity, gzip", "x"])
 def test_an_encoded_body_is_refused(encoding):
     assert ask(CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING=encoding) == (415, "unsupported_media_type")
     assert ask("DELETE", CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING=encoding) == (415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
-def test_a_body_as_it_is_passes(encoding):
-    assert ask(CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING=encoding) == (200, "through")
+def test_a_body_as_it_is_passes():
+    assert ask(CONTENT_LENGTH="5", HTTP_CONTENT_ENCODING="") == (200, "through")
 
 
 @pytest.mark.parametrize(
