@@ -66,7 +66,11 @@ class Ranked:
             self.took_ms.setdefault(f"{prefix} {step}", []).append(elapsed_ms)
 
     def digest(self, stage: str) -> str:
-        """SHA-256 (hex) of a stage's rankings: equal in two runs that ranked everything alike."""
+        """SHA-256 (hex) of a stage's rankings: equal in two runs that ranked everything alike.
+
+        Every run has a new key and with it a new rotation, which rounds the vectors in a new way; runs are
+        equal to the last document where the vectors are not rotated, and in the lexical stage.
+        """
         return hashlib.sha256(json.dumps(self.rankings[stage], sort_keys=True).encode()).hexdigest()
 
 
@@ -119,12 +123,12 @@ def _index(
 def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
     """Rank one query in every stage. The timed call asks as the product's clients do."""
     legs = user.call(search_legs, text)
-    nearest = sorted(legs, key=lambda c: (c.distance, c.doc_id, c.chunk_index))
+    nearest = sorted(legs, key=lambda c: (c.distance, c.doc_id, c.chunk_index))[:LEG_CANDIDATES]
     ranked.rank(DENSE, query_id, nearest)
     ranked.distances[query_id] = {(c.doc_id, c.chunk_index): c.distance for c in nearest[:CANDIDATES_DEFAULT]}
     if settings.MEMORY_LEXICAL:
-        hits = [candidate for candidate in legs if candidate.bm25]
-        ranked.rank(LEXICAL, query_id, sorted(hits, key=lambda c: (-c.bm25, c.doc_id, c.chunk_index)))
+        hits = sorted((c for c in legs if c.bm25), key=lambda c: (-c.bm25, c.doc_id, c.chunk_index))
+        ranked.rank(LEXICAL, query_id, hits[:LEG_CANDIDATES])  # more came along with the other leg
 
     wide = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, decay_weight=0.0)
     fused = user.call(query_memory, wide).results

@@ -38,9 +38,8 @@ def fuse(candidates: Sequence[Candidate]) -> None:
     Without a hit `fused` is exactly `vector`.
 
     Holds for any input: the order of `candidates` does not matter; a positive factor on all BM25 scores
-    changes nothing but by rounding; a candidate that is at least as good as another in both legs does not come
-    out below it. Raising one candidate's score also moves `max` and the weights, so it can lift or lower
-    others; only within one set do the scores compare strictly.
+    changes nothing but by rounding; of two candidates in one set, the one at least as good in both legs never
+    scores lower. That is all: a score that changes moves `max` and the weights, and with them every fused score.
     """
     hits = [candidate.bm25 or 0.0 for candidate in candidates]
     best = max(hits, default=0.0)

@@ -18,9 +18,11 @@ from memory.evaluation.collections import Collection, CollectionError, load_coll
 from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
+from memory.retrieval.models import loaded_embedder
 
 LOCK = 0x5231_4556  # "R1EV"
-DONE, FAILED, USAGE, BUSY, PARTIAL = range(5)
+FAILED, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
+ROTATIONS = {"deployment": (True,), "off": (False,), "both": (True, False)}
 
 
 class Command(BaseCommand):
@@ -37,9 +39,9 @@ class Command(BaseCommand):
         parser.add_argument("--limit-queries", type=int, metavar="N", help="only the first N judged queries")
         for flag, arguments in {
             "--rotation": {
-                "choices": ("deployment", "both"),
+                "choices": tuple(ROTATIONS),
                 "default": "deployment",
-                "help": "both: once more for a user whose vectors are not rotated",
+                "help": "off: for a user whose vectors are not rotated; both: as deployed, then off, and compared",
             },
             "--ages": {
                 "type": float,
@@ -62,7 +64,7 @@ class Command(BaseCommand):
         try:
             with _interruptible(), _alone(), ExitStack() as users:
                 runs, erased = [], []
-                for rotated in (True, False) if rotation == "both" else (True,):
+                for rotated in ROTATIONS[rotation]:
                     user = users.enter_context(ThrowAwayUser(f"{rotated=}", rotated=rotated))
                     erased.append(user)
                     runs.append(run(loaded, user, ages_days=ages, shuffled=shuffled, stream=stream))
@@ -70,6 +72,8 @@ class Command(BaseCommand):
         except MemoryServiceError as error:
             raise CommandError(f"the service failed: {error.detail}", returncode=FAILED) from None
         except KeyboardInterrupt:
+            if embedder := loaded_embedder():
+                embedder.close()  # waits for the running batch: a process that ends within one is aborted
             self.stderr.write("interrupted; the throw-away users are erased")
             sys.exit(PARTIAL)
         found |= {"ages_days": ages, "shuffled": shuffled, "erased_rows": [user.erased_rows for user in erased]}
@@ -82,8 +86,8 @@ class Command(BaseCommand):
             raise CommandError("--limit-queries must be at least 1", returncode=USAGE)
         if not 0 <= ages <= 36_500:
             raise CommandError("--ages must be between 0 and 36500", returncode=USAGE)
-        if rotation == "both" and settings.MEMORY_EMBEDDING_PROTECTION != "rotate":
-            raise CommandError("--rotation both needs MEMORY_EMBEDDING_PROTECTION=rotate", returncode=USAGE)
+        if rotation != "deployment" and settings.MEMORY_EMBEDDING_PROTECTION != "rotate":
+            raise CommandError("--rotation off and both need MEMORY_EMBEDDING_PROTECTION=rotate", returncode=USAGE)
         try:
             loaded = load_collection(folder)
         except CollectionError as error:
