@@ -226,6 +226,8 @@ class Batcher:
             self._run(batch)
         elif self.runner.load.seconds_until_due() == 0:
             self.runner.load.run()
+            if self.runner.load.state == "ready":
+                metrics.loads.labels(self.name).inc()
         elif self.breaker.begin_probe():
             self.breaker.end_probe(good=self._probe())
         elif self._until_measured() == 0:

@@ -25,6 +25,7 @@ rerank_ms = Histogram("rerank_ms", "What reranking added to a call that a model 
 rerank_skipped = Counter("rerank_skipped_total", "Calls answered in candidate order, by reason", ["reason"])
 batch_pairs = Histogram("rerank_batch_pairs", "Pairs in one forward pass", buckets=_PAIRS)
 batch_ms = Histogram("rerank_batch_ms", "One forward pass over users' pairs, in milliseconds", buckets=_MS)
+loads = Counter("rerank_loads_total", "Models loaded and warmed; one a worker, unless settings change", ["backend"])
 breaker_state = Gauge(
     "rerank_breaker_state",
     "0 closed, 1 half-open, 2 open; of the worker where it is worst",

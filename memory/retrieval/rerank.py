@@ -16,6 +16,9 @@ from memory.retrieval.models import get_embedder
 from memory.rollout.flags import flag
 
 NOT_REQUESTED = "not_requested"
+# What the reranker's thread waits for token vectors. Callers leave at their own deadlines; this is for loads and
+# probes too, which have none, and less than what the reranker takes for a stuck device.
+TOKEN_VECTORS_PATIENCE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -56,23 +59,25 @@ def rerank_pool_size() -> int:
 
 def configure_reranker() -> None:
     """Give `reranker` this deployment's settings. After the fork, once a worker."""
-    reranker.configure(
-        reranker.RerankConfig(
-            backend=settings.RERANK_BACKEND,
-            model=settings.CROSS_ENCODER_MODEL,
-            revision=settings.CROSS_ENCODER_REVISION or None,
-            token_encoder=_token_vectors,
-            blend=settings.RERANK_BLEND,
-            window_tokens=settings.RERANK_WINDOW_TOKENS,
-        )
+    reranker.configure(deployed_config())
+
+
+def deployed_config() -> reranker.RerankConfig:
+    """This deployment's settings as the reranker takes them; reads no flag, and so no database."""
+    return reranker.RerankConfig(
+        backend=settings.RERANK_BACKEND,
+        model=settings.CROSS_ENCODER_MODEL,
+        revision=settings.CROSS_ENCODER_REVISION or None,
+        token_encoder=_token_vectors,
+        blend=settings.RERANK_BLEND,
+        window_tokens=settings.RERANK_WINDOW_TOKENS,
     )
 
 
 def _token_vectors(texts: Sequence[str]) -> list[np.ndarray]:
     """Token vectors of the embedding model; a full queue is a refusal without blame on the model."""
-    deadline = time.monotonic() + flag("RERANK_CIRCUIT_MS") / 1000
     try:
-        return get_embedder().embed_tokens(texts, deadline=deadline)
+        return get_embedder().embed_tokens(texts, deadline=time.monotonic() + TOKEN_VECTORS_PATIENCE_SECONDS)
     except Overloaded:
         raise reranker.RerankSkipped("overloaded") from None
     except MemoryServiceError as exc:

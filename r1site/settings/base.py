@@ -51,8 +51,8 @@ RERANK_POOL = env.integer("RERANK_POOL", 8, at_least=1, at_most=100)
 RERANK_BACKEND = env.text("RERANK_BACKEND", "auto", choices=("auto", "cross_encoder", "late_interaction", "none"))
 CROSS_ENCODER_MODEL = env.text("CROSS_ENCODER_MODEL", "cross-encoder/ms-marco-TinyBERT-L-2-v2")
 CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
-RERANK_BLEND = env.decimal("RERANK_BLEND", 0.3, at_least=0.0, at_most=1.0)
-RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 128, at_least=8, at_most=512)
+RERANK_BLEND = env.decimal("RERANK_BLEND", 0.2, at_least=0.0, at_most=1.0)
+RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 64, at_least=8, at_most=512)
 
 # -- Keys
 MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_least=0.0, at_most=3600)

@@ -35,7 +35,9 @@ class LateInteractionBackend:
     def __init__(self, encode: TokenEncoder, window_tokens: int, batch_tokens: int | None):
         self._encode = encode
         self._window_tokens = window_tokens
-        self.max_tokens = 2 * (window_tokens + _SPECIAL_TOKENS)
+        # A window and a short query's share. What the queue first takes a long passage for: were it more than the
+        # window really costs, calls that fit the budget would be refused before they are looked at.
+        self.max_tokens = window_tokens + 2 * _SPECIAL_TOKENS
         self.batch_tokens = batch_tokens or CPU_BATCH_TOKENS
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:

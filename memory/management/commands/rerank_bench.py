@@ -1,0 +1,78 @@
+"""manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--p95-limit-ms N]"""
+
+import json
+import sys
+from dataclasses import replace
+
+from django.core.management.base import BaseCommand, CommandError
+
+from memory.retrieval.rerank import deployed_config
+from reranker import RerankConfig, RerankSkipped
+from reranker.bench import BenchPlan, run_bench
+
+BACKENDS = ("cross_encoder", "late_interaction")
+DTYPES = ("bfloat16", "float32")
+COLUMNS = (
+    *("backend", "dtype", "candidates", "tokens", "concurrency"),
+    *("p50_ms", "p95_ms", "p99_ms", "per_second"),
+)
+
+
+class Command(BaseCommand):
+    help = (
+        "Time reranking on this machine, nothing refused: per backend and dtype, by tokens a pair, at several callers. "
+        "Exit 1 when a backend cannot be loaded or a single caller's p95 is over --p95-limit-ms."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        plan = BenchPlan()
+        parser.add_argument("--json", action="store_true", help="print {rows: [...]} instead of a table")
+        parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeatable; default both")
+        parser.add_argument("--dtype", action="append", choices=DTYPES, help="of the cross-encoder; default both")
+        parser.add_argument("--model", help="folder or name of the cross-encoder; default CROSS_ENCODER_MODEL")
+        parser.add_argument("--device", help="a torch device; default cuda:0 where there is one, else cpu")
+        parser.add_argument("--queries", type=int, default=plan.queries, help="calls a row; default %(default)s")
+        parser.add_argument("--candidates", type=int, default=plan.candidates, help="default %(default)s")
+        parser.add_argument("--tokens", type=int, nargs="+", default=plan.token_counts, help="default %(default)s")
+        parser.add_argument("--callers", type=int, nargs="+", default=plan.concurrencies, help="default %(default)s")
+        parser.add_argument("--p95-limit-ms", type=float, help="exit 1 when a row of one caller is slower")
+
+    def handle(self, *, backend, dtype, model, device, queries, candidates, tokens, callers, p95_limit_ms, **options):
+        if min(queries, candidates, *callers) < 1 or min(tokens) < 16:
+            raise CommandError("queries, candidates and callers are at least 1, tokens at least 16", returncode=2)
+        plan = BenchPlan(queries, candidates, tuple(tokens), tuple(callers))
+        rows, findings = [], []
+        for config in _configs(backend or BACKENDS, dtype or DTYPES, model, device):
+            try:
+                rows += run_bench([config], plan, progress=self.stderr.write)
+            except RerankSkipped as exc:
+                findings.append(f"{config.backend} was not measured: {exc}")
+        findings += [
+            f"p95 of {row['p95_ms']} ms is over {p95_limit_ms:g} ms: {row['backend']} {row['dtype']}, "
+            f"{row['candidates']} candidates of {row['tokens']} tokens"
+            for row in rows
+            if p95_limit_ms is not None and row["concurrency"] == 1 and row["p95_ms"] > p95_limit_ms
+        ]
+        self.stdout.write(json.dumps({"rows": rows}) if options["json"] else _table(rows))
+        if findings:
+            self.stderr.write("\n".join(findings))
+            sys.exit(1)
+
+
+def _configs(backends, dtypes, model, device) -> list[RerankConfig]:
+    """One config a backend and dtype; late interaction's dtype is the embedding model's."""
+    deployed = deployed_config()
+    if model is not None:
+        deployed = replace(deployed, model=model, revision=None)
+    configs = []
+    for backend in dict.fromkeys(backends):
+        of_backend = replace(deployed, backend=backend, device=device)
+        kinds = dict.fromkeys(dtypes) if backend == "cross_encoder" else ["auto"]
+        configs += [replace(of_backend, dtype=dtype) for dtype in kinds]
+    return configs
+
+
+def _table(rows: list[dict]) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(str(row[name]) for name in COLUMNS)} |" for row in rows])

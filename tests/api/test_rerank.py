@@ -1,0 +1,184 @@
+"""POST /memory/query with a reranker: a real model decides the order, or the answer says why none did."""
+
+import json
+
+import pytest
+
+import reranker
+from memory.retrieval.rerank import configure_reranker
+from memory.rollout.flags import FLAGS, forget_flags, set_flag
+from tests.tiny_models import build_cross_encoder
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
+
+QUESTION = "what was said yesterday"
+# The cross-encoder's order is by share of "good"; the embedding model's by nearness to the question.
+NOTES = {
+    "said": "what was said yesterday, and when it was said",
+    "some": "yesterday it was good and said, what was good",
+    "most": "good good good good good good good",
+    "none": "nothing dull and plain",
+}
+BY_SHARE_OF_GOOD = ["most", "some"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_cross_encoder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _no_flags():
+    forget_flags()
+    yield
+    for name in FLAGS:
+        set_flag(name, None)
+    forget_flags()
+
+
+@pytest.fixture
+def deploy(settings, folder):
+    """Deploy a reranker with these settings, and wait for it; True if it is ready."""
+
+    def with_settings(**values) -> bool:
+        # A busy machine must not decide a test's outcome; the longest budget there is.
+        defaults = {"RERANK_ENABLED": True, "RERANK_CIRCUIT_MS": 10_000, "CROSS_ENCODER_MODEL": str(folder)}
+        for name, value in {**defaults, "RERANK_BACKEND": "cross_encoder", **values}.items():
+            setattr(settings, name, value)
+        configure_reranker()
+        return reranker.warm(60)
+
+    yield with_settings
+    reranker.close()
+    reranker.configure(reranker.RerankConfig())
+
+
+@pytest.fixture
+def notes(alice):
+    for doc_id, text in NOTES.items():
+        assert alice.index(doc_id, text, created_at="2026-01-01T00:00:00Z").status_code == 201
+    return alice
+
+
+def ask(person, **fields) -> dict:
+    """The answer, without the decay that would move every score between two calls."""
+    response = person.query(QUESTION, **{"top_k": 4, "decay_weight": 0, **fields})
+    assert response.status_code == 200, response.content
+    return response.json()
+
+
+def ids(answer: dict) -> list[str]:
+    return [result["doc_id"] for result in answer["results"]]
+
+
+def is_candidate_order(answer: dict, reference: dict) -> bool:
+    """The results are those of `reference`, to the byte."""
+    return json.dumps(answer["results"]) == json.dumps(reference["results"])
+
+
+def test_rerank_true_gives_the_models_order_and_false_the_candidates(deploy, notes):
+    assert deploy()
+    without, reranked = ask(notes, rerank=False), ask(notes, rerank=True)
+
+    assert ids(without)[0] == "said"
+    assert ids(reranked)[:2] == BY_SHARE_OF_GOOD
+    assert sorted(ids(reranked)) == sorted(ids(without))
+
+    assert (reranked["reranked"], without["reranked"]) == (True, False)
+    assert reranked["rerank"] == {"backend": "cross_encoder", "skipped": None}
+    assert without["rerank"] == {"backend": "none", "skipped": "not_requested"}
+    assert reranked["took_ms"]["rerank"] > 0
+    assert reranked["took_ms"]["total"] >= reranked["took_ms"]["rerank"]
+
+
+def test_a_reranked_results_score_is_the_models_and_the_earlier_stages_stay(deploy, notes):
+    assert deploy()
+    fused = {result["doc_id"]: result["scores"]["fused"] for result in ask(notes, rerank=False)["results"]}
+    results = ask(notes)["results"]
+    for result in results:
+        assert result["score"] == result["scores"]["rerank"]
+        assert result["scores"]["fused"] == fused[result["doc_id"]]
+        assert 0 < result["score"] < 1
+    scores = [result["score"] for result in results]
+    assert scores == sorted(scores, reverse=True) and scores[0] > scores[1] > scores[2]
+
+
+@pytest.mark.parametrize(
+    ("deployed", "rerank"),
+    [
+        ({"RERANK_ENABLED": False}, {"backend": "none", "skipped": "disabled"}),
+        ({"RERANK_BACKEND": "none"}, {"backend": "none", "skipped": "no_backend"}),
+        ({"CROSS_ENCODER_MODEL": "/nowhere/at/all"}, {"backend": "cross_encoder", "skipped": "no_backend"}),
+    ],
+)
+def test_a_skipped_answer_is_candidate_order_to_the_byte_and_says_why(deploy, notes, deployed, rerank):
+    assert deploy(**deployed) == (rerank["skipped"] == "disabled")
+    reference = ask(notes, rerank=False)
+    answer = ask(notes)
+    assert is_candidate_order(answer, reference)
+    assert (answer["reranked"], answer["rerank"]) == (False, rerank)
+    assert all(result["scores"]["rerank"] is None for result in answer["results"])
+    assert set(answer) == set(reference) and set(answer["took_ms"]) == set(reference["took_ms"])
+
+
+def test_flags_win_over_settings(deploy, notes):
+    assert deploy()
+
+    def asked_with(**flags) -> dict:
+        for name in FLAGS:
+            set_flag(name, flags.get(name))
+        forget_flags()
+        return ask(notes)
+
+    assert asked_with()["reranked"]
+    assert asked_with(RERANK_ENABLED=False)["rerank"] == {"backend": "none", "skipped": "disabled"}
+    assert asked_with(RERANK_BACKEND="none")["rerank"] == {"backend": "none", "skipped": "no_backend"}
+    assert asked_with(RERANK_ENABLED=True)["reranked"]
+
+
+def test_late_interaction_reranks_with_the_embedding_model(deploy, notes):
+    assert deploy(RERANK_BACKEND="late_interaction", RERANK_BLEND=1.0)
+    answer = ask(notes)
+    assert (answer["reranked"], answer["rerank"]) == (True, {"backend": "late_interaction", "skipped": None})
+    assert ids(answer)[0] == "said"
+    scores = [result["score"] for result in answer["results"]]
+    assert scores == sorted(scores, reverse=True) and 0 < scores[-1] < 0.5 < scores[0] < 1
+
+
+def test_auto_takes_late_interaction_where_there_are_no_weights(deploy, notes):
+    assert deploy(RERANK_BACKEND="auto", CROSS_ENCODER_MODEL="/nowhere/at/all")
+    assert ask(notes)["rerank"] == {"backend": "late_interaction", "skipped": None}
+
+
+def test_late_interaction_loads_whatever_the_budget_of_a_call(deploy, notes):
+    """Its warm-up is longer than most calls; the budget is the callers'."""
+    assert deploy(RERANK_BACKEND="late_interaction", RERANK_CIRCUIT_MS=1, RERANK_WINDOW_TOKENS=128)
+    assert ask(notes)["rerank"]["skipped"] == "deadline"
+
+
+def test_only_the_pool_is_reranked(deploy, notes):
+    assert deploy()
+    assert ids(ask(notes, rerank=False, top_k=2)) == ["said", "some"]
+    answer = ask(notes, top_k=2, rerank_pool=2)
+    assert answer["reranked"] and ids(answer) == ["some", "said"]
+
+
+def test_top_k_cuts_after_the_reranking_and_widens_a_smaller_pool(deploy, notes):
+    assert deploy()
+    assert ids(ask(notes, top_k=1)) == ["most"]
+    assert len(ids(ask(notes, top_k=4, rerank_pool=1))) == 4
+    assert ids(ask(notes, top_k=4, rerank_pool=1))[0] == "most"
+
+
+def test_the_flag_sets_the_pool_of_queries_that_name_none(deploy, notes):
+    assert deploy()
+    set_flag("RERANK_POOL", 1)
+    forget_flags()
+    assert ids(ask(notes, top_k=1)) == ["said"]
+    assert ids(ask(notes, top_k=1, rerank_pool=4)) == ["most"]
+
+
+def test_a_user_with_nothing_gets_an_empty_answer(deploy, stranger):
+    assert deploy()
+    answer = ask(stranger)
+    assert (answer["results"], answer["rerank"]["skipped"]) == ([], None)
