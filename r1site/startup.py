@@ -9,19 +9,15 @@ from django.conf import settings
 from django.core.checks import ERROR
 from django.db import DatabaseError, connections
 
-import reranker
 from memory.checks import settings_fit_together
 from memory.environment import SettingError
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.middleware import token_verifier
 from memory.retrieval.models import get_embedder
-from memory.retrieval.rerank import configure_reranker
+from memory.retrieval.rerank import warm_reranker
 from memory.rls_audit import require_safe_database
 from memory.spaces import active_space
-
-# A load that takes longer goes on behind the service, which answers in candidate order until then.
-RERANKER_WARM_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +56,7 @@ def warm_worker() -> None:
     try:
         embedder = get_embedder()
         embedder.embed_query("warm up")
-        configure_reranker()
-        reranker.warm(RERANKER_WARM_SECONDS)
+        warm_reranker()
         # Last: a database that is away must not leave the models cold.
         active_space(embedder)
     except DatabaseError as exc:

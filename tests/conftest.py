@@ -40,13 +40,16 @@ def django_db_setup(cluster, django_db_blocker):
 
 
 @pytest.fixture(autouse=True)
-def _no_borrowed_keys():
-    """No test starts with keys that another one cached or put into the environment."""
+def _nothing_borrowed():
+    """No test starts with keys that another one cached or put into the environment, or with its connections."""
     from memory.keyring import forget_keys
     from memory.master_keys import forget_parsed_keys
 
     forget_keys()
     forget_parsed_keys()
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from memory.retrieval.models import get_embedder
 from memory.rollout.flags import flag
 
 NOT_REQUESTED = "not_requested"
+WARM_SECONDS = 5.0
 # What the reranker's thread waits for token vectors. Callers leave at their own deadlines; this is for loads and
 # probes too, which have none, and less than what the reranker takes for a stuck device.
 TOKEN_VECTORS_PATIENCE_SECONDS = 4.0
@@ -57,9 +58,13 @@ def rerank_pool_size() -> int:
     return flag("RERANK_POOL")
 
 
-def configure_reranker() -> None:
-    """Give `reranker` this deployment's settings. After the fork, once a worker."""
+def warm_reranker() -> None:
+    """Give `reranker` this deployment's settings and load its model. After the fork, once a worker.
+
+    A load that takes longer than WARM_SECONDS goes on behind: answers are in candidate order until then.
+    """
     reranker.configure(deployed_config())
+    reranker.warm(WARM_SECONDS)
 
 
 def deployed_config() -> reranker.RerankConfig:

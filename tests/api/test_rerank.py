@@ -5,7 +5,7 @@ import json
 import pytest
 
 import reranker
-from memory.retrieval.rerank import configure_reranker
+from memory.retrieval.rerank import deployed_config
 from memory.rollout.flags import FLAGS, forget_flags, set_flag
 from tests.tiny_models import build_cross_encoder
 
@@ -45,7 +45,7 @@ def deploy(settings, folder):
         defaults = {"RERANK_ENABLED": True, "RERANK_CIRCUIT_MS": 10_000, "CROSS_ENCODER_MODEL": str(folder)}
         for name, value in {**defaults, "RERANK_BACKEND": "cross_encoder", **values}.items():
             setattr(settings, name, value)
-        configure_reranker()
+        reranker.configure(deployed_config())
         return reranker.warm(60)
 
     yield with_settings

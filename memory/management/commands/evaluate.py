@@ -19,6 +19,7 @@ from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
 from memory.retrieval.models import loaded_embedder
+from memory.retrieval.rerank import warm_reranker
 
 LOCK = 0x5231_4556  # "R1EV"
 FAILED, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
@@ -61,6 +62,7 @@ class Command(BaseCommand):
         loaded = self._collection(collection, limit_queries, rotation, ages)
         # Not self.stderr, which ends every write with a line feed and colours it as an error.
         stream = None if options["json"] else sys.stderr
+        warm_reranker()
         try:
             with _interruptible(), _alone(), ExitStack() as users:
                 runs, erased = [], []
