@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 
 from memory import metrics
-from memory.errors import CrossTenantAttempt, DecryptionFailed, KeyUnavailable
+from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.master_keys import MASTER_KEY_BYTES, master_keys
-from memory.rls import TenantState, TenantTransaction, tenant_transaction
+from memory.rls import TenantState, TenantTransaction, refuse_cross_tenant, tenant_transaction
 from memory.security import InvalidTag, associated_data, hmac_user, open_sealed, seal
 
 SEALS_ALERT = 2**31
@@ -112,8 +112,7 @@ def existing_or_new_keys(user_hash: str, user_id: str) -> TenantKeys:
 def create_tenant(tx: TenantTransaction, user_id: str) -> TenantKeys:
     """Make the tenant row and its first data key, unless another writer just did; the keys that stand."""
     if hmac_user(user_id) != tx.user_hash:
-        metrics.cross_tenant_attempts.inc()
-        raise CrossTenantAttempt()
+        refuse_cross_tenant()
     data_key, master = os.urandom(MASTER_KEY_BYTES), master_keys()
     sealed_key = seal(data_key, _key_aad(tx.user_hash, 1, master.active_id), master.active)
     new = TenantKeys(tx.user_hash, 1, master.active_id, sealed_key, data_key)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NoReturn
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
@@ -33,6 +34,7 @@ __all__ = [
     "bind_tenant",
     "bound_tenant",
     "joined_transaction",
+    "refuse_cross_tenant",
     "set_rls_context",
     "tenant_transaction",
     "verify_rls_isolation",
@@ -76,8 +78,7 @@ def bind_tenant(user_hash: str) -> Iterator[None]:
     """
     _require_hex(user_hash)
     if _bound.get() not in (None, user_hash):
-        metrics.cross_tenant_attempts.inc()
-        raise CrossTenantAttempt()
+        refuse_cross_tenant()
     token = _bound.set(user_hash)
     try:
         yield
@@ -163,8 +164,7 @@ def tenant_transaction(
     _require_hex(tenant)
     outer = _open.get().get(using)
     if _bound.get() not in (None, tenant) or (outer is not None and outer.user_hash != tenant):
-        metrics.cross_tenant_attempts.inc()
-        raise CrossTenantAttempt()
+        refuse_cross_tenant()
     if outer is not None:
         if write and not outer.write:
             raise transaction.TransactionManagementError("a write cannot join a read-only tenant transaction")
@@ -221,8 +221,7 @@ def joined_transaction(conn, user_hash: str) -> Iterator[TenantTransaction]:
                 cursor.execute("SELECT current_setting('app.user_hash', true)")
                 before = cursor.fetchone()[0]
             if before not in (None, "", user_hash) or _bound.get() not in (None, user_hash):
-                metrics.cross_tenant_attempts.inc()
-                raise CrossTenantAttempt()
+                refuse_cross_tenant()
             set_rls_context(conn, user_hash)
             tx = TenantTransaction(conn, user_hash, write=True)
             tx._queue_state()
@@ -253,6 +252,12 @@ def counting_refusals(execute, sql, params, many, context):
     except DatabaseError as exc:
         count_refusal(exc)
         raise
+
+
+def refuse_cross_tenant() -> NoReturn:
+    """The server contradicted itself about whose data it holds: count it, and raise CrossTenantAttempt."""
+    metrics.cross_tenant_attempts.inc()
+    raise CrossTenantAttempt()
 
 
 def _require_hex(user_hash: str) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
+from memory.api.fields import rfc3339
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.citations import cite
 from memory.services.documents import StoredDocument
 from memory.services.index import IndexedDocument
 from memory.services.query import MemoryAnswer
-
-
-def rfc3339(moment: datetime) -> str:
-    """UTC with a Z."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def indexed_document(document: IndexedDocument) -> dict:

@@ -37,6 +37,11 @@ def _utf8_bytes(text: str) -> int | None:
         return None
 
 
+def rfc3339(moment: datetime) -> str:
+    """An aware moment in UTC with a Z, as every time in an answer."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 class _StrictField(serializers.Field):
     """A field whose stored value is already what goes out."""
 
@@ -289,7 +294,7 @@ class Timestamp(_StrictField):
         return instant
 
     def to_representation(self, value: datetime) -> str:
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return rfc3339(value)
 
 
 class StrictSerializer(serializers.Serializer):

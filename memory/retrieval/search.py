@@ -12,11 +12,9 @@ from datetime import datetime
 
 from pgvector import HalfVector
 
-from memory import metrics
-from memory.errors import CrossTenantAttempt
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.lexical import BEST, CTES, LexicalQuery
-from memory.rls import TenantTransaction
+from memory.rls import TenantTransaction, refuse_cross_tenant
 
 
 @dataclass(frozen=True)
@@ -122,8 +120,7 @@ class Search:
         """Nearest first. Raises CrossTenantAttempt if the server ever returned another tenant's row."""
         rows = self._found.fetchall()
         if any(row[0] != self._user_hash for row in rows):
-            metrics.cross_tenant_attempts.inc()
-            raise CrossTenantAttempt()
+            refuse_cross_tenant()
         found = [Candidate(*row[1:]) for row in rows]
         for candidate in found:
             candidate.vector = min(1.0, max(0.0, 1.0 - candidate.distance))

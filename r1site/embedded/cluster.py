@@ -255,6 +255,3 @@ class Cluster:
 
     def _ping(self) -> pq.Ping:
         return pq.Ping(pq.PGconn.ping(self.conninfo(SUPERUSER, "", "postgres").encode()))
-
-    def _log_tail(self) -> str:
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-15:])

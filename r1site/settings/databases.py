@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from r1site.settings import env
@@ -102,7 +103,7 @@ def from_urls(*, pool: dict | None) -> dict:
 def _parse(setting: str, url: str) -> dict:
     try:
         params = conninfo_to_dict(url)
-    except Exception:
+    except ProgrammingError:
         raise ImproperlyConfigured(f"{setting} is not a PostgreSQL URL or connection string") from None
     if not params.get("dbname"):
         raise ImproperlyConfigured(f"{setting} names no database")

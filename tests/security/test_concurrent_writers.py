@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
-import psycopg
 import pytest
-from django.conf import settings
 from django.db import connections
 
 from memory.errors import InvalidEmbedding, NotFound
@@ -21,24 +19,12 @@ from memory.services.documents import get_document
 from memory.services.forget import delete_document
 from memory.services.index import index_document
 from memory.services.query import MemoryQuery, query_memory
-from r1site.embedded.data_folder import SUPERUSER
-from r1site.embedded.secrets import read_secret
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 DIMENSION = 384
 ROUNDS = 100
 QUESTION = "When was the heat pump in the cellar serviced?"
-
-
-@pytest.fixture
-def superuser(cluster, transactional_db):
-    """Sees every row as it is, whatever the service says."""
-    conninfo = cluster.conninfo(
-        SUPERUSER, read_secret(cluster.secrets_folder, "POSTGRES_PASSWORD"), settings.DATABASES["default"]["NAME"]
-    )
-    with closing(psycopg.connect(conninfo, autocommit=True)) as connection:
-        yield connection
 
 
 def in_threads(*calls: Callable[[], object]) -> list:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
 import psycopg
 import pytest
-from django.conf import settings
 from django.db import connections
 from pgvector import HalfVector
 from prometheus_client import REGISTRY
@@ -24,8 +22,6 @@ from memory import keyring, quarantine, sealing
 from memory.indexing.write import Passage, index_memory_batch
 from memory.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
 from memory.security import InvalidTag, open_sealed
-from r1site.embedded.data_folder import SUPERUSER
-from r1site.embedded.secrets import read_secret
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,16 +31,6 @@ QUESTION = "Where is the passport, and when was the heat pump serviced?"
 # Of one length, so that no check of lengths stands in for the one of whose data this is.
 assert len(HEATING) == len(PASSPORT)
 SECRET_WORDS = ("cellar", "Ravindra", "drawer", "Castellani", "salamander")
-
-
-@pytest.fixture
-def superuser(cluster, transactional_db):
-    """A connection that no policy and no grant holds back."""
-    conninfo = cluster.conninfo(
-        SUPERUSER, read_secret(cluster.secrets_folder, "POSTGRES_PASSWORD"), settings.DATABASES["default"]["NAME"]
-    )
-    with closing(psycopg.connect(conninfo, autocommit=True)) as connection:
-        yield connection
 
 
 @dataclass(frozen=True)
