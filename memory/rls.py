@@ -133,10 +133,10 @@ class TenantTransaction:
     def _queue_state(self) -> None:
         self._state_cursor = self.execute(TENANT_STATE_FOR_WRITE if self.write else TENANT_STATE, [self.user_hash])
 
-    def state(self, *, again: bool = False) -> TenantState | None:
+    def state(self, *, again: bool = False, even_inactive: bool = False) -> TenantState | None:
         """The tenant's state and active key as this transaction sees them; None when there is no such tenant.
 
-        Raises KeyUnavailable while the tenant is being moved or erased.
+        Raises KeyUnavailable while the tenant is being moved or erased, unless `even_inactive`.
         """
         if again:
             self._queue_state()
@@ -144,18 +144,20 @@ class TenantTransaction:
             row = self._state_cursor.fetchone()
             self._state_cursor = None
             self._state = row and TenantState(*row[:4], sealed_key=row[4] and bytes(row[4]))
-        if self._state is not None and self._state.state != "active":
+        if self._state is not None and self._state.state != "active" and not even_inactive:
             raise KeyUnavailable(retry_after_seconds=5)
         return self._state
 
 
 @contextmanager
 def tenant_transaction(
-    user_hash: str | None = None, *, write: bool = False, using: str = DEFAULT_DB_ALIAS
+    user_hash: str | None = None, *, write: bool = False, reads_state: bool = True, using: str = DEFAULT_DB_ALIAS
 ) -> Iterator[TenantTransaction]:
     """One short transaction as one tenant: the bound one, or `user_hash` where commands name it.
 
-    Durable and outermost; READ ONLY, with one snapshot for all its statements, unless `write`.
+    Durable and outermost; READ ONLY, with one snapshot for all its statements, unless `write`. With
+    `reads_state=False`, for what needs no key and must not wait for the tenant's writers, the tenant's row is
+    neither read nor locked.
     Entered again for the same tenant it joins the open transaction. Raises TenantNotBound with
     nobody bound; CrossTenantAttempt when another tenant is bound or has the open transaction.
     Afterwards the connection is back in its pool, so none is held while a model runs.
@@ -180,7 +182,8 @@ def tenant_transaction(
             with connection.wrap_database_errors, connection.connection.pipeline() as pipeline:
                 set_rls_context(connection, tenant)
                 tx = TenantTransaction(connection, tenant, write=write, pipeline=pipeline)
-                tx._queue_state()
+                if reads_state:
+                    tx._queue_state()
                 token = _open.set({**_open.get(), using: tx})
                 try:
                     yield tx

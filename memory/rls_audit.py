@@ -18,9 +18,12 @@ TENANT_TABLES = (
     "memory_chunks",
     "memory_data_keys",
     "memory_documents",
+    "memory_erasures",
+    "memory_idempotency",
     "memory_lexical_blocks",
     "memory_lexical_chunks",
     "memory_lexical_segments",
+    "memory_rate_buckets",
     "memory_tenants",
 )
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}

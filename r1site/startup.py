@@ -30,11 +30,14 @@ def refuse_unsafe_start() -> None:
     """
     if errors := [check.msg for check in settings_fit_together(None) if check.level >= ERROR]:
         _refuse(errors)
-    if settings.MEMORY_DB_POOL_MAX < settings.GUNICORN_THREADS:
+    # A thread that streams holds no connection.
+    if settings.MEMORY_DB_POOL_MAX < settings.GUNICORN_THREADS - settings.MEMORY_STREAMS_MAX:
         logger.warning(
-            "MEMORY_DB_POOL_MAX (%d) is less than GUNICORN_THREADS (%d): threads will wait for connections",
+            "MEMORY_DB_POOL_MAX (%d) is less than GUNICORN_THREADS (%d) without MEMORY_STREAMS_MAX (%d): "
+            "threads will wait for connections",
             settings.MEMORY_DB_POOL_MAX,
             settings.GUNICORN_THREADS,
+            settings.MEMORY_STREAMS_MAX,
         )
     try:
         master_keys()

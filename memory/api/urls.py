@@ -3,7 +3,10 @@
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from memory.api import views
+from memory.api.views.auth_check import AuthCheckView
+from memory.api.views.documents import DocumentView
+from memory.api.views.index import IndexView
+from memory.api.views.query import QueryView
 
 
 class AnyPathConverter(PathConverter):
@@ -15,8 +18,8 @@ class AnyPathConverter(PathConverter):
 register_converter(AnyPathConverter, "anypath")
 
 urlpatterns = [
-    path("auth/check", views.AuthCheckView.as_view(), name="auth-check"),
-    path("memory/index", views.IndexView.as_view(), name="memory-index"),
-    path("memory/query", views.QueryView.as_view(), name="memory-query"),
-    path("memory/documents/<anypath:doc_id>", views.DocumentView.as_view(), name="memory-document"),
+    path("auth/check", AuthCheckView.as_view(), name="auth-check"),
+    path("memory/index", IndexView.as_view(), name="memory-index"),
+    path("memory/query", QueryView.as_view(), name="memory-query"),
+    path("memory/documents/<anypath:doc_id>", DocumentView.as_view(), name="memory-document"),
 ]

@@ -20,6 +20,7 @@ from uuid6 import uuid7
 from memory import sealing
 from memory.errors import InvalidInput, StaleKeys, TooManyChunks
 from memory.halfvec import half_vectors, unit_vectors
+from memory.indexing.derived import derived_from, forget_derived
 from memory.indexing.slices import join_slices
 from memory.indexing.term_index import SEGMENT_CHUNKS, add_terms, remove_terms, settle
 from memory.indexing.terms import Blinder, BlindTerms, terms
@@ -84,6 +85,7 @@ class SealedDocument:
     created_at: datetime
     meta_cipher: bytes
     content_mac: bytes
+    derived_from: list[str]
     chunks: tuple[SealedChunk, ...]
 
     @property
@@ -133,6 +135,7 @@ def seal_document(
         created_at=draft.created_at or datetime.now(UTC),
         meta_cipher=sealing.seal_document_metadata(keys, draft.doc_id, mac, draft.metadata or {}),
         content_mac=mac,
+        derived_from=derived_from(draft.source, draft.metadata or {}),
         chunks=tuple(chunks),
     )
 
@@ -146,12 +149,14 @@ def protect(keys: TenantKeys, units: np.ndarray) -> np.ndarray:
 
 _LOCK_DOCUMENT = """
 INSERT INTO memory_documents
-    (user_hash, doc_id, source, thread_id, chunk_count, char_count, generation, meta_cipher, content_mac, created_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    (user_hash, doc_id, source, thread_id, chunk_count, char_count, generation, meta_cipher, content_mac,
+     derived_from, created_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (user_hash, doc_id) DO UPDATE SET
     source = excluded.source, thread_id = excluded.thread_id, chunk_count = excluded.chunk_count,
     char_count = excluded.char_count, generation = excluded.generation, meta_cipher = excluded.meta_cipher,
-    content_mac = excluded.content_mac, derived_from = '{}', created_at = excluded.created_at, updated_at = now()
+    content_mac = excluded.content_mac, derived_from = excluded.derived_from,
+    created_at = excluded.created_at, updated_at = now()
 RETURNING xmax = 0"""
 
 _DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s RETURNING id"
@@ -174,8 +179,8 @@ RETURNING chunk_count"""
 def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
     """Write `document`, replacing every chunk of an earlier version; whether there was one.
 
-    Raises StaleKeys when the user's key is no longer the one it was sealed with, KeyUnavailable
-    when that key may seal no more.
+    What was made from an earlier version goes with it. Raises StaleKeys when the user's key is no longer
+    the one it was sealed with, KeyUnavailable when that key may seal no more.
     """
     state = tx.state()
     if not document.keys.matches(state):
@@ -185,8 +190,11 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
     created = tx.execute(
         _LOCK_DOCUMENT,
         [tx.user_hash, document.doc_id, document.source, document.thread_id, len(document.chunks),
-         document.char_count, generation, document.meta_cipher, document.content_mac, document.created_at],
+         document.char_count, generation, document.meta_cipher, document.content_mac,
+         document.derived_from, document.created_at],
     ).fetchone()[0]  # fmt: skip
+    if not created:
+        forget_derived(tx, document.doc_id)
     deleted = tx.execute(_DELETE_CHUNKS, [tx.user_hash, document.doc_id])
     if document.chunks:
         tx.execute(*_insert_chunks(tx.user_hash, generation, document))
@@ -200,13 +208,6 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
     if counted.fetchone()[0] >= SEGMENT_CHUNKS:
         settle(tx, document.space, generation)
     return not created
-
-
-def delete_chunks(tx: TenantTransaction, doc_id: str) -> int:
-    """Delete a document's chunks with their terms; how many there were. Takes the tenant row's lock."""
-    gone = [chunk_id for (chunk_id,) in tx.execute(_DELETE_CHUNKS, [tx.user_hash, doc_id]).fetchall()]
-    remove_terms(tx, gone)
-    return len(gone)
 
 
 def _insert_chunks(user_hash: str, generation: int, document: SealedDocument) -> tuple[str, dict]:

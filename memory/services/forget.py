@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory.errors import NotFound
-from memory.indexing.write import delete_chunks
+from memory.indexing.derived import delete_chunks, forget_derived
 from memory.rls import bound_tenant, tenant_transaction
 
 _COUNT = """
@@ -12,9 +12,10 @@ WHERE user_hash = %s"""
 
 
 def delete_document(doc_id: str) -> None:
-    """Delete the bound tenant's document `doc_id`, its chunks and their terms. Raises NotFound.
+    """Delete the bound tenant's document `doc_id`, its chunks, their terms, and what was made from it.
 
     A writer of the same user waits at the tenant's row, so what it sees is the document before or after.
+    Raises NotFound.
     """
     user_hash = bound_tenant()
     with tenant_transaction(user_hash, write=True) as tx:
@@ -24,4 +25,5 @@ def delete_document(doc_id: str) -> None:
         )
         if locked.fetchone() is None:
             raise NotFound()
-        tx.execute(_COUNT, [delete_chunks(tx, doc_id), user_hash])
+        tx.execute(_COUNT, [delete_chunks(tx, [doc_id]), user_hash])
+        forget_derived(tx, doc_id)

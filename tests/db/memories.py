@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy as np
 from django.db import connections
 
@@ -32,3 +34,24 @@ def pack_terms(person: Person, *, chunks: int) -> int:
     """Pack the person's loose terms into segments of `chunks` chunks, as a big user's are; how many that made."""
     with tenant_transaction(person.user_hash, write=True) as tx:
         return settle(tx, registered_space(), tx.state().generation, segment_chunks=chunks)
+
+
+def remember_requests(person: Person) -> None:
+    """A row in each table that requests leave behind: an answered key, a rate bucket, an erasure long ago."""
+    user_hash = person.user_hash
+    with tenant_transaction(user_hash, write=True) as tx:
+        tx.execute(
+            "INSERT INTO memory_idempotency (user_hash, key_mac, body_mac, status, answer_cipher, generation)"
+            " VALUES (%s, %s, %s, 201, %s, 1)",
+            [user_hash, bytes(32), bytes(32), bytes(40)],
+        )
+        tx.execute(
+            "INSERT INTO memory_rate_buckets (user_hash, bucket, tokens, updated_at) VALUES (%s, 'query', 1, now())",
+            [user_hash],
+        )
+        tx.execute(
+            "INSERT INTO memory_erasures"
+            " (user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks)"
+            " VALUES (%s, %s, now(), now(), 1, 1)",
+            [user_hash, uuid.uuid4()],
+        )

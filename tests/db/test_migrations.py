@@ -18,7 +18,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from memory.rls_audit import TENANT_TABLES, verify_rls_isolation
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.catalogue import catalogue, rows
-from tests.db.memories import pack_terms, remember
+from tests.db.memories import pack_terms, remember, remember_requests
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import connect
 from tests.people import Person
@@ -94,6 +94,7 @@ def _fill(scratch: ScratchDatabase) -> None:
             person = Person.new(name)
             remember(person, "a", "b", "c")
             pack_terms(person, chunks=2)
+            remember_requests(person)
 
 
 def test_the_walk_saw_every_migration_and_every_kind_of_object(walk):

@@ -22,7 +22,7 @@ from memory.errors import UnsafeDatabase
 from memory.models import Document
 from memory.rls_audit import POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
 from memory.rls_probe import probe_two_users
-from tests.db.memories import pack_terms, remember
+from tests.db.memories import pack_terms, remember, remember_requests
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
 from tests.people import Person
@@ -49,6 +49,7 @@ def house(database) -> Iterator[House]:
             for person in (house.alice, house.bob):
                 remember(person, "a", "b")
                 pack_terms(person, chunks=1)
+                remember_requests(person)
                 remember(person, "c")
         yield house
 

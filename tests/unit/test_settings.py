@@ -142,6 +142,7 @@ def test_settings_that_do_not_fit_together_do_not_start():
 
 def test_a_pool_smaller_than_the_threads_is_said():
     code = "import r1site.wsgi; print('serving')"
-    done = python(code, MEMORY_DB_POOL_MAX="4", GUNICORN_THREADS="8", DATABASE_URL="host=127.0.0.1 port=1 dbname=r1")
+    small = {"MEMORY_DB_POOL_MAX": "4", "GUNICORN_THREADS": "8", "MEMORY_STREAMS_MAX": "2"}
+    done = python(code, **small, DATABASE_URL="host=127.0.0.1 port=1 dbname=r1")
     assert done.stdout == "serving\n", done.stderr
-    assert "MEMORY_DB_POOL_MAX (4) is less than GUNICORN_THREADS (8)" in done.stderr
+    assert "MEMORY_DB_POOL_MAX (4) is less than GUNICORN_THREADS (8) without MEMORY_STREAMS_MAX (2)" in done.stderr

@@ -1,24 +1,11 @@
-"""The response bodies, as API.md says."""
+"""What POST /memory/query answers."""
 
 from __future__ import annotations
 
 from memory.api.fields import rfc3339
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.citations import cite
-from memory.services.documents import StoredDocument
-from memory.services.index import IndexedDocument
 from memory.services.query import MemoryAnswer
-
-
-def indexed_document(document: IndexedDocument) -> dict:
-    """One document of an index answer."""
-    return {
-        "doc_id": document.doc_id,
-        "chunks": len(document.chunk_ids),
-        "chunk_ids": [str(chunk_id) for chunk_id in document.chunk_ids],
-        "replaced": document.replaced,
-        "took_ms": document.took_ms,
-    }
 
 
 def memory_answer(answer: MemoryAnswer) -> dict:
@@ -60,19 +47,4 @@ def _result(candidate: Candidate) -> dict:
             "end": citation.end,
             "quote": citation.quote,
         },
-    }
-
-
-def stored_document(document: StoredDocument) -> dict:
-    """One document read back."""
-    return {
-        "doc_id": document.doc_id,
-        "source": document.source,
-        "thread_id": document.thread_id,
-        "text": document.text,
-        "metadata": document.metadata,
-        "chunks": len(document.chunk_ids),
-        "chunk_ids": [str(chunk_id) for chunk_id in document.chunk_ids],
-        "created_at": rfc3339(document.created_at),
-        "updated_at": rfc3339(document.updated_at),
     }

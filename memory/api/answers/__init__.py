@@ -1,0 +1,1 @@
+"""The response bodies, one file a resource, as API.md says."""

@@ -1,0 +1,1 @@
+"""Thin views, one file a resource: a serializer in, one service, an answer out."""

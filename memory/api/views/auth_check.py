@@ -1,0 +1,17 @@
+"""GET /auth/check"""
+
+from __future__ import annotations
+
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from memory.api.authentication import HasToken
+
+
+class AuthCheckView(APIView):
+    """204: the middleware has verified the token; no database is touched."""
+
+    permission_classes = [HasToken]
+
+    def get(self, request):
+        return Response(status=204)

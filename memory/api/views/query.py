@@ -1,0 +1,23 @@
+"""POST /memory/query"""
+
+from __future__ import annotations
+
+from rest_framework.response import Response
+
+from memory.api.answers import query as answers
+from memory.api.authentication import HasScope
+from memory.api.serializers.query import MemoryQueryRequest
+from memory.api.views.base import MemoryView
+from memory.services.query import query_memory
+
+
+class QueryView(MemoryView):
+    """Answer a question."""
+
+    operation = "query"
+    permission_classes = [HasScope.read]
+
+    def post(self, request):
+        serializer = MemoryQueryRequest(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return Response(answers.memory_answer(query_memory(serializer.validated_data)))
