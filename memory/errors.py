@@ -93,6 +93,18 @@ class TooManyChunks(InvalidInput):
     code = "too_many_chunks"
 
 
+class IdempotencyConflict(MemoryServiceError):
+    """This Idempotency-Key came with another body within the last 24 hours; use a new one."""
+
+    code = "idempotency_conflict"
+
+
+class RateLimited(MemoryServiceError):
+    """Too many requests; try again later."""
+
+    code = "rate_limited"
+
+
 class InvalidUserId(MemoryServiceError, ValueError):
     """The user id is not canonical: 1-128 characters, NFC, no control characters, no outer spaces."""
 
@@ -179,3 +191,16 @@ class StaleKeys(MemoryServiceError):
     """The user's key changed while the request was under way; try again."""
 
     code = "key_unavailable"
+
+
+class LanguageModelError(MemoryServiceError):
+    """The language model did not answer.
+
+    `reason`: timeout, stalled, unreachable, refused, malformed or too_long.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__()

@@ -146,5 +146,11 @@ LOGGING = {
         "django.security": {"level": "CRITICAL"},
         "django.db.backends": {"level": "INFO"},
         "sentence_transformers": {"level": "WARNING"},
+        # The language model's client and what it is made of: at DEBUG they print requests and their headers.
+        "openai": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+        "httpcore2": {"level": "WARNING"},
     },
 }
