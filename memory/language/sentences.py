@@ -1,0 +1,125 @@
+"""Sentences of a text as exact slices of it.
+
+spaCy's punctuation rules find the ends, which know abbreviations, initials and numbers. What they do not know is
+added: line breaks that end a paragraph or an item, and the full stops of CJK.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memory.language.pipeline import sentence_pipeline
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+WINDOW_CHARS = 4_000  # what spaCy reads at once
+SENTENCE_MAX_CHARS = 1_000  # longer ones (no punctuation at all) are cut at a space
+TAIL_CHARS = 64  # how far back from a sentence's end is looked for a quote
+WRAPPED_LINE_MIN_CHARS = 50  # a line at least this long may go on in the next one
+
+_ITEM = r"(?:[-*+•‣◦·>|#]|\d{1,3}[.)]\s|\w[)]\s)"
+_LINE_BREAKS = re.compile(rf"(?:\r\n?|[\n\v\f\u0085\u2028\u2029])(?P<blank>\s*[\r\n])?(?P<item>[ \t]*(?={_ITEM}))?")
+# Read as spaces: the number of a list's item, whose full stop ends nothing, and what follows in a run of
+# punctuation, in which spaCy's tokenizer is quadratic (2 s for 4,000 brackets).
+_UNREAD = re.compile(r"^[ \t]*\d{1,3}[.)](?=\s)|(?P<run>[^\w\s]{16})[^\w\s]+", re.MULTILINE)
+_CJK_END = re.compile(r"[。！？｡][」』”’）》〉\"']*")
+_OPENING_QUOTE_LEFT_BEHIND = re.compile(r"(?<=\s)[\"'“‘«(\[]+\s*\Z")
+_QUOTED_END = re.compile(r"[?!]['\"”’»]\s*\Z")
+_LINE_BREAK = re.compile(r"[\r\n\v\f\u0085\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`text` is exactly `whole[start:end]`, offsets in characters; no outer whitespace, never empty."""
+
+    text: str
+    start: int
+    end: int
+
+
+def split_sentences(text: str, *, deadline: float | None = None) -> list[Sentence]:
+    """The sentences of `text` in order; together they hold every character that is not whitespace.
+
+    `deadline` is on the `time.monotonic()` clock. Raises Overloaded past it, ModelUnavailable.
+    """
+    if not text.strip():
+        return []
+    cjk_starts = (found.end() for found in _CJK_END.finditer(text))
+    starts = sorted({0, *_spacy_starts(text, deadline), *_line_starts(text), *cjk_starts})
+    return [sentence for start, end in _rejoined(text, starts) for sentence in _pieces(text, start, end)]
+
+
+def _spacy_starts(text: str, deadline: float | None) -> Iterator[int]:
+    """Where spaCy sees a sentence begin, window by window; a window's last sentence is read again with the next."""
+    pipeline = sentence_pipeline()
+    start = 0
+    while start < len(text):
+        end = min(start + WINDOW_CHARS, len(text))
+        window = text[start:end]
+        found = pipeline.run(lambda nlp, window=window: _window_starts(nlp, window), deadline=deadline)
+        yield from (start + offset for offset in found)
+        if end == len(text):
+            return
+        # A sentence that begins in the first half is cut: each window is read twice at most.
+        start = start + found[-1] if found and found[-1] > WINDOW_CHARS // 2 else _cut(text, start, end)
+
+
+def _window_starts(nlp: Language, window: str) -> list[int]:
+    readable = _UNREAD.sub(lambda found: (found["run"] or "").ljust(len(found[0])), window)
+    return [sentence.start_char for sentence in nlp(readable).sents]
+
+
+def _line_starts(text: str) -> Iterator[int]:
+    """Where a line begins that does not go on from the line before it."""
+    line = 0
+    for found in _LINE_BREAKS.finditer(text):
+        is_short = found.start() - line < WRAPPED_LINE_MIN_CHARS
+        line = found.end()
+        if is_short or found["blank"] is not None or found["item"] is not None:
+            yield line
+
+
+def _rejoined(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+    """Slices from start to start; what belongs to the sentence before it, such as a closing quote, goes back to it."""
+    begin = starts[0]
+    for index, at in enumerate(starts[1:], 1):
+        tail = max(begin, at - TAIL_CHARS)
+        left_behind = _OPENING_QUOTE_LEFT_BEHIND.search(text, tail, at)
+        if left_behind and left_behind.start() > begin and not text[at : at + 1].isspace():
+            at = left_behind.start()
+        end = starts[index + 1] if index + 1 < len(starts) else len(text)
+        before, after = text[tail:at], text[at:end]
+        if not _LINE_BREAK.search(before[len(before.rstrip()) :]):
+            is_said = after[:1].islower() and _QUOTED_END.search(before)
+            if is_said or not any(map(str.isalnum, after)):
+                continue
+        yield begin, at
+        begin = at
+    yield begin, len(text)
+
+
+def _pieces(text: str, start: int, end: int) -> Iterator[Sentence]:
+    """The slice without its outer whitespace, in pieces of at most SENTENCE_MAX_CHARS."""
+    while True:
+        part = text[start:end]
+        start += len(part) - len(part.lstrip())
+        end = start + len(part.strip())
+        if start >= end:
+            return
+        stop = end if end - start <= SENTENCE_MAX_CHARS else _cut(text, start, start + SENTENCE_MAX_CHARS)
+        piece = text[start:stop].rstrip()
+        yield Sentence(piece, start, start + len(piece))
+        start = stop
+
+
+def _cut(text: str, start: int, end: int) -> int:
+    """The end of the last word that ends in the later half of start..end; `end` where none does."""
+    half = start + (end - start) // 2
+    for at in range(end, half, -1):
+        if text[at - 1].isspace():
+            return at
+    return end

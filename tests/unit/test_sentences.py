@@ -1,0 +1,74 @@
+"""Sentences: exact slices that leave nothing out, whatever the text."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory.errors import ModelUnavailable
+from memory.language.pipeline import pipeline_name
+from memory.language.sentences import SENTENCE_MAX_CHARS, WINDOW_CHARS, split_sentences
+
+
+def texts(text: str) -> list[str]:
+    return [sentence.text for sentence in split_sentences(text)]
+
+
+def require_whole(text: str) -> None:
+    """Every sentence is its slice without outer whitespace, in order, and only whitespace is in none."""
+    end = 0
+    for sentence in split_sentences(text):
+        assert text[end : sentence.start].strip() == ""
+        assert text[sentence.start : sentence.end] == sentence.text == sentence.text.strip() != ""
+        end = sentence.end
+    assert text[end:].strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Dr. Smith paid $3.5 million. It's late; e.g. the U.S. team left. (See it.)",
+         ["Dr. Smith paid $3.5 million.", "It's late; e.g. the U.S. team left.", "(See it.)"]),
+        ("He waited. 'Really?' she said. \"Fine.\" He left.",
+         ["He waited.", "'Really?' she said.", '"Fine."', "He left."]),
+        ("i went home. then i slept!", ["i went home.", "then i slept!"]),
+        ("这是第一句。这是第二句！「第三句吗？」好", ["这是第一句。", "这是第二句！", "「第三句吗？」", "好"]),
+        ("Buy:\n1. milk\n2. eggs\n- bread\n\nCall mum", ["Buy:", "1. milk", "2. eggs", "- bread", "Call mum"]),
+        ("Alice: hi\nBob: ok then", ["Alice: hi", "Bob: ok then"]),
+        ("A line that was wrapped because it had grown far too long\nfor its column. Next.",
+         ["A line that was wrapped because it had grown far too long\nfor its column.", "Next."]),
+        ("no end in sight", ["no end in sight"]),
+        (" \n\t ", []), ("", []),
+    ],
+)  # fmt: skip
+def test_sentences_end_where_a_reader_ends_them(text, expected):
+    assert texts(text) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("ab A.?!'\"(\n\t 。」1-é\u200d😀\x85"), max_size=400))
+def test_no_character_but_whitespace_is_lost(text):
+    require_whole(text)
+
+
+@pytest.mark.parametrize("unit", ["word ", "x", "?'", "(", "a.\n", "One ends here. ", "句。"])
+def test_a_text_far_longer_than_a_window_is_split_whole(unit):
+    text = unit * (5 * WINDOW_CHARS // len(unit))
+    require_whole(text)
+    assert all(len(sentence.text) <= SENTENCE_MAX_CHARS for sentence in split_sentences(text))
+
+
+def test_a_sentence_across_two_windows_stays_one():
+    sentence = "The keeper wrote down that the sea was calm and the lamp was lit."
+    count = 3 * WINDOW_CHARS // len(sentence)
+    assert texts(" ".join([sentence] * count)) == [sentence] * count
+
+
+def test_a_pipeline_that_is_not_there_is_named_by_its_setting(settings):
+    settings.MEMORY_SPACY_MODEL = "no_such_pipeline"
+    for ask in (pipeline_name, lambda: split_sentences("One. Two.")):
+        with pytest.raises(ModelUnavailable, match="MEMORY_SPACY_MODEL"):
+            ask()
+
+
+def test_the_backend_is_named_as_its_makers_do():
+    assert pipeline_name() == "en_core_web_sm"
