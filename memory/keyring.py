@@ -40,6 +40,7 @@ class Purpose(StrEnum):
     LEXICAL = "lexical"
     ROTATION = "rotation"
     CONTENT_MAC = "content-mac"
+    IDEMPOTENCY = "idempotency"
 
 
 class TenantKeys:
@@ -117,7 +118,10 @@ def create_tenant(tx: TenantTransaction, user_id: str) -> TenantKeys:
     sealed_key = seal(data_key, _key_aad(tx.user_hash, 1, master.active_id), master.active)
     new = TenantKeys(tx.user_hash, 1, master.active_id, sealed_key, data_key)
     inserted = tx.execute(
-        "INSERT INTO memory_tenants (user_hash, user_id_cipher, seal_count) VALUES (%s, %s, 1)"
+        # Not now(), which is when the transaction began: a user who comes back must be younger than the erasure
+        # that this statement may have waited for, or a replay of the ledger would erase them again.
+        "INSERT INTO memory_tenants (user_hash, user_id_cipher, seal_count, created_at)"
+        " VALUES (%s, %s, 1, clock_timestamp())"
         " ON CONFLICT (user_hash) DO NOTHING RETURNING true",
         [tx.user_hash, seal(user_id.encode(), user_id_aad(tx.user_hash, 1), new.cipher(Purpose.META))],
     ).fetchone()

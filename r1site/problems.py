@@ -1,4 +1,4 @@
-"""Every error as HTTP: the one place that knows which status, headers and words an exception becomes.
+"""Every error as HTTP: the one place where an exception becomes a status, headers and words, by the tables beside it.
 
 RFC 9457 problem documents: `{type, title, status, detail, code, request_id, errors?}` as
 `application/problem+json`. Titles and details are fixed sentences or those of `memory.errors`,
@@ -22,15 +22,14 @@ from typing import Any
 
 import psycopg
 import psycopg_pool
-from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
-from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
-from django.http.multipartparser import MultiPartParserError
+from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 
-from memory.environment import SettingError
 from memory.errors import FieldError, MemoryServiceError
 from r1site.pool_outage import is_database_away
+from r1site.problem_codes import AUTHENTICATE, CODE_BY_EXCEPTION, DETAIL_BY_CODE, PROBLEMS, RETRY_AFTER_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -39,75 +38,6 @@ TYPE_PREFIX = "urn:r1:problem:"
 MAX_FIELD_ERRORS = 50
 MAX_FIELD_NAME_CHARS = 128
 
-# code: (status, title, detail). A detail here wins over the exception's own: a foreign object must
-# answer like a missing one, and what went wrong inside is for the log.
-_INTERNAL = "Something went wrong on our side; the request id finds it in our logs."
-PROBLEMS: dict[str, tuple[int, str, str | None]] = {
-    "bad_request": (400, "Bad request", "The request cannot be understood."),
-    "malformed_json": (400, "Malformed JSON", None),
-    "nesting_too_deep": (400, "JSON nested too deeply", None),
-    "missing_token": (401, "Authentication required", None),
-    "invalid_token": (401, "Invalid token", "The bearer token is not valid."),
-    "insufficient_scope": (403, "Not allowed", "The token's scope does not allow this."),
-    "not_found": (404, "Not found", "There is no such object."),
-    "method_not_allowed": (405, "Method not allowed", "This address does not have that method."),
-    "not_acceptable": (406, "Not acceptable", "The answer cannot be given in the form that Accept asks for."),
-    "idempotency_conflict": (409, "Idempotency conflict", None),
-    "length_required": (411, "Length required", None),
-    "payload_too_large": (413, "Payload too large", None),
-    "unsupported_media_type": (415, "Unsupported media type", None),
-    "invalid": (422, "Invalid request", None),
-    "too_many_chunks": (422, "Too many chunks", None),
-    "rate_limited": (429, "Too many requests", None),
-    "decryption_failed": (500, "Decryption failed", None),
-    "internal": (500, "Internal error", _INTERNAL),
-    "memory_disabled": (503, "Memory disabled", None),
-    "key_unavailable": (503, "Key unavailable", None),
-    "database_unavailable": (503, "Database unavailable", "The database cannot be reached."),
-    "overloaded": (503, "Overloaded", "The service is at capacity; try again shortly."),
-}
-RETRY_AFTER_SECONDS = {
-    "rate_limited": 1,
-    "memory_disabled": 60,
-    "key_unavailable": 5,
-    "database_unavailable": 2,
-    "overloaded": 1,
-}
-# RFC 6750, section 3: no error code where no token was sent.
-AUTHENTICATE = {
-    "missing_token": "Bearer",
-    "invalid_token": 'Bearer error="invalid_token"',
-    "insufficient_scope": 'Bearer error="insufficient_scope"',
-}
-_CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
-    (SettingError, "key_unavailable"),
-    (drf.ParseError, "malformed_json"),
-    (drf.NotAuthenticated, "missing_token"),
-    (drf.AuthenticationFailed, "invalid_token"),
-    (drf.PermissionDenied, "insufficient_scope"),
-    (drf.NotFound, "not_found"),
-    (drf.MethodNotAllowed, "method_not_allowed"),
-    (drf.NotAcceptable, "not_acceptable"),
-    (drf.UnsupportedMediaType, "unsupported_media_type"),
-    (drf.Throttled, "rate_limited"),
-    (drf.ValidationError, "invalid"),
-    (Http404, "not_found"),
-    (PermissionDenied, "insufficient_scope"),
-    (RequestDataTooBig, "payload_too_large"),
-    (UnreadablePostError, "malformed_json"),
-    (SuspiciousOperation, "bad_request"),
-    (MultiPartParserError, "bad_request"),
-    (BadRequest, "bad_request"),
-)
-_DETAIL_BY_CODE = {
-    "malformed_json": "The body is not valid JSON.",
-    "missing_token": "A bearer token is required.",
-    "payload_too_large": "The request body is too large.",
-    "unsupported_media_type": "Send application/json in UTF-8, without a Content-Encoding.",
-    "invalid": "The request is not valid.",
-    "rate_limited": "Too many requests; try again later.",
-    "key_unavailable": "The key for this data is not available.",
-}
 # The database is up and has no room for this statement now (PostgreSQL, appendix A): too many
 # connections, lock_timeout, statement_timeout, deadlock, serialization failure.
 _OVERLOADED_SQLSTATES = frozenset({"53300", "55P03", "57014", "40P01", "40001"})
@@ -148,7 +78,7 @@ def problem_for(exc: BaseException) -> Problem:
     elif isinstance(exc, DatabaseError | InterfaceError | psycopg.Error):
         code = _database_code(exc)
     else:
-        code = next((code for known, code in _CODE_BY_EXCEPTION if isinstance(exc, known)), "internal")
+        code = next((code for known, code in CODE_BY_EXCEPTION if isinstance(exc, known)), "internal")
         if isinstance(exc, drf.ValidationError):
             errors = list(islice(_field_errors(exc.detail), MAX_FIELD_ERRORS))
         elif isinstance(exc, drf.Throttled) and exc.wait is not None:
@@ -160,7 +90,7 @@ def problem_for(exc: BaseException) -> Problem:
         wait_seconds = RETRY_AFTER_SECONDS[code] if retry_after_seconds is None else retry_after_seconds
         headers["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
     _, title, fixed_detail = PROBLEMS[code]
-    return Problem(code, fixed_detail or detail or _DETAIL_BY_CODE.get(code, title), errors, headers)
+    return Problem(code, fixed_detail or detail or DETAIL_BY_CODE.get(code, title), errors, headers)
 
 
 def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:

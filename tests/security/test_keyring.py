@@ -516,6 +516,7 @@ FROZEN_SUBKEYS = {
     "lexical": "e44c3512cb72e666cca862f3ede6203925eb3aa956deef434eb9b45b02539011",
     "rotation": "379cb9ad88e8a653c3e7df0e811ce5c8d7ec66dc0e749ec0f170c3bb1ef985f8",
     "content-mac": "520b472871957850ee7f0f165fa8b58948cec47060c737f8ce6c2a2eb1605be1",
+    "idempotency": "f96203de11a49dd46c2389d775c6985b17b7b8bb1826084b4314cb8d5a115751",
 }
 
 

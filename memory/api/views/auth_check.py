@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from memory.api.authentication import HasToken
+from memory.api.views.base import ApiView
 
 
-class AuthCheckView(APIView):
+class AuthCheckView(ApiView):
     """204: the middleware has verified the token; no database is touched."""
 
     permission_classes = [HasToken]

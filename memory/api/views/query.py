@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
+from memory.api import throttles
 from memory.api.answers import query as answers
 from memory.api.authentication import HasScope
 from memory.api.serializers.query import MemoryQueryRequest
@@ -15,6 +16,7 @@ class QueryView(MemoryView):
     """Answer a question."""
 
     operation = "query"
+    bucket = throttles.QUERY
     permission_classes = [HasScope.read]
 
     def post(self, request):

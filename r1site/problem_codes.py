@@ -1,0 +1,80 @@
+"""What each error is to a client: tables of codes, statuses, fixed words and waits, and which exception is which."""
+
+from __future__ import annotations
+
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.http import Http404, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from rest_framework import exceptions as drf
+
+from memory.environment import SettingError
+
+# code: (status, title, detail). A detail here wins over the exception's own: a foreign object must
+# answer like a missing one, and what went wrong inside is for the log.
+_INTERNAL = "Something went wrong on our side; the request id finds it in our logs."
+PROBLEMS: dict[str, tuple[int, str, str | None]] = {
+    "bad_request": (400, "Bad request", "The request cannot be understood."),
+    "malformed_json": (400, "Malformed JSON", None),
+    "nesting_too_deep": (400, "JSON nested too deeply", None),
+    "missing_token": (401, "Authentication required", None),
+    "invalid_token": (401, "Invalid token", "The bearer token is not valid."),
+    "insufficient_scope": (403, "Not allowed", "The token's scope does not allow this."),
+    "not_found": (404, "Not found", "There is no such object."),
+    "method_not_allowed": (405, "Method not allowed", "This address does not have that method."),
+    "not_acceptable": (406, "Not acceptable", "The answer cannot be given in the form that Accept asks for."),
+    "idempotency_conflict": (409, "Idempotency conflict", None),
+    "length_required": (411, "Length required", None),
+    "payload_too_large": (413, "Payload too large", None),
+    "unsupported_media_type": (415, "Unsupported media type", None),
+    "invalid": (422, "Invalid request", None),
+    "too_many_chunks": (422, "Too many chunks", None),
+    "rate_limited": (429, "Too many requests", None),
+    "decryption_failed": (500, "Decryption failed", None),
+    "internal": (500, "Internal error", _INTERNAL),
+    "memory_disabled": (503, "Memory disabled", None),
+    "key_unavailable": (503, "Key unavailable", None),
+    "database_unavailable": (503, "Database unavailable", "The database cannot be reached."),
+    "overloaded": (503, "Overloaded", "The service is at capacity; try again shortly."),
+}
+RETRY_AFTER_SECONDS = {
+    "rate_limited": 1,
+    "memory_disabled": 60,
+    "key_unavailable": 5,
+    "database_unavailable": 2,
+    "overloaded": 1,
+}
+# RFC 6750, section 3: no error code where no token was sent.
+AUTHENTICATE = {
+    "missing_token": "Bearer",
+    "invalid_token": 'Bearer error="invalid_token"',
+    "insufficient_scope": 'Bearer error="insufficient_scope"',
+}
+CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
+    (SettingError, "key_unavailable"),
+    (drf.ParseError, "malformed_json"),
+    (drf.NotAuthenticated, "missing_token"),
+    (drf.AuthenticationFailed, "invalid_token"),
+    (drf.PermissionDenied, "insufficient_scope"),
+    (drf.NotFound, "not_found"),
+    (drf.MethodNotAllowed, "method_not_allowed"),
+    (drf.NotAcceptable, "not_acceptable"),
+    (drf.UnsupportedMediaType, "unsupported_media_type"),
+    (drf.Throttled, "rate_limited"),
+    (drf.ValidationError, "invalid"),
+    (Http404, "not_found"),
+    (PermissionDenied, "insufficient_scope"),
+    (RequestDataTooBig, "payload_too_large"),
+    (UnreadablePostError, "malformed_json"),
+    (SuspiciousOperation, "bad_request"),
+    (MultiPartParserError, "bad_request"),
+    (BadRequest, "bad_request"),
+)
+DETAIL_BY_CODE = {
+    "malformed_json": "The body is not valid JSON.",
+    "missing_token": "A bearer token is required.",
+    "payload_too_large": "The request body is too large.",
+    "unsupported_media_type": "Send application/json in UTF-8, without a Content-Encoding.",
+    "invalid": "The request is not valid.",
+    "rate_limited": "Too many requests; try again later.",
+    "key_unavailable": "The key for this data is not available.",
+}
