@@ -4,6 +4,7 @@ from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
 from memory.api.views.auth_check import AuthCheckView
+from memory.api.views.docs import DocsFileView, DocsView, SchemaView
 from memory.api.views.documents import DocumentView
 from memory.api.views.index import IndexView
 from memory.api.views.query import QueryView
@@ -18,6 +19,9 @@ class AnyPathConverter(PathConverter):
 register_converter(AnyPathConverter, "anypath")
 
 urlpatterns = [
+    path("schema", SchemaView.as_view(), name="schema"),
+    path("docs", DocsView.as_view(), name="docs"),
+    path("docs/<str:name>", DocsFileView.as_view(), name="docs-file"),
     path("auth/check", AuthCheckView.as_view(), name="auth-check"),
     path("memory/index", IndexView.as_view(), name="memory-index"),
     path("memory/query", QueryView.as_view(), name="memory-query"),

@@ -81,8 +81,10 @@ MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=50
 # gunicorn.conf.py makes the threads; here to compare them with the pool.
 GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 32, at_least=1, at_most=500)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
+_DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
-    f"/api/v1/{path}" for path in ("health/live", "health/ready", "schema", "docs", "metrics")
+    f"/api/v1/{path}"
+    for path in ("health/live", "health/ready", "metrics", "schema", "docs", *(f"docs/{name}" for name in _DOCS_FILES))
 )
 MEMORY_PROBLEM_RESPONSE = "r1site.problems.problem_response"
 
@@ -132,6 +134,14 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "r1site.problems.exception_handler",
     "COERCE_DECIMAL_TO_STRING": False,
     "UNICODE_JSON": True,
+}
+# Read by manage.py export_schema and its test; the service serves the committed document.
+SPECTACULAR_SETTINGS = {
+    "OAS_VERSION": "3.1.0",
+    "TITLE": "R1 Memory & Context",
+    "VERSION": "0.1.0",
+    "PREPROCESSING_HOOKS": ["memory.api.schema.generate.add_plain_views"],
+    "POSTPROCESSING_HOOKS": ["memory.api.schema.generate.complete"],
 }
 
 LOGGING = {

@@ -1,0 +1,152 @@
+"""The strict fields as JSON Schema: each limit that JSON Schema can say, the others in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerializerFieldExtension
+
+from memory.api.doc_ids import refuse_unaddressable
+from memory.api.fields.metadata import INT64_MAX, INT64_MIN
+from memory.api.schema import patterns
+from memory.api.schema.words import FIELDS
+
+Schema = dict[str, Any]
+
+
+def text(field: Any) -> Schema:
+    """A StrictCharField, an Identifier, or one item of a StringOrList."""
+    schema: Schema = {"type": "string", "minLength": field.min_chars}
+    # A character is at least a byte.
+    if longest := field.max_chars or field.max_bytes:
+        schema["maxLength"] = longest
+    if refuse_unaddressable in field.validators:
+        schema["pattern"] = patterns.ADDRESSABLE
+    elif not field.control_characters:
+        schema["pattern"] = patterns.IDENTIFIER
+    # The one check of its own that a text has in a serializer: that it is not blank.
+    elif hasattr(field.parent, f"validate_{field.field_name}"):
+        schema["pattern"] = patterns.NOT_BLANK
+    else:
+        schema["pattern"] = patterns.STORABLE
+    return schema
+
+
+def text_or_list(field: Any) -> Schema:
+    one = text(field)
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": field.max_items}]}
+
+
+def number(field: Any, kind: str) -> Schema:
+    limits = {"minimum": field.min_value, "maximum": field.max_value}
+    return {"type": kind, **{name: limit for name, limit in limits.items() if limit is not None}}
+
+
+def metadata_levels(max_depth: int) -> dict[str, Schema]:
+    """`Metadata` and the `MetadataLevel<n>`s inside it: objects and lists down to level `max_depth`, then none."""
+    scalar: Schema = {"type": ["string", "boolean", "null"], "pattern": patterns.STORABLE}
+    whole: Schema = {"type": "number", "minimum": INT64_MIN, "maximum": INT64_MAX}
+    names: Schema = {"pattern": patterns.STORABLE}
+
+    def members(level: int) -> Schema:
+        if level > max_depth:
+            return {"anyOf": [scalar, whole]}
+        return {"$ref": f"#/components/schemas/MetadataLevel{level}"}
+
+    levels = {
+        "Metadata": {
+            "type": "object",
+            "description": (
+                f"Any JSON object of the product's own, at most {max_depth} levels deep and 65,536 bytes as compact "
+                "JSON. It comes back exactly as sent. Integers fit 64 bits signed; other finite numbers may be larger."
+            ),
+            "propertyNames": names,
+            "additionalProperties": members(2),
+        }
+    }
+    for level in range(2, max_depth + 1):
+        levels[f"MetadataLevel{level}"] = {
+            "description": f"A value at level {level} of {max_depth}.",
+            "anyOf": [
+                scalar,
+                whole,
+                {"type": "object", "propertyNames": names, "additionalProperties": members(level + 1)},
+                {"type": "array", "items": members(level + 1)},
+            ],
+        }
+    return levels
+
+
+class _StrictField(OpenApiSerializerFieldExtension):
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        raise NotImplementedError
+
+
+class TextExtension(_StrictField):
+    target_class = "memory.api.fields.text.StrictCharField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return text(self.target)
+
+
+class TextOrListExtension(_StrictField):
+    target_class = "memory.api.fields.text.StringOrList"
+    priority = 1
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return text_or_list(self.target)
+
+
+class IntegerExtension(_StrictField):
+    target_class = "memory.api.fields.scalars.StrictInteger"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return number(self.target, "integer")
+
+
+class FloatExtension(_StrictField):
+    target_class = "memory.api.fields.scalars.StrictFloat"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return number(self.target, "number")
+
+
+class BooleanExtension(_StrictField):
+    target_class = "memory.api.fields.scalars.StrictBoolean"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return {"type": "boolean"}
+
+
+class TimestampExtension(_StrictField):
+    target_class = "memory.api.fields.timestamp.Timestamp"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return {"type": "string", "format": "date-time", "pattern": patterns.DATE_TIME}
+
+
+class MetadataExtension(_StrictField):
+    target_class = "memory.api.fields.metadata.MetadataField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return {"$ref": "#/components/schemas/Metadata"}
+
+
+class StrictSerializerExtension(OpenApiSerializerExtension):
+    """A request body: its declared members, `user_id`, and no others."""
+
+    target_class = "memory.api.fields.serializer.StrictSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: str) -> Schema:
+        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        words = FIELDS[type(self.target).__name__]
+        schema["description"] = words[""]
+        for name, member in schema["properties"].items():
+            member["description"] = words[name]
+        for name in sorted(self.target.ignored_members):
+            schema["properties"][name] = {"description": words.get(name) or FIELDS["*"][name]}
+        schema["additionalProperties"] = False
+        return schema

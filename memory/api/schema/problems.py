@@ -1,0 +1,126 @@
+"""Every error, as RFC 9457 problem documents: one response component a status, with the codes it can carry."""
+
+from __future__ import annotations
+
+from memory.api.schema import patterns
+from memory.api.schema.shapes import Schema, array, integer, obj, ref, string
+
+CONTENT_TYPE = "application/problem+json"
+
+# status: (component, description, codes). tests/api/test_schema.py holds it equal to r1site/problems.py.
+PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
+    400: (
+        "BadRequest",
+        "The request cannot be understood: not JSON, a number not finite, a repeated name, nesting over 20 levels.",
+        ("bad_request", "malformed_json", "nesting_too_deep"),
+    ),
+    401: ("Unauthorized", "No token, or one that is not valid.", ("missing_token", "invalid_token")),
+    403: ("Forbidden", "The token's scope does not allow this.", ("insufficient_scope",)),
+    404: ("NotFound", "There is no such object; another user's is answered the same.", ("not_found",)),
+    405: (
+        "MethodNotAllowed",
+        "This address does not have that method; `Allow` names those it has.",
+        ("method_not_allowed",),
+    ),
+    406: ("NotAcceptable", "The answer cannot be given in the form that `Accept` asks for.", ("not_acceptable",)),
+    409: ("Conflict", "The `Idempotency-Key` was used with another body.", ("idempotency_conflict",)),
+    411: ("LengthRequired", "A body without a `Content-Length`.", ("length_required",)),
+    413: ("PayloadTooLarge", "The body is over 1,000,000 bytes; it was not read.", ("payload_too_large",)),
+    415: (
+        "UnsupportedMediaType",
+        "The body is not `application/json` in UTF-8, or has a `Content-Encoding`.",
+        ("unsupported_media_type",),
+    ),
+    422: (
+        "UnprocessableContent",
+        "What was sent is not allowed; `errors` names the fields. `too_many_chunks`: split the text.",
+        ("invalid", "too_many_chunks"),
+    ),
+    429: ("TooManyRequests", "The user's rate is used up.", ("rate_limited",)),
+    500: (
+        "InternalServerError",
+        "Something went wrong inside; `decryption_failed` says that sealed data did not open.",
+        ("decryption_failed", "internal"),
+    ),
+    503: (
+        "ServiceUnavailable",
+        "Not now; try again after `Retry-After`.",
+        ("memory_disabled", "key_unavailable", "database_unavailable", "overloaded"),
+    ),
+}
+WITH_AUTHENTICATE = (401, 403)
+WITH_RETRY_AFTER = (429, 503)
+
+CODES = tuple(code for _, _, codes in PROBLEMS.values() for code in codes)
+
+PROBLEM: Schema = obj(
+    "An error (RFC 9457). `code` is stable and meant for programs, the sentences are for people. Never content.",
+    {
+        "type": string("`urn:r1:problem:` and the code.", pattern="^urn:r1:problem:[a-z_]+$"),
+        "title": string("The code as words."),
+        "status": integer("The HTTP status.", minimum=400, maximum=599),
+        "detail": string("What is wrong, in one sentence."),
+        "code": string("What went wrong.", enum=sorted(CODES)),
+        "request_id": string("Finds the request in the service's logs.", pattern=patterns.REQUEST_ID),
+        "errors": array(ref("FieldError"), "Which fields are wrong, where fields are.", maxItems=50),
+    },
+    optional=("errors",),
+)
+FIELD_ERROR: Schema = obj(
+    "One field that was refused.",
+    {
+        "field": string("Its path, such as `documents[3].metadata`; `body` for the whole.", maxLength=128),
+        "code": string("What is wrong with it."),
+        "detail": string("The same, in one sentence."),
+    },
+)
+HEADERS: dict[str, Schema] = {
+    "RequestId": {
+        "description": "The request's own `X-Request-ID` where it was 1-64 of `A-Z a-z 0-9 . _ -`, else one made here.",
+        "required": True,
+        "schema": {"type": "string", "pattern": patterns.REQUEST_ID},
+    },
+    "RetryAfter": {
+        "description": "Seconds to wait before trying again.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "Authenticate": {
+        "description": "How to authenticate (RFC 6750).",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^Bearer"},
+    },
+    "Allow": {
+        "description": "The methods of this address.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+}
+
+
+def header(name: str) -> Schema:
+    return {"$ref": f"#/components/headers/{name}"}
+
+
+def problem_responses() -> dict[str, Schema]:
+    """The response components."""
+    responses = {}
+    for status, (name, description, codes) in PROBLEMS.items():
+        headers = {"X-Request-ID": header("RequestId")}
+        if status in WITH_AUTHENTICATE:
+            headers["WWW-Authenticate"] = header("Authenticate")
+        if status in WITH_RETRY_AFTER:
+            headers["Retry-After"] = header("RetryAfter")
+        if status == 405:
+            headers["Allow"] = header("Allow")
+        narrowed = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
+        responses[name] = {
+            "description": description,
+            "headers": headers,
+            "content": {CONTENT_TYPE: {"schema": {"allOf": [ref("Problem"), narrowed]}}},
+        }
+    return responses
+
+
+def problem(status: int) -> Schema:
+    return {"$ref": f"#/components/responses/{PROBLEMS[status][0]}"}

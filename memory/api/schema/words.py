@@ -1,0 +1,40 @@
+"""What each member of a request means, by component: what a stranger needs and the limits do not say."""
+
+FIELDS: dict[str, dict[str, str]] = {
+    "*": {"user_id": "Accepted with any value and ignored: the user is the token's `sub` and nothing else."},
+    "MemoryIndexRequest": {
+        "": "One document to remember. The same `doc_id` again replaces the earlier version as a whole.",
+        "doc_id": (
+            "The product's own id for the document, 1 to 256 characters without control characters. It may hold "
+            "slashes, but no empty, `.` or `..` path segments, since proxies fold those away."
+        ),
+        "text": (
+            "The text to remember, at most 1,000,000 bytes of UTF-8 and at most 200 chunks (about 90,000 words; beyond "
+            "that 422 `too_many_chunks`), with at least one character that is not white space. NUL characters and "
+            "lone surrogates are refused. The body as a whole is at most 1,000,000 bytes too (413)."
+        ),
+        "source": "Where the text is from; queries filter by it.",
+        "thread_id": "The conversation it belongs to; queries filter by it.",
+        "metadata": "Anything the product wants back with each passage; sealed like the text.",
+        "created_at": (
+            "When the text came to be, RFC 3339 with an offset, from 1900 to 2199 in UTC; the moment it is indexed "
+            "where absent. Older passages score lower."
+        ),
+    },
+    "MemoryQueryRequest": {
+        "": "A question to the user's memory, with filters.",
+        "query": 'The question. A phrase in quotation marks, `"heat pump"`, puts passages that hold it as it is first.',
+        "top_k": "How many passages to answer with.",
+        "candidates": "How many candidates each search leg gives; raised to `top_k` where smaller.",
+        "rerank_pool": "How many of the best candidates are reranked; raised to `top_k` where smaller.",
+        "rerank": "Whether to rerank at all.",
+        "source": "Only documents from this source, or from one of these.",
+        "doc_id": "Only this document, or only these.",
+        "thread_id": "Only documents of this conversation.",
+        "since": "Only documents created at this moment or later.",
+        "until": "Only documents created before this moment.",
+        "half_life_days": "The half-life of a passage's recency, in days, in place of the service's own.",
+        "decay_weight": "How much of a score recency may take, in place of the service's own; 0 is none.",
+        "min_score": "Only passages whose `scores.vector` is at least this.",
+    },
+}

@@ -1,0 +1,35 @@
+"""manage.py export_schema"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from django.core.management.base import BaseCommand
+
+from memory.api.schema import document
+from memory.api.schema.generate import generate
+
+
+class Command(BaseCommand):
+    """Write memory/api/schema/openapi.json anew; one JSON summary to stdout.
+
+    With --check nothing is written, and the exit code is 1 where the committed document is not what the code says.
+    """
+
+    help = "Generate the OpenAPI document, or check the committed one"
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--check", action="store_true", help="compare only")
+
+    def handle(self, *args, **options):
+        generated = generate()
+        differs = not document.PATH.exists() or document.PATH.read_bytes() != generated
+        if differs and not options["check"]:
+            document.PATH.write_bytes(generated)
+            self.stderr.write(f"written: {document.PATH.name}")
+        self.stdout.write(json.dumps({"bytes": len(generated), "differs": differs, "checked": options["check"]}))
+        if differs and options["check"]:
+            self.stderr.write("the committed document is not what the code says: run export_schema and commit the result")
+            sys.exit(1)
