@@ -8,7 +8,8 @@ Three formats are told apart by the files of a folder:
 | SMART  | `*.ALL`                           | `*.QRY`                       | `*.REL`                                |
 | TREC   | `*.xml`, `*.sgml`, `*.trec` of `<doc>` | the same of `<top>`      | `*qrel*` with four columns             |
 
-Relevance is binary: a grade above 0 is relevant. A document is its title, a line feed and its text.
+Relevance is binary: a grade above 0 is relevant. A document is its title, a line feed and its text, and so is a query
+that has both.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def collected(name: str, raw: RawCollection) -> Collection:
             raise CollectionError(f"{name}: a document's id must have 1 to {DOC_ID_MAX_CHARS} characters")
         if doc_id in documents:
             raise CollectionError(f"{name}: two documents are called {doc_id}")
-        documents[doc_id] = "\n".join(part for part in (title.strip(), text.strip()) if part)
+        documents[doc_id] = titled(title, text)
     documents = {doc_id: text for doc_id, text in documents.items() if text}
 
     relevant: dict[str, set[str]] = {}
@@ -106,6 +107,11 @@ def collected(name: str, raw: RawCollection) -> Collection:
     if not any(relevant[query_id] & documents.keys() for query_id in queries):
         raise CollectionError(f"{name}: no query has a relevant document")
     return Collection(name, documents, queries, {query_id: frozenset(relevant[query_id]) for query_id in queries})
+
+
+def titled(title: str, text: str) -> str:
+    """A title, a line feed and the text; what there is of them."""
+    return "\n".join(part for part in (title.strip(), text.strip()) if part)
 
 
 def only(folder: Path, paths: list[Path], what: str) -> Path:

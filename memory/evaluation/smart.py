@@ -6,7 +6,8 @@
     .W
     the text
 
-`.T` is the title, `.W` the text; author, place and cross-references are left out.
+`.T` is the title, `.W` the text, of a document as of a query: in CISI half of the queries are abstracts under a title
+of their own. Author, place and cross-references are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from memory.evaluation.collections import RawCollection, only
+from memory.evaluation.collections import RawCollection, only, titled
 
 _RECORD = re.compile(r"^\.I\s+(\S+)\s*$")
 _FIELD = re.compile(r"^\.([A-Z])\s*$")
@@ -38,7 +39,7 @@ def read(folder: Path) -> RawCollection:
             grades.append((columns[0], columns[1], 1))
     return RawCollection(
         documents=[(record_id, fields.get("T", ""), fields.get("W", "")) for record_id, fields in documents],
-        queries=[(record_id, fields.get("W", "")) for record_id, fields in queries],
+        queries=[(record_id, titled(fields.get("T", ""), fields.get("W", ""))) for record_id, fields in queries],
         grades=grades,
     )
 

@@ -48,12 +48,12 @@ def test_smart(tmp_path):
     write(tmp_path, {
         "TINY.ALL": ".I 1\r\n.T\r\nOn wings\r\n.A\r\nSomebody\r\n.W\r\nWings lift & carry.\r\n.X\r\n1\t5\t1\r\n"
                     ".I 2\r\n.W\r\nHeat in slabs.\r\n.I 3\r\n.T \r\nBoundary layers\r\n.W\r\nThey separate.\r\n",
-        "TINY.QRY": ".I 1\n.W\nwhat\nlifts\n.B\n(Journal)\n.I 2\n.W\nflow\n",
+        "TINY.QRY": ".I 1\n.W\nwhat\nlifts\n.I 2\n.T\nSeparation\n.A\nSomebody\n.W\nflow\n.B\n(Journal)\n",
         "TINY.REL": "     1      1\t0\t0.000000\n     2      3\t0\t0.000000\n\n",
     })  # fmt: skip
     collection = load_collection(tmp_path)
     assert collection.documents == DOCUMENTS
-    assert collection.queries == {"1": "what\nlifts", "2": "flow"}
+    assert collection.queries == {"1": "what\nlifts", "2": "Separation\nflow"}
     assert collection.relevant == {"1": {"1"}, "2": {"3"}}
 
 
