@@ -86,9 +86,15 @@ def test_lengths_are_counted_in_characters_and_in_bytes():
 # Numbers and booleans
 
 
-@pytest.mark.parametrize("value", [None, True, False, 1.0, 1.5, "1", "", [], {}, "10"])
+@pytest.mark.parametrize("value", [None, True, False, 1.5, float("nan"), float("inf"), "1", "", [], {}, "10"])
 def test_only_an_integer_is_an_integer(value):
     assert refusal(StrictInteger(), value) == ("null" if value is None else "invalid")
+
+
+def test_an_integer_may_be_written_with_an_empty_fraction():
+    value = StrictInteger(max_value=50).run_validation(12.0)
+    assert (value, type(value)) == (12, int)
+    assert refusal(StrictInteger(max_value=50), 1e300) == "max_value"
 
 
 def test_an_integer_keeps_to_its_limits():

@@ -28,11 +28,13 @@ class _Number(StrictField):
 
 
 class StrictInteger(_Number):
-    """A JSON number written without fraction or exponent, from `min_value` to `max_value`."""
+    """A JSON number without a fraction, from `min_value` to `max_value`; `3.0` is the integer 3, as in JSON Schema."""
 
     default_error_messages = {"invalid": "Not a valid integer."}
 
     def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, float) and data.is_integer():
+            data = int(data)
         if isinstance(data, bool) or not isinstance(data, int):
             self.fail("invalid")
         return self._within_limits(data)

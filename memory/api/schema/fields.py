@@ -13,6 +13,9 @@ from memory.api.schema.words import FIELDS
 
 Schema = dict[str, Any]
 
+# The check that these have of their own in a serializer is that they are not blank.
+NEVER_BLANK = ("text", "message")
+
 
 def text(field: Any) -> Schema:
     """A StrictCharField, an Identifier, or one item of a StringOrList."""
@@ -24,8 +27,7 @@ def text(field: Any) -> Schema:
         schema["pattern"] = patterns.ADDRESSABLE
     elif not field.control_characters:
         schema["pattern"] = patterns.IDENTIFIER
-    # The one check of its own that a text has in a serializer: that it is not blank.
-    elif hasattr(field.parent, f"validate_{field.field_name}"):
+    elif field.field_name in NEVER_BLANK and hasattr(field.parent, f"validate_{field.field_name}"):
         schema["pattern"] = patterns.NOT_BLANK
     else:
         schema["pattern"] = patterns.STORABLE

@@ -11,10 +11,12 @@ from drf_spectacular.openapi import AutoSchema
 from rest_framework.views import APIView
 
 from memory import conf
-from memory.api.schema import answers, fields, operational, problems
+from memory.api.schema import fields, problems
 from memory.api.schema.about import DESCRIPTION, SECURITY_SCHEMES
+from memory.api.schema.answers import ANSWERS
 from memory.api.schema.operations import OPERATIONS, TAGS
 from memory.api.schema.shapes import Schema
+from memory.api.schema.words import FIELDS
 
 API_PREFIX = "/api/v1/"
 
@@ -31,7 +33,20 @@ class OperationSchema(AutoSchema):
         request_schema = None
         if operation.request:
             request_schema = self.resolve_serializer(import_string(operation.request), "request").ref
-        return operation.as_openapi(request_schema)
+        query = self._query(import_string(operation.query)()) if operation.query else ()
+        return operation.as_openapi(request_schema, query)
+
+    def _query(self, serializer: Any) -> tuple[Schema, ...]:
+        words = FIELDS[type(serializer).__name__]
+        return tuple(
+            {
+                "name": name,
+                "in": "query",
+                "description": words[name],
+                "schema": self._map_serializer_field(field, "request"),
+            }
+            for name, field in serializer.fields.items()
+        )
 
 
 class PlainView(APIView):
@@ -67,8 +82,7 @@ def complete(result: Schema, **_: Any) -> Schema:
     """drf-spectacular's hook: the components of answers and errors, and what the document says of itself."""
     components = result["components"]
     components["schemas"] |= {
-        **answers.ANSWERS,
-        **operational.ANSWERS,
+        **ANSWERS,
         **fields.metadata_levels(conf.METADATA_MAX_DEPTH),
         "Problem": problems.PROBLEM,
         "FieldError": problems.FIELD_ERROR,

@@ -52,7 +52,9 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """`request` is the dotted path of the body's serializer; `scope` what a token with scopes must hold.
+    """`request` and `query` are the dotted paths of the serializers of the body and of the query string.
+
+    `scope` is what a token with scopes must hold.
 
     `security` replaces the bearer token where it is not what the operation wants; `()` is none.
     """
@@ -68,16 +70,17 @@ class Operation:
     scope: str | None = None
     security: tuple[Schema, ...] | None = None
     request: str | None = None
+    query: str | None = None
     examples: dict[str, Schema] = field(default_factory=dict)
     parameters: tuple[Schema, ...] = ()
 
-    def as_openapi(self, request_schema: Schema | None) -> Schema:
+    def as_openapi(self, request_schema: Schema | None, query: tuple[Schema, ...]) -> Schema:
         operation: Schema = {"operationId": self.id, "tags": [self.tag], "summary": self.summary}
         told = [self.description, f"A token with scopes needs `{self.scope}`." if self.scope else ""]
         if any(told):
             operation["description"] = " ".join(sentence for sentence in told if sentence)
-        if self.parameters:
-            operation["parameters"] = list(self.parameters)
+        if parameters := [*self.parameters, *query]:
+            operation["parameters"] = parameters
         if request_schema is not None:
             content: Schema = {"schema": request_schema}
             if self.examples:

@@ -85,3 +85,6 @@ def took_ms(*stages: str, optional: tuple[str, ...] = ()) -> Schema:
 
 def _described(schema: Schema, description: str) -> Schema:
     return {"description": description, **schema} if description else schema
+
+
+CHUNK_IDS = array(uuid(), "The ids of its chunks, in order.", maxItems=conf.CHUNKS_PER_CALL_MAX)

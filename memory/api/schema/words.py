@@ -37,4 +37,23 @@ FIELDS: dict[str, dict[str, str]] = {
         "decay_weight": "How much of a score recency may take, in place of the service's own; 0 is none.",
         "min_score": "Only passages whose `scores.vector` is at least this.",
     },
+    "MemoryDocumentsRequest": {
+        "limit": "How many documents a page has at most.",
+        "cursor": "A place in the listing, as in `next` and `previous`; no other string is one.",
+        "source": "Only documents from this source.",
+        "thread_id": "Only documents of this conversation.",
+        "since": "Only documents created at this moment or later.",
+        "until": "Only documents created before this moment.",
+    },
+    "MemoryEraseRequest": {
+        "": "The confirmation that this user is meant.",
+        "confirm": "The user's own id, the token's `sub`; anything else is 422, and nothing is erased.",
+    },
+    "MemoryStreamRequest": {
+        "": "A message to answer while writing.",
+        "message": "The message.",
+        "top_k": "How many passages of memory the answer may be made from.",
+        "memory": "Whether memory is asked at all.",
+        "thread_id": "Only passages of this conversation.",
+    },
 }

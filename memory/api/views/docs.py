@@ -9,9 +9,9 @@ from pathlib import Path
 import drf_spectacular_sidecar
 from django.http import Http404, HttpResponse, HttpResponseNotModified
 from rest_framework.renderers import JSONRenderer
-from rest_framework.views import APIView
 
 from memory.api.schema import document
+from memory.api.views.base import ApiView
 
 _SWAGGER = Path(drf_spectacular_sidecar.__file__).parent / "static/drf_spectacular_sidecar/swagger-ui-dist"
 _OWN = Path(__file__).parent.parent / "schema/page"
@@ -31,7 +31,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class _FileView(APIView):
+class _FileView(ApiView):
     """A file, whatever the request's Accept: it has one form only."""
 
     def perform_content_negotiation(self, request, force=False):

@@ -1,9 +1,10 @@
-"""What the memory endpoints answer with, as components."""
+"""Remembering and asking."""
 
 from __future__ import annotations
 
 from memory import conf
 from memory.api.schema.shapes import (
+    CHUNK_IDS,
     Schema,
     array,
     boolean,
@@ -20,9 +21,8 @@ from memory.api.schema.shapes import (
     took_ms,
     uuid,
 )
+from memory.retrieval.rerank import NOT_REQUESTED
 from reranker import REASONS
-
-_CHUNK_IDS = array(uuid(), "The ids of its chunks, in order.", maxItems=conf.CHUNKS_PER_CALL_MAX)
 
 ANSWERS: dict[str, Schema] = {
     "MemoryIndexAnswer": obj(
@@ -30,7 +30,7 @@ ANSWERS: dict[str, Schema] = {
         {
             "doc_id": doc_id(),
             "chunks": integer("How many chunks it made.", minimum=1, maximum=conf.CHUNKS_PER_CALL_MAX),
-            "chunk_ids": _CHUNK_IDS,
+            "chunk_ids": CHUNK_IDS,
             "replaced": boolean("Whether an earlier version was there."),
             "took_ms": took_ms("chunk", "embed", "seal", "store", "total"),
         },
@@ -45,7 +45,7 @@ ANSWERS: dict[str, Schema] = {
                 "What reranked, or why nothing did.",
                 {
                     "backend": string("What ran, or was asked.", enum=["cross_encoder", "late_interaction", "none"]),
-                    "skipped": or_null(string("Why the order is the candidates' own.", enum=list(REASONS))),
+                    "skipped": or_null(string("Why the order is the candidates' own.", enum=[*REASONS, NOT_REQUESTED])),
                 },
             ),
             "variant": string("The pipeline that answered."),
@@ -89,20 +89,6 @@ ANSWERS: dict[str, Schema] = {
             "start": integer("The first character, from 0."),
             "end": integer("The character after the last."),
             "quote": string("The passage itself."),
-        },
-    ),
-    "StoredDocument": obj(
-        "A document read back.",
-        {
-            "doc_id": doc_id(),
-            "source": source(),
-            "thread_id": thread_id(),
-            "text": string("The text, exactly as it was sent."),
-            "metadata": ref("Metadata"),
-            "chunks": integer("How many chunks it has.", minimum=1),
-            "chunk_ids": _CHUNK_IDS,
-            "created_at": moment("When the text came to be."),
-            "updated_at": moment("When this version was stored."),
         },
     ),
 }

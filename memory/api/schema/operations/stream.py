@@ -1,0 +1,43 @@
+"""Answering while writing."""
+
+from __future__ import annotations
+
+from memory.api.authentication import READ_SCOPE
+from memory.api.schema.operation import MEMORY, Answer, Operation
+
+_EVENTS = """\
+A `text/event-stream` of, in this order:
+
+* `event: citations`, once: `StreamCitations`, the passages that the answer is made from;
+* `event: token`, any number of times: `StreamToken`, the next piece of the answer;
+* `event: done`: `StreamDone`, or `event: error`: `Problem`. Exactly one of them, and nothing after it. A stream that
+  ends without either was cut off.
+
+The schema is that of one event. Its `data` is one line of JSON and its `id` a number from 1. A comment line
+(`: heartbeat`) comes where nothing was said for 10 seconds.
+"""
+
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/api/v1/stream",
+        id="streamAnswer",
+        tag="Memory",
+        summary="Answer while writing",
+        description=(
+            "Passages of the user's memory first, then the answer in pieces, by the deployment's language model or, "
+            "where it has none, made of sentences from the passages. With `memory: false` no memory is touched, and a "
+            f"token with scopes needs none; else `{READ_SCOPE}`."
+        ),
+        request="memory.api.serializers.stream.MemoryStreamRequest",
+        examples={"question": {"summary": "A question", "value": {"message": "When is the filter due?", "top_k": 1}}},
+        answers={
+            200: Answer(
+                description=_EVENTS,
+                schema="StreamEvent",
+                media_type="text/event-stream",
+            )
+        },
+        errors=(*MEMORY, 422),
+    ),
+]

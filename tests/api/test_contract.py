@@ -1,0 +1,109 @@
+"""Every operation of the OpenAPI document against the service itself, with data that it allows and data that it does not.
+
+In process, over WSGI, on real PostgreSQL; all of schemathesis's checks are on. The suite's part is bounded and the same
+each time; `make fuzz` goes on for longer, anew each time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+
+import pytest
+import schemathesis
+from django.core.handlers.wsgi import WSGIHandler
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CHECKS
+from schemathesis.config import SchemathesisConfig
+
+from memory.api.schema import document
+from tests.people import Person
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+EXAMPLES = FUZZ_EXAMPLES or 15
+SETTINGS = settings(
+    max_examples=EXAMPLES,
+    derandomize=not FUZZ_EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+# What schemathesis takes for a refusal, and this service's own of a body that is too large to be read.
+REFUSALS = ["400", "401", "403", "404", "405", "406", "409", "411", "413", "415", "422", "429"]
+
+
+def without_unknown_members(contract: dict) -> dict:
+    """The document with answers that hold nothing else: it lets clients ignore what a later version adds."""
+    closed = copy.deepcopy(contract)
+    for name, schema in closed["components"]["schemas"].items():
+        if not name.startswith("Metadata"):
+            _close(schema)
+    return closed
+
+
+def _close(schema) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            schema.setdefault("additionalProperties", False)
+        for member in schema.values():
+            _close(member)
+    elif isinstance(schema, list):
+        for member in schema:
+            _close(member)
+
+
+CONTRACT = schemathesis.openapi.from_dict(
+    without_unknown_members(json.loads(document.PATH.read_bytes())),
+    config=SchemathesisConfig.from_dict(
+        {
+            "generation": {"max-examples": EXAMPLES, "deterministic": not FUZZ_EXAMPLES},
+            "checks": {"negative_data_rejection": {"expected-statuses": REFUSALS}},
+        }
+    ),
+)
+CONTRACT.app = WSGIHandler()
+
+
+@pytest.fixture
+def user(transactional_db) -> Person:
+    return Person.new("fuzz")
+
+
+def make_meaningful(case, person: Person) -> None:
+    """Give allowed data what no schema can: the user's own id where it is wanted, and no invented cursor."""
+    if case.meta.generation.mode.is_positive:
+        if case.operation.definition.raw["operationId"] == "eraseMemory":
+            case.body["confirm"] = person.user_id
+        (case.query or {}).pop("cursor", None)
+
+
+def authorized(person: Person) -> dict[str, str]:
+    return {"Authorization": f"Bearer {person.token(ttl_seconds=3600)}"}
+
+
+@CONTRACT.parametrize()
+@SETTINGS
+def test_every_operation_keeps_the_contract(case, user):
+    make_meaningful(case, user)
+    case.call_and_validate(headers=authorized(user))
+
+
+def test_what_one_call_makes_the_next_one_finds_until_it_is_forgotten(user):
+    class Walk(CONTRACT.as_state_machine()):
+        def get_call_kwargs(self, case):
+            return {"headers": authorized(user)}
+
+        def before_call(self, case):
+            make_meaningful(case, user)
+
+    Walk.run(settings=settings(SETTINGS, stateful_step_count=6))
+
+
+def test_no_check_is_off():
+    checks = CONTRACT.config.checks_config_for()
+    assert len(CHECKS.get_all_names()) >= 14
+    for name in CHECKS.get_all_names():
+        assert name == "max_response_time" or checks.get_by_name(name=name).enabled, name
