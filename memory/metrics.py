@@ -10,6 +10,7 @@ _FAST_MS = (
     *(125, 150, 200, 250, 300, 350, 400, 500, 750, 1000, 2000, 5000),
 )
 _INDEX_MS = (*_FAST_MS, 10_000, 30_000)
+_TTFV_MS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 1250, 1500, 2000, 3000, 5000, 10_000)
 _AUTH_MS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 3, 5, 10, 25, 50, 100)
 
 index_latency_ms = Histogram("memory_index_latency_ms", "One index request, in milliseconds", buckets=_INDEX_MS)
@@ -26,3 +27,5 @@ decrypt_failed = Counter("memory_decrypt_failed_total", "Sealed values that did 
 keys_near_seal_limit = Counter("memory_keys_near_seal_limit_total", "Uses of a data key past 2^31 seals")
 auth_ms = Histogram("auth_ms", "Verifying one bearer token, in milliseconds", buckets=_AUTH_MS)
 auth_refused = Counter("memory_auth_refused_total", "Bearer tokens refused, by the rule that refused them", ["reason"])
+stream_ttfv_ms = Histogram("stream_ttfv_ms", "One stream up to its first token, in milliseconds", buckets=_TTFV_MS)
+streams = Counter("stream_total", "Streams by how they ended: done, error, aborted or refused", ["outcome"])

@@ -8,6 +8,7 @@ from memory.api.views.docs import DocsFileView, DocsView, SchemaView
 from memory.api.views.documents import DocumentView
 from memory.api.views.index import IndexView
 from memory.api.views.query import QueryView
+from memory.api.views.stream import StreamView
 
 
 class AnyPathConverter(PathConverter):
@@ -26,4 +27,5 @@ urlpatterns = [
     path("memory/index", IndexView.as_view(), name="memory-index"),
     path("memory/query", QueryView.as_view(), name="memory-query"),
     path("memory/documents/<anypath:doc_id>", DocumentView.as_view(), name="memory-document"),
+    path("stream", StreamView.as_view(), name="stream"),
 ]

@@ -1,0 +1,121 @@
+"""Server-sent events (WHATWG HTML, section 9.2) over a stream of answers.
+
+An `EventStream` is the body of one streaming response. However it ends (to its end, by an error, with a client that
+leaves or never reads), `close()` runs: the answer's iterator is closed and with it the language model's connection,
+the slot is given back, and the outcome counted once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from memory import metrics
+from memory.api.answers import stream as answers
+from memory.api.stream_client import PIECE_BYTES, StreamClient
+from memory.errors import MemoryServiceError
+from memory.services.stream import Citations, Delta, Done, Silence, StreamEvent
+
+HEARTBEAT_SECONDS = 10.0
+HEARTBEAT = b": heartbeat\n\n"
+MEDIA_TYPE = "text/event-stream"
+
+
+def frame(event: str, data: dict[str, Any], number: int) -> bytes:
+    """One event in UTF-8. JSON holds no line break, so `data` is one line; a lone surrogate becomes `?`."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"id: {number}\nevent: {event}\ndata: {text}\n\n".encode(errors="replace")
+
+
+class EventStream:
+    """Bytes to send, in pieces of at most PIECE_BYTES; ends after exactly one `done` or `error`.
+
+    `started` is the request's `time.perf_counter()`; `problem` makes the problem document of an exception;
+    `release` is called once, at the end.
+    """
+
+    def __init__(
+        self,
+        events: Iterator[StreamEvent],
+        *,
+        started: float,
+        client: StreamClient,
+        problem: Callable[[BaseException], dict[str, Any]],
+        release: Callable[[], None],
+    ):
+        self._events = events
+        self._started = started
+        self._client = client
+        self._problem = problem
+        self._release = release
+        self._pieces: list[bytes] = []
+        self._number = 0
+        self._ttfv_ms: float | None = None
+        self._outcome: str | None = None
+        self._is_closed = False
+        self._last_sent = time.monotonic()
+        client.prepare()
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._pieces:
+            if self._outcome is not None or self._is_closed:
+                raise StopIteration
+            self._advance()
+        self._last_sent = time.monotonic()
+        return self._pieces.pop(0)
+
+    def close(self) -> None:
+        """As often as one likes; a stream that has not come to its end is aborted by it."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._events.close()  # type: ignore[attr-defined]
+        finally:
+            self._release()
+            self._client.restore()
+            was_sent = self._outcome is not None and not self._pieces
+            metrics.streams.labels(self._outcome if was_sent else "aborted").inc()
+
+    def __del__(self):
+        # A response that the server never iterated and never closed.
+        self.close()
+
+    def _advance(self) -> None:
+        try:
+            event = next(self._events)
+        except Exception as error:
+            if isinstance(error, StopIteration):
+                error = MemoryServiceError()
+            self._send("error", self._problem(error))
+            self._outcome = "error"
+            return
+        match event:
+            case Citations(found):
+                self._send("citations", answers.citations(found))
+            case Delta(text):
+                if self._ttfv_ms is None:
+                    self._ttfv_ms = self._elapsed_ms()
+                    metrics.stream_ttfv_ms.observe(self._ttfv_ms)
+                self._send("token", answers.delta(text))
+            case Done():
+                self._send("done", answers.done(event, ttfv_ms=self._ttfv_ms, total_ms=self._elapsed_ms()))
+                self._outcome = "done"
+            case Silence():
+                if self._client.has_left():
+                    self._outcome = "aborted"
+                elif time.monotonic() - self._last_sent >= HEARTBEAT_SECONDS:
+                    self._pieces.append(HEARTBEAT)
+
+    def _send(self, event: str, data: dict[str, Any]) -> None:
+        self._number += 1
+        whole = frame(event, data, self._number)
+        self._pieces += [whole[at : at + PIECE_BYTES] for at in range(0, len(whole), PIECE_BYTES)]
+
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._started) * 1000

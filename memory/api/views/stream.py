@@ -1,0 +1,95 @@
+"""POST /stream"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from django.conf import settings
+from django.db import DatabaseError
+from django.http import StreamingHttpResponse
+from django.utils.module_loading import import_string
+from rest_framework.renderers import BaseRenderer
+from rest_framework.views import APIView
+
+from memory import metrics
+from memory.api import throttles
+from memory.api.authentication import HasScope, HasToken
+from memory.api.serializers.stream import MemoryStreamRequest
+from memory.api.sse import MEDIA_TYPE, EventStream
+from memory.api.stream_client import StreamClient
+from memory.api.stream_slots import slots
+from memory.api.views.base import MemoryView
+from memory.errors import MemoryDisabled, UnsafeDatabase
+from memory.services.stream import StreamedQuestion, stream_answer
+
+
+class EventStreamRenderer(BaseRenderer):
+    """For the negotiation of Accept alone: the response is no rendered one."""
+
+    media_type = MEDIA_TYPE
+    format = "sse"
+    charset = None
+
+
+class StreamView(MemoryView):
+    """Answer while writing. With `"memory": false` no memory is touched, and none need be there.
+
+    So what stands before other memory endpoints waits here for the body: the switch, the read scope, and the news
+    that the rate limiter could not be asked.
+    """
+
+    operation = "stream"
+    permission_classes = [HasToken]
+    renderer_classes = [EventStreamRenderer]
+
+    def initial(self, request, *args, **kwargs):
+        self.started = time.perf_counter()
+        self.limiter_failure = None
+        try:
+            throttles.charge(throttles.DEFAULT)
+        except (DatabaseError, UnsafeDatabase) as failure:
+            self.limiter_failure = failure
+        # Not MemoryView's, which asks for all of memory.
+        APIView.initial(self, request, *args, **kwargs)
+
+    def post(self, request):
+        serializer = MemoryStreamRequest(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        question: StreamedQuestion = serializer.validated_data
+        if question.memory:
+            self._require_memory(request)
+        slots.take()
+        try:
+            events = stream_answer(question)
+        except BaseException:
+            slots.release()
+            raise
+        body = EventStream(
+            events,
+            started=self.started,
+            client=StreamClient(request.META.get("gunicorn.socket")),
+            problem=lambda error: _problem_document(request, error),
+            release=slots.release,
+        )
+        response = StreamingHttpResponse(body, content_type=MEDIA_TYPE)
+        response["Cache-Control"] = "no-store"
+        # nginx: pass each event on as it comes.
+        response["X-Accel-Buffering"] = "no"
+        return response
+
+    def handle_exception(self, exc):
+        metrics.streams.labels("refused").inc()
+        return super().handle_exception(exc)
+
+    def _require_memory(self, request) -> None:
+        if not settings.MEMORY_ENABLED:
+            raise MemoryDisabled()
+        if self.limiter_failure is not None:
+            raise self.limiter_failure
+        HasScope.read().has_permission(request, self)
+
+
+def _problem_document(request, error: BaseException) -> dict:
+    """What the API answers for `error`, logged where it is ours, to be sent as an event."""
+    return json.loads(import_string(settings.MEMORY_PROBLEM_RESPONSE)(request, error).content)

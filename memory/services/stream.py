@@ -1,0 +1,138 @@
+"""Answer a message while the answer is being written: citations first, then its text in deltas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.conf import settings
+
+from memory.conf import TOP_K_DEFAULT
+from memory.errors import LanguageModelError, Overloaded
+from memory.language import answerer
+from memory.language.answerer import Passage
+from memory.language.llm import LanguageModel, language_model
+from memory.language.prompts import answer_messages, plain_messages
+from memory.retrieval.search import Filters
+from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
+
+ANSWER_MAX_TOKENS = 1024
+# A language model's silence is reported this often, so that a client that has left is noticed.
+SILENCE_SECONDS = 0.5
+
+NO_MODEL = "No language model is configured here, so there is no answer without memory."
+NOTHING_FOUND = "There is nothing about this in memory."
+
+
+@dataclass(frozen=True)
+class StreamedQuestion:
+    """A message and what to answer it from."""
+
+    message: str
+    top_k: int = TOP_K_DEFAULT
+    memory: bool = True
+    thread_id: str | None = None
+
+
+class Citations(NamedTuple):
+    """What memory found; None where it was not asked."""
+
+    found: MemoryAnswer | None
+
+
+class Delta(NamedTuple):
+    """The next piece of the answer, never empty."""
+
+    text: str
+
+
+class Silence(NamedTuple):
+    """Nothing new for SILENCE_SECONDS."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The answer is complete. `usage`: the model's own counts, else `completion_tokens` is the number of deltas."""
+
+    finish_reason: str
+    usage: dict[str, int]
+    degraded: list[str] = field(default_factory=list)
+
+
+StreamEvent = Citations | Delta | Silence | Done
+
+
+def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
+    """Citations, then deltas with silences among them, then Done; whatever fails on the way is raised there.
+
+    1. Find passages in the bound tenant's memory, where asked to: now, so that what fails is an error and no stream.
+    2. Give the citations.
+    3. Give the language model's answer to message and passages, where there is one.
+    4. Else, or where it failed before its first delta, the built-in answer from the passages.
+    5. Done.
+
+    From step 2 on no tenant is bound and no database connection held. Closing the iterator closes the model's
+    connection. Raises as `query_memory`; later LanguageModelError once the model has begun to answer, or has failed
+    with no memory to answer from, and Overloaded past MEMORY_STREAM_MAX_SECONDS.
+    """
+    deadline = time.monotonic() + settings.MEMORY_STREAM_MAX_SECONDS
+    found = None
+    if question.memory:
+        filters = Filters(thread_id=question.thread_id)
+        found = query_memory(MemoryQuery(text=question.message, top_k=question.top_k, filters=filters))
+    return _events(question, found, deadline)
+
+
+def _events(question: StreamedQuestion, found: MemoryAnswer | None, deadline: float) -> Iterator[StreamEvent]:
+    passages = [Passage(n, one.text, one.score) for n, one in enumerate(found.results, 1)] if found else []
+    yield Citations(found)
+
+    degraded: list[str] = []
+    if model := language_model():
+        has_begun = False
+        try:
+            for event in _from_model(model, question, passages, deadline):
+                has_begun = has_begun or isinstance(event, Delta)
+                yield event
+            return
+        except LanguageModelError as error:
+            if has_begun or not question.memory:
+                raise
+            degraded.append(f"llm_{error.reason}")
+    yield from _built_in(question, passages, degraded, deadline)
+
+
+def _from_model(
+    model: LanguageModel, question: StreamedQuestion, passages: list[Passage], deadline: float
+) -> Iterator[StreamEvent]:
+    messages = (answer_messages if question.memory else lambda message, _: plain_messages(message))(
+        question.message, passages
+    )
+    deltas = 0
+    with model.stream(messages, max_tokens=ANSWER_MAX_TOKENS) as stream:
+        while (text := stream.poll(SILENCE_SECONDS)) is not None:
+            _check(deadline)
+            deltas += bool(text)
+            yield Delta(text) if text else Silence()
+        yield Done(stream.finish_reason, stream.usage or {"completion_tokens": deltas})
+
+
+def _built_in(
+    question: StreamedQuestion, passages: list[Passage], degraded: list[str], deadline: float
+) -> Iterator[StreamEvent]:
+    if question.memory:
+        text = answerer.extract_answer(question.message, passages, settings.MEMORY_LEXICAL_LANGUAGE) or NOTHING_FOUND
+    else:
+        text = NO_MODEL
+    deltas = answerer.words(text)
+    for delta in deltas:
+        _check(deadline)
+        yield Delta(delta)
+    yield Done("stop", {"completion_tokens": len(deltas)}, degraded)
+
+
+def _check(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise Overloaded("The answer took too long.")
