@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from spacy.language import Language
 
 RELOAD_AFTER_SECONDS = 30.0  # a load that failed is not tried again by each request
-_SENTENCE_ENDS = "sentencizer"
+# spaCy's tokenizer is quadratic in runs of punctuation (2 s for 4,000 brackets): the rest of one is not read.
+_LONG_RUN = re.compile(r"([^\w\s]{16})[^\w\s]+")
 
 T = TypeVar("T")
 
@@ -75,6 +77,11 @@ class OwnedPipeline:
         return self._nlp
 
 
+def readable(text: str) -> str:
+    """`text` as spaCy should read it: as long, character by character, with spaces for what it must not read."""
+    return _LONG_RUN.sub(lambda run: run[1].ljust(len(run[0])), text)
+
+
 _lock = threading.Lock()
 _pipelines: dict[tuple[int, str, str], OwnedPipeline] = {}
 
@@ -120,7 +127,7 @@ def _load_sentences() -> Language:
     import spacy
 
     nlp = spacy.blank(_meta()["lang"])
-    nlp.add_pipe(_SENTENCE_ENDS)
+    nlp.add_pipe("sentencizer")
     return nlp
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memory.language.pipeline import sentence_pipeline
+from memory.language.pipeline import readable, sentence_pipeline
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -23,9 +23,8 @@ WRAPPED_LINE_MIN_CHARS = 50  # a line at least this long may go on in the next o
 
 _ITEM = r"(?:[-*+•‣◦·>|#]|\d{1,3}[.)]\s|\w[)]\s)"
 _LINE_BREAKS = re.compile(rf"(?:\r\n?|[\n\v\f\u0085\u2028\u2029])(?P<blank>\s*[\r\n])?(?P<item>[ \t]*(?={_ITEM}))?")
-# Read as spaces: the number of a list's item, whose full stop ends nothing, and what follows in a run of
-# punctuation, in which spaCy's tokenizer is quadratic (2 s for 4,000 brackets).
-_UNREAD = re.compile(r"^[ \t]*\d{1,3}[.)](?=\s)|(?P<run>[^\w\s]{16})[^\w\s]+", re.MULTILINE)
+# The number of a list's item: its full stop ends nothing.
+_ITEM_NUMBER = re.compile(r"^[ \t]*\d{1,3}[.)](?=\s)", re.MULTILINE)
 _CJK_END = re.compile(r"[。！？｡][」』”’）》〉\"']*")
 _OPENING_QUOTE_LEFT_BEHIND = re.compile(r"(?<=\s)[\"'“‘«(\[]+\s*\Z")
 _QUOTED_END = re.compile(r"[?!]['\"”’»]\s*\Z")
@@ -69,8 +68,8 @@ def _spacy_starts(text: str, deadline: float | None) -> Iterator[int]:
 
 
 def _window_starts(nlp: Language, window: str) -> list[int]:
-    readable = _UNREAD.sub(lambda found: (found["run"] or "").ljust(len(found[0])), window)
-    return [sentence.start_char for sentence in nlp(readable).sents]
+    without_numbers = _ITEM_NUMBER.sub(lambda number: " " * len(number[0]), readable(window))
+    return [sentence.start_char for sentence in nlp(without_numbers).sents]
 
 
 def _line_starts(text: str) -> Iterator[int]:

@@ -1,6 +1,9 @@
-"""Opening the few candidates that go on. What does not open is set aside and fails the request."""
+"""Opening the few rows that go on. What does not open is set aside and fails the request."""
 
 from __future__ import annotations
+
+from typing import Protocol
+from uuid import UUID
 
 from memory import sealing
 from memory.errors import DecryptionFailed, KeyUnavailable
@@ -10,38 +13,61 @@ from memory.retrieval.candidate import Candidate
 from memory.security import InvalidTag
 
 
+class SealedRow(Protocol):
+    """A row of memory_chunks, however it was found."""
+
+    chunk_id: UUID
+    generation: int
+    text_cipher: bytes
+    meta_cipher: bytes
+
+    @property
+    def place(self) -> sealing.Place: ...
+
+
 def open_candidates(keys: TenantKeys, candidates: list[Candidate]) -> None:
     """Open each candidate's text and metadata in place.
+
+    Its metadata is its document's with what was found out about the chunk (`entities`) beside it; a member of
+    the same name in the product's own metadata stands, so that what was sent always comes back.
 
     Raises DecryptionFailed for a blob that does not open and KeyUnavailable for a row of a key
     generation that is not at hand, each after the row was quarantined where it is the row that is
     wrong, so that later searches skip it and say so.
     """
     for candidate in candidates:
-        _open(keys, candidate)
+        candidate.text = open_text(keys, candidate)
+        candidate.metadata = open_metadata(keys, candidate) | _open_document_metadata(keys, candidate)
 
 
-def _open(keys: TenantKeys, candidate: Candidate) -> None:
-    if candidate.generation != keys.generation:
-        quarantine_keyless(keys.user_hash, candidate.chunk_id)
+def open_text(keys: TenantKeys, row: SealedRow) -> str:
+    """The text of one chunk; raises as `open_candidates`."""
+    if row.generation != keys.generation:
+        quarantine_keyless(keys.user_hash, row.chunk_id)
         raise KeyUnavailable()
     try:
-        candidate.text = sealing.open_text(keys, candidate.place, candidate.text_cipher)
+        return sealing.open_text(keys, row.place, row.text_cipher)
     except InvalidTag:
-        quarantine_text(keys.user_hash, candidate.chunk_id, candidate.text_cipher)
+        quarantine_text(keys.user_hash, row.chunk_id, row.text_cipher)
         raise DecryptionFailed() from None
+
+
+def open_metadata(keys: TenantKeys, row: SealedRow) -> dict:
+    """One chunk's own metadata; raises as `open_candidates`."""
     try:
-        candidate.metadata = sealing.open_chunk_metadata(keys, candidate.chunk_id, candidate.meta_cipher)
+        return sealing.open_chunk_metadata(keys, row.chunk_id, row.meta_cipher)
     except (InvalidTag, ValueError):
-        quarantine_metadata(keys.user_hash, candidate.chunk_id, candidate.meta_cipher)
+        quarantine_metadata(keys.user_hash, row.chunk_id, row.meta_cipher)
         raise DecryptionFailed() from None
+
+
+def _open_document_metadata(keys: TenantKeys, candidate: Candidate) -> dict:
     if candidate.document_meta_cipher is None:
-        return
+        return {}
     try:
-        document = sealing.open_document_metadata(
+        return sealing.open_document_metadata(
             keys, candidate.doc_id, candidate.document_mac, candidate.document_meta_cipher
         )
     except (InvalidTag, ValueError):
         quarantine_document(keys.user_hash, candidate.doc_id, candidate.document_meta_cipher)
         raise DecryptionFailed() from None
-    candidate.metadata = {**document, **candidate.metadata}

@@ -1,0 +1,28 @@
+"""POST /memory/entities"""
+
+from __future__ import annotations
+
+from rest_framework.response import Response
+
+from memory.api.answers import entities as answers
+from memory.api.authentication import HasScope
+from memory.api.serializers.entities import MemoryEntityRequest
+from memory.api.views.base import MemoryView
+from memory.services.entities import entities_in_memory, entities_in_text
+
+
+class EntitiesView(MemoryView):
+    """Name who and what is mentioned. Writing, whatever it is asked about: it stores what it finds."""
+
+    operation = "entities"
+    permission_classes = [HasScope.write]
+
+    def post(self, request):
+        serializer = MemoryEntityRequest(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        asked = serializer.validated_data
+        if asked["scope"] is None:
+            found = entities_in_text(asked["text"], asked["labels"])
+        else:
+            found = entities_in_memory(asked["scope"], asked["labels"])
+        return Response(answers.found_entities(found))

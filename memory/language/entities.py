@@ -1,0 +1,148 @@
+"""Named entities: what recognises them, and how mentions of one thing become one entity."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from memory.language.pipeline import entity_pipeline, pipeline_name, readable
+from memory.language.sentences import split_sentences
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+PASSAGE_CHARS = 2_000  # what is recognised at once: whole sentences up to this
+TURN_CHARS = 20_000  # about half a second of a CPU; then it is another request's turn
+
+_BEFORE_NAME = re.compile(r"(?:(?:the|an?)\s+|[\s\"'“‘«(\[])+", re.IGNORECASE)
+_AFTER_NAME = re.compile(r"(?:['’]s?|[\s\"”»)\],;:])+\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """`text` is exactly the characters start..end of the text it was found in."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One thing and where it is mentioned; `text` is the form it is mentioned by most."""
+
+    text: str
+    label: str
+    mentions: tuple[Mention, ...]
+
+
+class EntityRecognizer(Protocol):
+    """What finds mentions; `backend` names it in answers."""
+
+    @property
+    def backend(self) -> str: ...
+
+    def recognize(self, texts: Sequence[str], *, deadline: float | None = None) -> list[list[Mention]]:
+        """The mentions in each text, in order. `deadline` is on the `time.monotonic()` clock; Overloaded past it."""
+        ...
+
+
+class SpacyRecognizer:
+    """The pipeline named by MEMORY_SPACY_MODEL."""
+
+    @property
+    def backend(self) -> str:
+        return f"spacy:{pipeline_name()}"
+
+    def recognize(self, texts: Sequence[str], *, deadline: float | None = None) -> list[list[Mention]]:
+        """Raises Overloaded, ModelUnavailable. Each text should be a page at most: spaCy reads it at once."""
+        pipeline = entity_pipeline()
+        found: list[list[Mention]] = []
+        for turn in _turns(texts):
+            spans = pipeline.run(lambda nlp, turn=turn: _recognised(nlp, turn), deadline=deadline)
+            for text, entities in zip(turn, spans, strict=True):
+                found.append([Mention(text[start:end], label, start, end) for label, start, end in entities])
+        return found
+
+
+def recognizer() -> EntityRecognizer:
+    """The process's recogniser."""
+    return SpacyRecognizer()
+
+
+def find_mentions(recognizer: EntityRecognizer, text: str, *, deadline: float | None = None) -> list[Mention]:
+    """The mentions in a text of any length, each trimmed to its name: no article, possessive or outer punctuation."""
+    passages = list(_passages(text, deadline))
+    found = recognizer.recognize([text[start:end] for start, end in passages], deadline=deadline)
+    mentions = []
+    for (offset, _), in_passage in zip(passages, found, strict=True):
+        for mention in in_passage:
+            start, end = _name(mention.text)
+            if any(map(str.isalnum, mention.text[start:end])):
+                begin = offset + mention.start + start
+                mentions.append(Mention(mention.text[start:end], mention.label, begin, begin + end - start))
+    return mentions
+
+
+def merge(mentions: Iterable[Mention]) -> list[Entity]:
+    """Mentions of one label whose names differ in case, spacing or compatibility forms are one entity.
+
+    The most mentioned first, then in the order of their first mention.
+    """
+    by_name: dict[tuple[str, str], list[Mention]] = {}
+    for mention in mentions:
+        by_name.setdefault((mention.label, _folded(mention.text)), []).append(mention)
+    entities = []
+    for (label, _), group in by_name.items():
+        forms = Counter(" ".join(mention.text.split()) for mention in group)
+        entities.append(Entity(forms.most_common(1)[0][0], label, tuple(group)))
+    return sorted(entities, key=lambda entity: -len(entity.mentions))
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("’", "'").split())
+
+
+def _name(surface: str) -> tuple[int, int]:
+    """Where the name itself stands in a mention: (start, end)."""
+    before = _BEFORE_NAME.match(surface)
+    start = before.end() if before else 0
+    after = _AFTER_NAME.search(surface, start)
+    return start, after.start() if after else len(surface)
+
+
+def _recognised(nlp: Language, texts: Sequence[str]) -> list[list[tuple[str, int, int]]]:
+    docs = nlp.pipe([readable(text) for text in texts])
+    return [[(entity.label_, entity.start_char, entity.end_char) for entity in doc.ents] for doc in docs]
+
+
+def _passages(text: str, deadline: float | None) -> Iterator[tuple[int, int]]:
+    """(start, end) of runs of whole sentences up to PASSAGE_CHARS."""
+    start = end = None
+    for sentence in split_sentences(text, deadline=deadline):
+        if start is not None and sentence.end - start > PASSAGE_CHARS:
+            yield start, end
+            start = None
+        if start is None:
+            start = sentence.start
+        end = sentence.end
+    if start is not None:
+        yield start, end
+
+
+def _turns(texts: Sequence[str]) -> Iterator[list[str]]:
+    turn: list[str] = []
+    size = 0
+    for text in texts:
+        if turn and size + len(text) > TURN_CHARS:
+            yield turn
+            turn, size = [], 0
+        turn.append(text)
+        size += len(text)
+    if turn:
+        yield turn

@@ -1,0 +1,129 @@
+"""The chunks of a document, a thread or a source, read whole: for what is made of them, not for search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from memory.errors import StaleKeys
+from memory.keyring import TenantKeys, existing_keys, forget_keys
+from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
+from memory.sealing import Place
+from memory.spaces import registered_space
+
+
+@dataclass
+class StoredChunk:
+    """A row of memory_chunks with what its document says, its sealed blobs unopened.
+
+    `embedding` is the searchable vector as pgvector sends it: rotated, so good for cosines among one user's
+    vectors and nothing else. `document_mac` names the version of the document that it was read with.
+    """
+
+    chunk_id: UUID
+    doc_id: str
+    chunk_index: int
+    start: int
+    end: int
+    created_at: datetime
+    generation: int
+    text_cipher: bytes
+    meta_cipher: bytes
+    embedding: bytes
+    document_mac: bytes
+    document_chars: int
+    text: str = ""
+    metadata: dict | None = None
+
+    @property
+    def place(self) -> Place:
+        """What the text's seal is bound to."""
+        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end)
+
+
+@dataclass(frozen=True)
+class ChunkScope:
+    """Which chunks: of these documents, of this thread or from this source, all that are given.
+
+    `summaries`: those of documents made from others too. `damaged`: those that were set aside too.
+    """
+
+    doc_ids: tuple[str, ...] = ()
+    thread_id: str | None = None
+    source: str | None = None
+    summaries: bool = False
+    damaged: bool = False
+
+
+@dataclass(frozen=True)
+class ReadChunks:
+    """Newest document first, a document's chunks in order. `keys` open them; None for a user without any.
+
+    `missing` are ids of the scope that no document has; `quarantined`: some of the user's rows are set aside.
+    """
+
+    keys: TenantKeys | None
+    chunks: list[StoredChunk]
+    missing: frozenset[str] = frozenset()
+    quarantined: bool = False
+
+
+_CHUNKS = """
+SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.char_start, c.char_end, c.created_at, c.generation,
+       c.text_cipher, c.meta_cipher, halfvec_send(c.embedding), d.content_mac, d.char_count
+FROM memory_chunks c JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
+WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint{conditions}
+ORDER BY c.created_at DESC, c.doc_id, c.chunk_index
+LIMIT %(limit)s"""
+_KNOWN = "SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
+_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
+
+
+def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
+    """At most `limit` chunks of `scope` of the bound tenant, in one short transaction.
+
+    A key replaced meanwhile is fetched again once. Raises KeyUnavailable, StaleKeys, CrossTenantAttempt.
+    """
+    user_hash = bound_tenant()
+    space = registered_space()
+    for _ in range(2):
+        keys = existing_keys(user_hash)
+        if keys is None:
+            break
+        with tenant_transaction(user_hash) as tx:
+            found = _queue(tx, scope, space, limit)
+            known = tx.execute(_KNOWN, [user_hash, list(scope.doc_ids)])
+            quarantined = tx.execute(_QUARANTINED, [user_hash])
+            state = tx.state()
+            if keys.matches(state):
+                rows = found.fetchall()
+                if any(row[0] != user_hash for row in rows):
+                    refuse_cross_tenant()
+                missing = frozenset(scope.doc_ids) - {doc_id for (doc_id,) in known.fetchall()}
+                return ReadChunks(keys, [StoredChunk(*row[1:]) for row in rows], missing, quarantined.fetchone()[0])
+        forget_keys(user_hash)
+        if state is None:
+            break
+    else:
+        raise StaleKeys(retry_after_seconds=1)
+    return ReadChunks(None, [], frozenset(scope.doc_ids))
+
+
+def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):
+    params = {"user_hash": tx.user_hash, "space": space, "limit": limit}
+    conditions = []
+    if scope.doc_ids:
+        conditions.append("c.doc_id = ANY(%(doc_ids)s)")
+        params["doc_ids"] = list(scope.doc_ids)
+    if scope.thread_id is not None:
+        conditions.append("c.thread_id = %(thread_id)s")
+        params["thread_id"] = scope.thread_id
+    if scope.source is not None:
+        conditions.append("c.source = %(source)s")
+        params["source"] = scope.source
+    if not scope.summaries:
+        conditions.append("cardinality(d.derived_from) = 0")
+    if not scope.damaged:
+        conditions.append("c.quarantined_at IS NULL")
+    return tx.execute(_CHUNKS.format(conditions="".join(f" AND {condition}" for condition in conditions)), params)

@@ -1,0 +1,165 @@
+"""Name who and what a text mentions; for stored chunks, keep it sealed beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from uuid import UUID
+
+from memory.conf import CHUNKS_PER_CALL_MAX
+from memory.errors import DecryptionFailed, NotFound, Overloaded, StaleKeys, TooManyChunks
+from memory.indexing.slices import join_slices
+from memory.keyring import TenantKeys, forget_keys, require_seal_budget
+from memory.language.entities import EntityRecognizer, Mention, find_mentions, merge, recognizer
+from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
+from memory.retrieval.open import open_metadata, open_text
+from memory.rls import bound_tenant, tenant_transaction
+from memory.sealing import seal_chunk_metadata
+
+RECOGNISE_TIMEOUT_SECONDS = 60.0
+ENTITIES = "entities"  # the member of a chunk's own metadata
+
+_WRITE = """
+UPDATE memory_chunks c SET meta_cipher = sealed.after, updated_at = now()
+FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[]) AS sealed (id, before, after)
+WHERE c.user_hash = %s AND c.id = sealed.id AND c.meta_cipher = sealed.before AND c.generation = %s
+RETURNING c.id"""
+_COUNT = "UPDATE memory_tenants SET seal_count = seal_count + %s, updated_at = now() WHERE user_hash = %s"
+
+
+@dataclass(frozen=True)
+class FoundEntity:
+    """One entity; a mention is (chunk id or None, start, end), characters of its document or of the text as sent."""
+
+    text: str
+    label: str
+    mentions: tuple[tuple[UUID | None, int, int], ...]
+
+
+@dataclass(frozen=True)
+class FoundEntities:
+    """The most mentioned first. `stored`: whether they now stand in the chunks' sealed metadata."""
+
+    entities: list[FoundEntity]
+    backend: str
+    stored: bool
+
+
+class _Changed(Exception):
+    """What was read is no longer what is stored."""
+
+
+def entities_in_text(text: str, labels: Sequence[str] = ()) -> FoundEntities:
+    """The entities of `text`, of `labels` only where there are any. Stores nothing.
+
+    Raises Overloaded, ModelUnavailable.
+    """
+    model = recognizer()
+    mentions = _mentions(model, text, labels, time.monotonic() + RECOGNISE_TIMEOUT_SECONDS)
+    found = [
+        FoundEntity(entity.text, entity.label, tuple((None, m.start, m.end) for m in entity.mentions))
+        for entity in merge(mentions)
+    ]
+    return FoundEntities(found, model.backend, stored=False)
+
+
+def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEntities:
+    """The entities of the bound tenant's document or thread, kept with its chunks in place of what was found before.
+
+    1. Read the chunks; at most 200 a call.
+    2. Open them and put each document's text together, so that what stands in two chunks is seen once.
+    3. Recognise; no database connection is held.
+    4. Seal each chunk's own mentions into its metadata.
+    5. Write, if the chunks are still those that were read; else all once more.
+
+    Raises NotFound, TooManyChunks, Overloaded (recognition takes too long, or documents keep changing),
+    ModelUnavailable, KeyUnavailable, DecryptionFailed, database errors; whatever it raises, nothing was stored.
+    """
+    user_hash = bound_tenant()
+    model = recognizer()
+    deadline = time.monotonic() + RECOGNISE_TIMEOUT_SECONDS
+    for _ in range(2):
+        read = read_chunks(scope, limit=CHUNKS_PER_CALL_MAX + 1)
+        if read.keys is None or not read.chunks:
+            raise NotFound()
+        if len(read.chunks) > CHUNKS_PER_CALL_MAX:
+            raise TooManyChunks(detail=f"More than {CHUNKS_PER_CALL_MAX} chunks; name the documents one by one.")
+
+        found: list[tuple[Mention, StoredChunk]] = []
+        sealed: list[tuple[StoredChunk, bytes]] = []
+        for _doc_id, chunks in groupby(read.chunks, key=lambda chunk: chunk.doc_id):
+            chunks = list(chunks)
+            mentions = _mentions(model, _document_text(read.keys, chunks), labels, deadline)
+            found += [(mention, _home(mention, chunks)) for mention in mentions]
+            sealed += [(chunk, _sealed(read.keys, chunk, mentions)) for chunk in chunks]
+        try:
+            _store(user_hash, read.keys, sealed)
+        except _Changed:
+            continue
+        except StaleKeys:
+            forget_keys(user_hash)
+            continue
+        return FoundEntities(_placed(found), model.backend, stored=True)
+    raise Overloaded(retry_after_seconds=1)
+
+
+def _mentions(model: EntityRecognizer, text: str, labels: Sequence[str], deadline: float) -> list[Mention]:
+    found = find_mentions(model, text, deadline=deadline)
+    return [mention for mention in found if not labels or mention.label in labels]
+
+
+def _document_text(keys: TenantKeys, chunks: list[StoredChunk]) -> str:
+    for chunk in chunks:
+        chunk.text = open_text(keys, chunk)
+        chunk.metadata = open_metadata(keys, chunk)
+    try:
+        return join_slices((chunk.start, chunk.text) for chunk in chunks)
+    except ValueError:
+        raise DecryptionFailed() from None
+
+
+def _home(mention: Mention, chunks: list[StoredChunk]) -> StoredChunk:
+    """The first chunk that holds the whole mention, or else its beginning."""
+    whole = (chunk for chunk in chunks if chunk.start <= mention.start and mention.end <= chunk.end)
+    return next(whole, None) or next(chunk for chunk in chunks if chunk.start <= mention.start < chunk.end)
+
+
+def _sealed(keys: TenantKeys, chunk: StoredChunk, mentions: list[Mention]) -> bytes:
+    """The chunk's metadata with the entities of its own slice, overlaps included."""
+    own = [mention for mention in mentions if chunk.start <= mention.start and mention.end <= chunk.end]
+    entities = [
+        {
+            "text": entity.text,
+            "label": entity.label,
+            "count": len(entity.mentions),
+            "mentions": [{"start": mention.start, "end": mention.end} for mention in entity.mentions],
+        }
+        for entity in merge(own)
+    ]
+    return seal_chunk_metadata(keys, chunk.chunk_id, {**chunk.metadata, ENTITIES: entities})
+
+
+def _store(user_hash: str, keys: TenantKeys, sealed: list[tuple[StoredChunk, bytes]]) -> None:
+    """All chunks in one transaction. Raises _Changed or StaleKeys, with nothing written, when one is not as read."""
+    with tenant_transaction(user_hash, write=True) as tx:
+        state = tx.state()
+        if not keys.matches(state):
+            raise StaleKeys(retry_after_seconds=1)
+        require_seal_budget(state)
+        columns = [[c.chunk_id for c, _ in sealed], [c.meta_cipher for c, _ in sealed], [after for _, after in sealed]]
+        written = tx.execute(_WRITE, [*columns, user_hash, keys.generation]).fetchall()
+        if len(written) != len(sealed):
+            raise _Changed()
+        tx.execute(_COUNT, [len(sealed), user_hash])
+
+
+def _placed(found: list[tuple[Mention, StoredChunk]]) -> list[FoundEntity]:
+    """Merged over all documents, each mention with its chunk."""
+    # By identity: mentions of two documents may be equal.
+    homes = {id(mention): chunk.chunk_id for mention, chunk in found}
+    return [
+        FoundEntity(entity.text, entity.label, tuple((homes[id(m)], m.start, m.end) for m in entity.mentions))
+        for entity in merge(mention for mention, _ in found)
+    ]
