@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +12,7 @@ from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
 from memory.indexing.slices import join_slices
 from memory.keyring import TenantKeys, existing_keys, forget_keys, open_state
 from memory.quarantine import quarantine_document, quarantine_keyless, quarantine_text
-from memory.rls import bound_tenant, tenant_transaction
+from memory.rls import TenantState, bound_tenant, tenant_transaction
 from memory.security import InvalidTag
 from memory.spaces import registered_space
 
@@ -30,12 +31,13 @@ class StoredDocument:
     updated_at: datetime
 
 
-_DOCUMENT = """
-SELECT source, thread_id, char_count, generation, meta_cipher, content_mac, created_at, updated_at
-FROM memory_documents WHERE user_hash = %s AND doc_id = %s"""
+# What open_document takes, first the document's row, then its chunks' rows in order of chunk_index.
+DOCUMENT_COLUMNS = "doc_id, source, thread_id, char_count, generation, meta_cipher, content_mac, created_at, updated_at"
+CHUNK_COLUMNS = "id, chunk_index, char_start, char_end, generation, text_cipher"
 
-_CHUNKS = """
-SELECT id, chunk_index, char_start, char_end, generation, text_cipher
+_DOCUMENT = f"SELECT {DOCUMENT_COLUMNS} FROM memory_documents WHERE user_hash = %s AND doc_id = %s"
+_CHUNKS = f"""
+SELECT {CHUNK_COLUMNS}
 FROM memory_chunks WHERE user_hash = %s AND doc_id = %s AND space = %s ORDER BY chunk_index"""
 
 
@@ -53,16 +55,29 @@ def get_document(doc_id: str) -> StoredDocument:
         state, row, chunks = tx.state(), document.fetchone(), slices.fetchall()
     if row is None or state is None:
         raise NotFound()
-    if keys is None or not keys.matches(state):
-        forget_keys(user_hash)
-        keys = open_state(user_hash, state)
-    source, thread_id, char_count, generation, meta_cipher, mac, created_at, updated_at = row
+    return open_document(keys_that_stand(user_hash, keys, state), row, chunks)
+
+
+def keys_that_stand(user_hash: str, keys: TenantKeys | None, state: TenantState) -> TenantKeys:
+    """`keys`, unless the transaction that read `state` saw others: then those. Raises as `open_state`."""
+    if keys is not None and keys.matches(state):
+        return keys
+    forget_keys(user_hash)
+    return open_state(user_hash, state)
+
+
+def open_document(keys: TenantKeys, row: tuple, chunks: Sequence[tuple]) -> StoredDocument:
+    """Open a document from its row (DOCUMENT_COLUMNS) and its chunks' (CHUNK_COLUMNS). No transaction is open.
+
+    Raises KeyUnavailable, DecryptionFailed; what did not open has been set aside then.
+    """
+    doc_id, source, thread_id, char_count, generation, meta_cipher, mac, created_at, updated_at = row
     if generation != keys.generation:
         raise KeyUnavailable()
     try:
         metadata = sealing.open_document_metadata(keys, doc_id, mac, meta_cipher)
     except (InvalidTag, ValueError):
-        quarantine_document(user_hash, doc_id, meta_cipher)
+        quarantine_document(keys.user_hash, doc_id, meta_cipher)
         raise DecryptionFailed() from None
     texts = [_open_slice(keys, doc_id, chunk) for chunk in chunks]
     try:
@@ -77,7 +92,7 @@ def get_document(doc_id: str) -> StoredDocument:
 
 
 def _open_slice(keys: TenantKeys, doc_id: str, chunk: tuple) -> tuple[int, str]:
-    """(start, text) of one row of _CHUNKS. Raises DecryptionFailed or KeyUnavailable, after setting it aside."""
+    """(start, text) of one row of CHUNK_COLUMNS. Raises DecryptionFailed or KeyUnavailable, after setting it aside."""
     chunk_id, index, start, end, generation, blob = chunk
     if generation != keys.generation:
         quarantine_keyless(keys.user_hash, chunk_id)

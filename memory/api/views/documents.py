@@ -1,4 +1,4 @@
-"""GET and DELETE /memory/documents/<path:doc_id>"""
+"""GET /memory/documents, GET and DELETE /memory/documents/<path:doc_id>"""
 
 from __future__ import annotations
 
@@ -8,10 +8,34 @@ from memory.api.answers import documents as answers
 from memory.api.authentication import HasScope
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import StrictCharField
+from memory.api.serializers.documents import MemoryDocumentsRequest
 from memory.api.views.base import MemoryView
 from memory.conf import DOC_ID_MAX_CHARS
 from memory.services.documents import get_document
 from memory.services.forget import delete_document
+from memory.services.listing import list_documents
+
+
+class DocumentsView(MemoryView):
+    """The user's documents, newest first, a page at a time."""
+
+    operation = "documents"
+    bucket = "memory"
+    permission_classes = [HasScope.read]
+
+    def get(self, request):
+        serializer = MemoryDocumentsRequest(data=request.query_params)
+        serializer.is_valid(raise_exception=True)
+        page = list_documents(**serializer.validated_data)
+        return Response(answers.document_page(page, lambda cursor: self._address(request, cursor)))
+
+    def _address(self, request, cursor: str) -> str:
+        """This page's address with another cursor; of its parameters, those that are known."""
+        known = request.query_params.copy()
+        for name in known.keys() - MemoryDocumentsRequest().fields.keys():
+            del known[name]
+        known["cursor"] = cursor
+        return request.build_absolute_uri(f"{request.path}?{known.urlencode()}")
 
 
 class DocumentView(MemoryView):

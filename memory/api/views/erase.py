@@ -1,0 +1,25 @@
+"""POST /memory/erase"""
+
+from __future__ import annotations
+
+from rest_framework.response import Response
+
+from memory.api.answers.erase import erasure_receipt
+from memory.api.authentication import HasScope
+from memory.api.serializers.erase import MemoryEraseRequest
+from memory.api.views.base import MemoryView
+from memory.services.erase import erase_memory
+
+
+class EraseView(MemoryView):
+    """Erase the user: keys and rows, for good."""
+
+    operation = "erase"
+    bucket = "memory"
+    permission_classes = [HasScope.write]
+
+    def post(self, request):
+        user_id = request.verified_token.user_id
+        serializer = MemoryEraseRequest(data=request.data, context={"user_id": user_id})
+        serializer.is_valid(raise_exception=True)
+        return Response(erasure_receipt(erase_memory()))

@@ -1,0 +1,39 @@
+"""GET /memory/export"""
+
+from __future__ import annotations
+
+from django.http import HttpResponse, StreamingHttpResponse
+from rest_framework.renderers import BaseRenderer
+
+from memory.api.answers.export import exported_line
+from memory.api.authentication import HasScope
+from memory.api.views.base import MemoryView
+from memory.services.export import export_documents
+
+CONTENT_TYPE = "application/x-ndjson"
+
+
+class JsonLinesRenderer(BaseRenderer):
+    """Says which `Accept` this address can meet; the lines are written as they come, and not by DRF."""
+
+    media_type = CONTENT_TYPE
+    format = "ndjson"
+
+
+class ExportView(MemoryView):
+    """Everything the user has stored, as JSON Lines; what it gives, `index` takes back, line by line."""
+
+    operation = "export"
+    bucket = "memory"
+    permission_classes = [HasScope.read]
+    renderer_classes = [JsonLinesRenderer]
+
+    def get(self, request):
+        # For HEAD the server would carry out the whole export and send none of it.
+        if request.method == "HEAD":
+            response = HttpResponse(content_type=CONTENT_TYPE)
+        else:
+            lines = (exported_line(document) for document in export_documents())
+            response = StreamingHttpResponse(lines, content_type=CONTENT_TYPE)
+        response["Cache-Control"] = "no-store"
+        return response

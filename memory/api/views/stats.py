@@ -1,0 +1,21 @@
+"""GET /memory/stats"""
+
+from __future__ import annotations
+
+from rest_framework.response import Response
+
+from memory.api.answers import stats as answers
+from memory.api.authentication import HasScope
+from memory.api.views.base import MemoryView
+from memory.services.stats import memory_stats
+
+
+class StatsView(MemoryView):
+    """The user's memory in numbers."""
+
+    operation = "stats"
+    bucket = "memory"
+    permission_classes = [HasScope.read]
+
+    def get(self, request):
+        return Response(answers.memory_stats(memory_stats()))

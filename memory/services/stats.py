@@ -1,0 +1,53 @@
+"""How much one user's memory holds: counts and times, nothing opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from memory.errors import KeyUnavailable
+from memory.rls import bound_tenant, tenant_transaction
+
+# A product has a handful of sources; a user with thousands gets those with the most documents.
+SOURCES_MAX = 100
+
+_DOCUMENTS = """
+SELECT count(*), count(*) FILTER (WHERE cardinality(derived_from) > 0), coalesce(sum(chunk_count), 0)::bigint,
+       coalesce(sum(char_count), 0)::bigint, count(DISTINCT thread_id), min(created_at), max(created_at)
+FROM memory_documents WHERE user_hash = %s"""
+_SOURCES = """
+SELECT source, count(*) FROM memory_documents WHERE user_hash = %s
+GROUP BY source ORDER BY count(*) DESC, source COLLATE "C" LIMIT %s"""
+_QUARANTINED = "SELECT count(*) FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL"
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """One user's memory in numbers. `sources`: documents by source, most first, at most SOURCES_MAX of them.
+
+    `oldest` and `newest` are documents' own times; None where there is no document.
+    """
+
+    documents: int
+    derived_documents: int
+    chunks: int
+    chars: int
+    threads: int
+    oldest: datetime | None
+    newest: datetime | None
+    sources: dict[str, int]
+    quarantined_chunks: int
+
+
+def memory_stats() -> MemoryStats:
+    """The bound tenant's numbers, all of one moment. Raises KeyUnavailable while the memory has no key."""
+    user_hash = bound_tenant()
+    with tenant_transaction(user_hash) as tx:
+        documents = tx.execute(_DOCUMENTS, [user_hash])
+        sources = tx.execute(_SOURCES, [user_hash, SOURCES_MAX])
+        quarantined = tx.execute(_QUARANTINED, [user_hash])
+        state = tx.state()
+        counted, by_source, [set_aside] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
+    if state is not None and state.sealed_key is None:
+        raise KeyUnavailable()
+    return MemoryStats(*counted, dict(by_source), set_aside)

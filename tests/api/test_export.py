@@ -1,0 +1,219 @@
+"""GET /memory/export: every document once, as index takes it back; whole or visibly broken off."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import pytest
+from django.db import connections
+
+from memory import rls
+from memory.errors import DecryptionFailed, KeyUnavailable
+from memory.indexing.write import Passage, index_memory_batch
+from memory.rls import bind_tenant, tenant_transaction
+from memory.services import export
+from memory.services.erase import erase_memory
+from memory.services.export import export_documents
+from memory.services.forget import delete_document
+from tests.db.memories import remember, unit_vector
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "backup"])
+
+MIXED = [
+    {"doc_id": "family/recipe", "text": "Two lemons\nand a cup of poppy seeds.\r\n", "source": "notes",
+     "thread_id": "cake", "metadata": {"stars": 5, "by": ["Ömer", None, {"x": 1.5e-7}], "big": 2**62},
+     "created_at": "2025-12-24T17:00:00.123456Z"},
+    {"doc_id": "zażółć/gęślą 🙂", "text": "  \u2028 spaces, a \"quote\", a back\\slash, \x01 and 🙂 stay. ",
+     "source": "api", "thread_id": None, "metadata": {}, "created_at": "1999-01-01T00:00:00Z"},
+    {"doc_id": "long", "text": "The sea was calm and the keeper wrote it down. " * 400, "source": "api",
+     "thread_id": "log", "metadata": {"k": "v"}, "created_at": "2026-01-01T00:00:00Z"},
+    {"doc_id": "a-summary", "text": "Lemons, seeds and a calm sea.", "source": "summary", "thread_id": None,
+     "metadata": {"derived_from": ["family/recipe", "long"]}, "created_at": "2026-01-02T00:00:00Z"},
+]  # fmt: skip
+
+
+def exported(person) -> list[dict]:
+    response = person.get("memory/export")
+    assert response.status_code == 200, response.content
+    assert response["Content-Type"] == "application/x-ndjson"
+    assert response["Cache-Control"] == "no-store"
+    lines = b"".join(response.streaming_content)
+    assert lines == b"" or lines.endswith(b"\n")
+    return [json.loads(line) for line in lines.decode().split("\n")[:-1]]
+
+
+def in_order(documents: list[dict]) -> list[dict]:
+    return sorted(documents, key=lambda document: document["doc_id"])
+
+
+def derived(person) -> dict[str, list[str]]:
+    return {found["doc_id"]: found["derived_from"] for found in person.get("memory/documents").json()["results"]}
+
+
+def test_a_user_without_documents_exports_nothing(stranger):
+    assert exported(stranger) == []
+
+
+def test_what_is_exported_is_what_was_indexed_and_comes_back_after_an_erasure(alice, bob):
+    for document in MIXED:
+        assert alice.post("memory/index", document).status_code == 201, document["doc_id"]
+    bob.index("recipe", "Bob's own.")
+    sent, made = exported(alice), derived(alice)
+    assert in_order(sent) == in_order(MIXED)
+    assert sent[-1]["doc_id"] == "a-summary", "what was made from others comes last"
+    assert made["a-summary"] == ["family/recipe", "long"]
+
+    assert alice.post("memory/erase", {"confirm": alice.user_id}).json()["erased_documents"] == 4
+    assert exported(alice) == []
+    for document in sent:
+        assert alice.post("memory/index", document).status_code == 201
+    assert exported(alice) == sent
+    assert derived(alice) == made
+
+    for document in exported(alice):
+        assert alice.post("memory/index", document).status_code in (200, 201)
+    assert exported(alice) == sent, "also over what is there: the summary is indexed after what it was made from"
+    assert len(exported(bob)) == 1
+
+
+def test_pages_of_any_size_give_every_document_once_in_one_order(alice, monkeypatch):
+    remember(alice, *(f"doc-{number}" for number in range(12)))
+    whole = exported(alice)
+    assert [document["doc_id"] for document in whole] == sorted(f"doc-{number}" for number in range(12))
+    for documents, chunks in ((1, 200), (5, 200), (50, 1), (50, 3)):
+        monkeypatch.setattr(export, "PAGE_DOCUMENTS", documents)
+        monkeypatch.setattr(export, "PAGE_CHUNKS", chunks)
+        assert exported(alice) == whole
+
+
+def test_while_others_come_and_go_every_document_that_stays_is_exported_once(alice, monkeypatch):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
+    remember(alice, *(f"m-{number}" for number in range(9)))
+    with bind_tenant(alice.user_hash):
+        documents = export_documents()
+    seen = []
+    for number, document in enumerate(documents):
+        seen.append(document.doc_id)
+        remember(alice, f"a-{number}", *([f"z-{number}"] if number < 3 else []), "m-4")
+        if number == 2:
+            with bind_tenant(alice.user_hash):
+                delete_document("m-7")
+    assert [doc_id for doc_id in seen if doc_id.startswith("m")] == [f"m-{n}" for n in (0, 1, 2, 3, 4, 5, 6, 8)]
+    assert len(seen) == len(set(seen))
+
+
+def test_no_transaction_and_no_connection_is_held_while_a_line_is_out(alice, monkeypatch):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
+    remember(alice, *(f"doc-{number}" for number in range(5)))
+    response = alice.get("memory/export")
+    lines = 0
+    for _ in response.streaming_content:
+        lines += 1
+        assert connections["default"].connection is None
+        assert rls._open.get() == {} and rls._bound.get() is None
+    assert lines == 5
+
+
+def test_two_users_exports_read_in_turns_in_one_thread_do_not_mix(alice, bob, monkeypatch):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 1)
+    for person in (alice, bob):
+        remember(person, "a", "b", "c")
+    streams = [person.get("memory/export").streaming_content for person in (alice, bob)]
+    lines = [tuple(map(json.loads, pair)) for pair in zip(*streams, strict=True)]
+    assert len(lines) == 3
+    for ours, theirs in lines:
+        assert alice.user_id in ours["text"] and bob.user_id in theirs["text"]
+
+
+def spoil(person, doc_id: str) -> None:
+    """Flip a bit of the last byte of one document's text."""
+    with tenant_transaction(person.user_hash, write=True) as tx:
+        changed = tx.execute(
+            "UPDATE memory_chunks SET text_cipher = set_byte(text_cipher, octet_length(text_cipher) - 1,"
+            " get_byte(text_cipher, octet_length(text_cipher) - 1) # 1) WHERE user_hash = %s AND doc_id = %s",
+            [person.user_hash, doc_id],
+        )
+        tx.sync()
+        assert changed.rowcount == 1
+
+
+def test_a_document_that_does_not_open_breaks_the_export_off_and_is_set_aside(alice, monkeypatch):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
+    remember(alice, *(f"doc-{number}" for number in range(6)))
+    spoil(alice, "doc-3")
+    lines = []
+    with pytest.raises(DecryptionFailed):
+        for line in alice.get("memory/export").streaming_content:
+            lines.append(json.loads(line)["doc_id"])
+    assert lines == ["doc-0", "doc-1"]
+    assert alice.get("memory/stats").json()["quarantined_chunks"] == 1
+
+
+def test_an_export_that_fails_at_once_is_a_problem_document_and_no_stream(alice):
+    remember(alice, "doc")
+    spoil(alice, "doc")
+    refused = alice.get("memory/export")
+    assert (refused.status_code, refused.json()["code"]) == (500, "decryption_failed")
+    assert alice.user_id not in refused.content.decode()
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_an_erasure_in_the_middle_breaks_the_export_off(alice, monkeypatch, comes_back):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 1)
+    remember(alice, "a", "b", "c")
+    lines = iter(alice.get("memory/export").streaming_content)
+    next(lines)
+    with bind_tenant(alice.user_hash):
+        erase_memory()
+    if comes_back:
+        remember(alice, "b")
+    with pytest.raises(KeyUnavailable):
+        next(lines)
+
+
+def test_what_breaks_an_export_off_says_nothing_of_what_it_is_about(alice, monkeypatch, caplog):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 1)
+    remember(alice, "a", "b")
+    lines = iter(alice.get("memory/export").streaming_content)
+    next(lines)
+    monkeypatch.setattr(export, "_DOCUMENTS", "SELECT 'secret of the database' FROM memory_documents WHERE %s")
+    with pytest.raises(Exception) as raised:
+        next(lines)
+    assert "secret" not in repr(raised.value) and raised.value.__suppress_context__
+    assert "broken off" in caplog.text and "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [("application/x-ndjson", 200), ("*/*", 200), ("application/*;q=0.5", 200), ("application/json", 406)],
+)
+def test_the_answer_is_json_lines_or_not_acceptable(alice, accept, status):
+    remember(alice, "doc")
+    assert alice.client().get("/api/v1/memory/export", headers={"accept": accept}).status_code == status
+
+
+def test_an_export_needs_the_scope_to_read(alice):
+    assert alice.client(scope="memory:write").get("/api/v1/memory/export").status_code == 403
+
+
+def test_an_export_takes_no_more_memory_than_a_few_pages_however_much_there_is(alice, settings):
+    """100 documents of 200,000 characters, 20 MB, through the view, line by line."""
+    settings.MEMORY_LEXICAL = False
+    text = "x" * 3_999 + "\n"
+    passages = [Passage(text, start, start + len(text)) for start in range(0, 50 * len(text), len(text))]
+    vectors = unit_vector()[None, :].repeat(50, 0)
+    with tenant_transaction(alice.user_hash, write=True):
+        for number in range(100):
+            doc_id = f"doc-{number:03}"
+            index_memory_batch(connections["default"], alice.user_id, doc_id, "api", passages, vectors)
+    stream = iter(alice.get("memory/export").streaming_content)
+    exported_bytes = len(next(stream))
+    tracemalloc.start()
+    try:
+        exported_bytes += sum(len(line) for line in stream)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert exported_bytes > 20_000_000
+    assert peak_bytes < 5_000_000
