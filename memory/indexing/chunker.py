@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memory.errors import FieldError, TooManyChunks
-from memory.indexing.normalize import WHITESPACE, breakable
+from memory.indexing.normalize import STANDS_ALONE, WHITESPACE, breakable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = 2  # [CLS] and [SEP], or the model's like
 _MIN_TOKENS = 32  # below this one odd character could be more than a slice
 _SEGMENT_CHARS = 16_384  # text is first tokenised in segments: one long call is far slower
+_COUNTED_SHARE = 2  # past this many times the chunks that are allowed, nobody is told how many there are
 _OVERLAP_CHARS_SHARE = 8  # the overlap is at most 1/8 of a slice's characters, as of its tokens
 
 
@@ -36,16 +39,42 @@ class Chunk:
     tokens: int
 
 
-def chunk_text(
-    text: str,
-    tokenizer: Tokenizer,
-    *,
-    max_tokens: int = 512,
-    overlap_tokens: int = 64,
-    max_chars: int = 4000,
-    max_chunks: int | None = None,
-) -> list[Chunk]:
-    """Cut `text` into slices that cover it without gaps, in order.
+def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None, **limits: int) -> list[Chunk]:
+    """The slices of one text, as `iter_chunks` gives them. Raises `TooManyChunks` past `max_chunks`."""
+    if max_chunks is None:
+        return list(iter_chunks(text, tokenizer, **limits))
+    return chunk_texts([text], tokenizer, max_chunks=max_chunks, **limits)[0]
+
+
+def chunk_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, *, max_chunks: int, field: str = "text", **limits: int
+) -> list[list[Chunk]]:
+    """The slices of each text, together at most `max_chunks`; `limits` are those of `iter_chunks`.
+
+    Raises `TooManyChunks` on `field`, with the true count up to twice `max_chunks` and "more than" that
+    beyond, so that refusing takes at most twice as long as taking.
+    """
+    counted_max = _COUNTED_SHARE * max_chunks
+    chunked: list[list[Chunk]] = []
+    count = 0
+    for text in texts:
+        chunks = list(islice(iter_chunks(text, tokenizer, **limits), counted_max + 1 - count))
+        count += len(chunks)
+        chunked.append(chunks)
+        if count > counted_max:
+            break
+    if count > max_chunks:
+        said = f"more than {counted_max}" if count > counted_max else str(count)
+        make = "documents make" if field == "documents" else "text makes"
+        detail = f"The {make} {said} chunks; one call may store {max_chunks}."
+        raise TooManyChunks([FieldError(field, TooManyChunks.code, detail)], detail)
+    return chunked
+
+
+def iter_chunks(
+    text: str, tokenizer: Tokenizer, *, max_tokens: int = 512, overlap_tokens: int = 64, max_chars: int = 4000
+) -> Iterator[Chunk]:
+    """Cut `text` into slices that cover it without gaps, in order, reading no further ahead than it must.
 
     `max_tokens` includes the two special tokens. `tokenizer` is a raw `tokenizers.Tokenizer`
     without truncation and padding; it is only read, so threads may share it. A slice ends at
@@ -54,8 +83,7 @@ def chunk_text(
     slice starts at 0, the last ends at `len(text)`, and the same input gives the same slices.
     An empty text has none.
 
-    Raises `TooManyChunks` with the true count past `max_chunks`, `ValueError` on limits that
-    leave no room.
+    Raises `ValueError` on limits that leave no room.
     """
     if max_tokens < _MIN_TOKENS or max_chars < 1:
         raise ValueError(f"max_tokens must be at least {_MIN_TOKENS}, max_chars at least 1")
@@ -63,20 +91,14 @@ def chunk_text(
         raise ValueError("overlap_tokens must be at least 0 and at most half of max_tokens")
 
     slicer = _Slicer(text, tokenizer, max_tokens - SPECIAL_TOKENS, max_chars)
-    spans: list[tuple[int, int, int]] = []
-    start = covered = 0
+    index = start = covered = 0
     while covered < len(text):
         end, tokens = slicer.slice_from(start)
         if end <= covered:  # the overlap left no room for the next word: do without it
             end, tokens = slicer.slice_from(start := covered)
-        spans.append((start, end, tokens))
-        covered = end
+        yield Chunk(index, start, end, text[start:end], tokens)
+        index, covered = index + 1, end
         start = slicer.overlap_start(start, end, overlap_tokens)
-
-    if max_chunks is not None and len(spans) > max_chunks:
-        detail = f"The text makes {len(spans)} chunks; one call may store {max_chunks}."
-        raise TooManyChunks([FieldError("text", TooManyChunks.code, detail)], detail)
-    return [Chunk(i, a, b, text[a:b], tokens) for i, (a, b, tokens) in enumerate(spans)]
 
 
 class _Slicer:
@@ -87,13 +109,16 @@ class _Slicer:
         self.tokenizer = tokenizer
         self.budget_tokens = budget_tokens
         self.max_chars = max_chars
-        self.token_starts, self.word_starts, self.spaced_starts = _starts(text, tokenizer)
+        self.starts = _Starts(text, tokenizer)
+        self.token_starts, self.word_starts = self.starts.tokens, self.starts.words
+        self.spaced_starts = self.starts.spaced
         self.words_stand_alone = _words_stand_alone(tokenizer)
 
     def slice_from(self, start: int) -> tuple[int, int]:
         """End and token count of the slice at `start`; the end is always past the start."""
         allowed_tokens = self.budget_tokens
         furthest = min(start + self.max_chars, len(self.text))
+        self.starts.read_to(furthest)
         while True:
             end = self._end(start, allowed_tokens, furthest)
             tokens = self._count(start, end)
@@ -170,31 +195,42 @@ def _words_stand_alone(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _starts(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
-    """Ascending offsets in `text` of tokens, of the tokenizer's words, and of words after
-    whitespace (or after a cut of an over-long word)."""
-    model_text, cuts = breakable(text)
-    spaced = _after_whitespace(model_text)
-    edges = _segment_edges(spaced, len(model_text))
-    segments = [model_text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+class _Starts:
+    """Ascending offsets in a text, known as far as it was read.
 
-    token_parts, word_parts = [], []
-    for edge, encoding in zip(edges, tokenizer.encode_batch(segments, add_special_tokens=False), strict=False):
+    `tokens` and `words`: of tokens, and of the tokenizer's words; `spaced`: of words after whitespace, or after a
+    cut of an over-long word, all known from the start.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._model_text, self._cuts = breakable(text)
+        spaced = _after_whitespace(self._model_text)
+        self._edges = iter(_segment_edges(self._model_text, spaced))
+        self._read_to = next(self._edges)
+        self._text_read_to = 0
+        self.tokens: list[int] = []
+        self.words: list[int] = []
+        self.spaced: list[int] = self._cuts.to_text(spaced).tolist()
+
+    def read_to(self, offset: int) -> None:
+        """Know every start before `offset` of the text, and the one at it."""
+        while self._text_read_to <= offset and (edge := next(self._edges, None)) is not None:
+            self._read_segment(self._read_to, edge)
+            self._read_to = edge
+            self._text_read_to = int(self._cuts.to_text(np.asarray([edge]))[0])
+
+    def _read_segment(self, start: int, end: int) -> None:
+        (encoding,) = self._tokenizer.encode_batch([self._model_text[start:end]], add_special_tokens=False)
         if not encoding.ids:
-            continue
-        starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0] + edge
+            return
+        starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0] + start
+        starts = np.maximum.accumulate(self._cuts.to_text(starts))
         words = np.asarray([-1 if w is None else w for w in encoding.word_ids])
-        token_parts.append(starts)
-        word_parts.append(starts[np.flatnonzero(np.diff(words, prepend=-2))])
-
-    def joined(parts: list[np.ndarray]) -> np.ndarray:
-        return np.maximum.accumulate(np.concatenate(parts)) if parts else spaced[:0]
-
-    return (
-        cuts.to_text(joined(token_parts)).tolist(),
-        cuts.to_text(joined(word_parts)).tolist(),
-        cuts.to_text(spaced).tolist(),
-    )
+        last = self.tokens[-1] if self.tokens else 0
+        starts = np.maximum(starts, last)
+        self.tokens += starts.tolist()
+        self.words += starts[np.flatnonzero(np.diff(words, prepend=-2))].tolist()
 
 
 def _after_whitespace(model_text: str) -> np.ndarray:
@@ -212,11 +248,15 @@ def _space_table() -> np.ndarray:
 _SPACE_TABLE = _space_table()
 
 
-def _segment_edges(spaced: np.ndarray, length: int) -> list[int]:
-    """Word starts about every 16 thousand characters, from 0 to `length`."""
-    edges = [0]
-    while True:
-        i = np.searchsorted(spaced, edges[-1] + _SEGMENT_CHARS)
-        if i == len(spaced):
-            return [*edges, length]
-        edges.append(int(spaced[i]))
+def _segment_edges(model_text: str, spaced: np.ndarray) -> Iterator[int]:
+    """Offsets from 0 to the length, about every 16 thousand characters, at which every tokenizer may start anew:
+    word starts, or where a text has no spaces, characters that are words by themselves."""
+    edge = 0
+    while edge < len(model_text):
+        yield edge
+        least = edge + _SEGMENT_CHARS
+        i = np.searchsorted(spaced, least)
+        edge = int(spaced[i]) if i < len(spaced) else len(model_text)
+        if edge > least and (alone := STANDS_ALONE.search(model_text, least, edge)):
+            edge = alone.start()
+    yield len(model_text)

@@ -35,6 +35,8 @@ def _punctuation() -> str:
 
 # The look-behind keeps the scan linear: a word is tried once, at its first character.
 _WORD_CHAR = f"[^{WHITESPACE}{_punctuation()}{_IDEOGRAPHS}]"
+# A word of its own wherever it stands: a text may be cut before it.
+STANDS_ALONE = re.compile(f"[{_punctuation()}{_IDEOGRAPHS}]")
 _LONG_WORD = re.compile(f"(?<!{_WORD_CHAR}){_WORD_CHAR}{{{MAX_WORD_CHARS // _NFD_MAX_EXPANSION + 1},}}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

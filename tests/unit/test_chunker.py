@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from memory.errors import TooManyChunks
-from memory.indexing.chunker import SPECIAL_TOKENS, chunk_text
+from memory.indexing.chunker import SPECIAL_TOKENS, chunk_text, chunk_texts
 from memory.indexing.normalize import breakable
 from tests.unit.test_normalize import ODD
 
@@ -164,9 +164,49 @@ def test_too_many_slices_are_refused_with_their_true_number():
     count = len(chunk_text(text, TOKENIZERS["minilm"]))
     assert len(chunk_text(text, TOKENIZERS["minilm"], max_chunks=count)) == count
     with pytest.raises(TooManyChunks) as refused:
-        chunk_text(text, TOKENIZERS["minilm"], max_chunks=3)
-    assert str(count) in refused.value.detail
+        chunk_text(text, TOKENIZERS["minilm"], max_chunks=count // 2)
+    assert f"makes {count} chunks" in refused.value.detail
     assert [error.field for error in refused.value.errors] == ["text"]
+
+
+class Counting:
+    """A tokenizer that counts the characters it is given."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self.chars = 0
+
+    def __getattr__(self, name: str):
+        return getattr(self.tokenizer, name)
+
+    def encode_batch(self, texts, **options):
+        self.chars += sum(map(len, texts))
+        return self.tokenizer.encode_batch(texts, **options)
+
+    def encode_batch_fast(self, texts, **options):
+        self.chars += sum(map(len, texts))
+        return self.tokenizer.encode_batch_fast(texts, **options)
+
+
+@pytest.mark.parametrize("text", ["记忆" * 150_000, "기억" * 150_000, "x" * 900_000, "a," * 400_000])
+def test_a_text_far_too_long_is_refused_without_being_read_to_its_end(text):
+    tokenizer = Counting(TOKENIZERS["minilm"])
+    with pytest.raises(TooManyChunks) as refused:
+        chunk_text(text, tokenizer, max_chunks=20)
+    assert "makes more than 40 chunks" in refused.value.detail
+    # Twice: in the text's own segments, and slice by slice.
+    assert 0 < tokenizer.chars < 2 * 41 * 4000
+
+
+def test_several_texts_share_one_limit_and_are_sliced_as_if_alone():
+    texts = ["memory " * 1_000, "Nothing to cut.", "kettle " * 1_000]
+    alone = [chunk_text(text, TOKENIZERS["minilm"]) for text in texts]
+    count = sum(map(len, alone))
+    assert chunk_texts(texts, TOKENIZERS["minilm"], max_chunks=count) == alone
+    with pytest.raises(TooManyChunks) as refused:
+        chunk_texts(texts, TOKENIZERS["minilm"], max_chunks=count - 1, field="documents")
+    assert f"documents make {count} chunks" in refused.value.detail
+    assert [error.field for error in refused.value.errors] == ["documents"]
 
 
 @pytest.mark.parametrize(
