@@ -24,6 +24,7 @@ TEXT_COLUMN = "memory_chunks.text_cipher"
 CHUNK_META_COLUMN = "memory_chunks.meta_cipher"
 EMBEDDING_COLUMN = "memory_chunks.emb_cipher"
 DOCUMENT_META_COLUMN = "memory_documents.meta_cipher"
+ANSWER_COLUMN = "memory_idempotency.answer_cipher"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ def open_vector(keys: TenantKeys, chunk_id: UUID, blob: bytes, searchable: HalfV
     """float32[d]. Raises InvalidTag, also when `searchable` is not the vector it was sealed beside."""
     aad = _aad(keys, EMBEDDING_COLUMN, chunk_id.bytes, _digest(searchable))
     return np.frombuffer(open_sealed(blob, aad, keys.cipher(Purpose.EMBEDDING)), "<f4")
+
+
+def seal_answer(keys: TenantKeys, key_mac: bytes, body_mac: bytes, status: int, body: bytes) -> bytes:
+    """The first answer to an Idempotency-Key, sealed to that key, to its request and to its status."""
+    return seal(body, _aad(keys, ANSWER_COLUMN, key_mac, body_mac, status), keys.cipher(Purpose.META))
+
+
+def open_answer(keys: TenantKeys, key_mac: bytes, body_mac: bytes, status: int, blob: bytes) -> bytes:
+    """The inverse of `seal_answer`. Raises InvalidTag."""
+    return open_sealed(blob, _aad(keys, ANSWER_COLUMN, key_mac, body_mac, status), keys.cipher(Purpose.META))
 
 
 def content_mac(keys: TenantKeys, text: str) -> bytes:

@@ -1,28 +1,34 @@
-"""Remember a document: chunk, embed, seal and store it, replacing any earlier version."""
+"""Remember documents: chunk, embed, seal and store them, replacing any earlier versions."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from uuid import UUID
 
 from django.conf import settings
 
 from memory import metrics
 from memory.conf import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
-from memory.errors import StaleKeys
-from memory.indexing.chunker import Chunk, chunk_text
-from memory.indexing.write import DocumentDraft, seal_document, store_document
-from memory.keyring import existing_or_new_keys, forget_keys
+from memory.errors import FieldError, InvalidInput, StaleKeys
+from memory.indexing.chunker import Chunk, chunk_texts
+from memory.indexing.derived import derived_from
+from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_document
+from memory.keyring import existing_keys, existing_or_new_keys, forget_keys
 from memory.retrieval.models import get_embedder
-from memory.rls import bound_tenant, tenant_transaction
+from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
+from memory.services.idempotency import FrozenAnswer, OnceOnly
 from memory.spaces import active_space
 from memory.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
 class IndexedDocument:
-    """What became of one document. Times in milliseconds."""
+    """What became of one document. `took_ms` is the whole call's, in milliseconds."""
 
     doc_id: str
     chunk_ids: list[UUID]
@@ -31,73 +37,159 @@ class IndexedDocument:
 
 
 @dataclass(frozen=True)
-class ChunkedText:
-    """A text's chunks and how long finding them took, in milliseconds."""
+class IndexedBatch:
+    """What became of the documents of one call, in the order they came in. Times in milliseconds."""
 
-    chunks: list[Chunk]
+    documents: list[IndexedDocument]
+    took_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ChunkedTexts:
+    """Each text's chunks and how long finding them took, in milliseconds."""
+
+    chunks: list[list[Chunk]]
     took_ms: float
 
 
-def count_chunks(text: str) -> ChunkedText:
-    """The chunks of `text`, for the serializer's cap; the service takes them as they are.
+def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
+    """The chunks of `texts`, for the serializer's cap; the service takes them as they are.
 
-    Raises TooManyChunks, which says how many there are, above CHUNKS_PER_CALL_MAX.
+    Raises TooManyChunks on `field`, which says how many there are, above CHUNKS_PER_CALL_MAX together.
     """
     started = time.perf_counter()
     embedder = get_embedder()
-    chunks = chunk_text(
-        text,
+    chunks = chunk_texts(
+        texts,
         embedder.tokenizer,
         max_tokens=embedder.max_tokens,
         overlap_tokens=settings.MEMORY_CHUNK_OVERLAP,
         max_chars=CHUNK_MAX_CHARS,
         max_chunks=CHUNKS_PER_CALL_MAX,
+        field=field,
     )
-    return ChunkedText(chunks, (time.perf_counter() - started) * 1000)
+    return ChunkedTexts(chunks, (time.perf_counter() - started) * 1000)
 
 
-def index_document(user_id: str, draft: DocumentDraft, chunked: ChunkedText | None = None) -> IndexedDocument:
-    """Remember `draft` for the bound tenant, whose verified id is `user_id`.
+def index_document(user_id: str, draft: DocumentDraft) -> IndexedDocument:
+    """Remember one document; see `index_documents`."""
+    return index_documents(user_id, [draft]).documents[0]
 
-    1. Chunk the text, unless the caller has counted its chunks already.
-    2. Embed the chunks; no database connection is held.
+
+def index_documents(user_id: str, drafts: Sequence[DocumentDraft], chunked: ChunkedTexts | None = None) -> IndexedBatch:
+    """Remember `drafts`, all or none, for the bound tenant, whose verified id is `user_id`.
+
+    1. Chunk the texts, unless the caller has counted their chunks already.
+    2. Embed all chunks in one pass; no database connection is held.
     3. Seal under the user's key, made now for a new user.
-    4. Store: one transaction replaces the document as a whole.
+    4. Store: one transaction replaces each document as a whole.
 
-    Raises TooManyChunks, Overloaded, InvalidEmbedding, KeyUnavailable, SpaceMismatch, database errors;
-    whatever it raises, nothing of the document was stored.
+    `drafts`: at least one, no `doc_id` twice. Raises TooManyChunks, InvalidInput for documents made from one
+    another in a circle, Overloaded, InvalidEmbedding, KeyUnavailable, SpaceMismatch, database errors; whatever
+    it raises, nothing was stored.
     """
     watch = Stopwatch()
+    documents = _carry_out(user_id, drafts, chunked, watch, lambda tx, keys, store: store())
+    watch.lap("store")
+    return _batch(documents, watch)
+
+
+def index_once(
+    user_id: str, drafts: Sequence[DocumentDraft], chunked: ChunkedTexts | None, once: OnceOnly
+) -> FrozenAnswer:
+    """Remember `drafts` unless a call under the same key has; what `once.freeze` makes of the result, or made then.
+
+    As `index_documents`, which see. The answer is frozen and kept inside the transaction, so its times end
+    before the commit. Raises IdempotencyConflict when the key came with another request.
+    """
+    watch = Stopwatch()
+    if (earlier := _early_look(once)) is not None:
+        return earlier
+    watch.lap("store")
+
+    def store_and_remember(tx, keys, store) -> FrozenAnswer:
+        earlier = once.recall(tx, keys)
+        if earlier is not None:
+            return earlier
+        documents = store()
+        watch.lap("store")
+        return once.remember(tx, keys, _batch(documents, watch))
+
+    return _carry_out(user_id, drafts, chunked, watch, store_and_remember)
+
+
+def _early_look(once: OnceOnly) -> FrozenAnswer | None:
+    """Only to spare the work: the look that counts is taken by the transaction that writes."""
+    keys = existing_keys(bound_tenant())
+    if keys is None:
+        return None
+    with suppress(StaleKeys), tenant_transaction() as tx:
+        return once.recall(tx, keys)
+    return None
+
+
+def _carry_out(user_id, drafts, chunked, watch, in_transaction):
+    """Steps 1 to 4; in the transaction of the last, `in_transaction(tx, keys, store)` decides whether to store."""
     user_hash = bound_tenant()
+    order = _order_of_storing(drafts)
 
     if chunked is None:
-        chunked = count_chunks(draft.text)
+        chunked = count_chunks([draft.text for draft in drafts])
         watch.lap("chunk")
     else:
         watch.add("chunk", chunked.took_ms)
-    chunks = chunked.chunks
 
     embedder = get_embedder()
     deadline = time.monotonic() + settings.MEMORY_EMBED_INDEX_TIMEOUT_SECONDS
-    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline)
+    texts = [chunk.text for chunks in chunked.chunks for chunk in chunks]
+    embeddings = embedder.embed_passages(texts, deadline=deadline)
     watch.lap("embed")
 
     space = active_space(embedder)
     for attempt in range(2):
         keys = existing_or_new_keys(user_hash, user_id)
-        document = seal_document(keys, space, draft, chunks, embeddings)
+        sealed, row = [], 0
+        for draft, chunks in zip(drafts, chunked.chunks, strict=True):
+            sealed.append(seal_document(keys, space, draft, chunks, embeddings[row : row + len(chunks)]))
+            row += len(chunks)
         watch.lap("seal")
         try:
             with tenant_transaction(user_hash, write=True) as tx:
-                replaced = store_document(tx, document)
-            break
+                return in_transaction(tx, keys, partial(_store, tx, sealed, order))
         except StaleKeys:
             # Rotated or erased elsewhere since this process cached it: seal again under the live key.
             forget_keys(user_hash)
             if attempt:
                 raise
-    watch.lap("store")
 
+
+def _store(tx: TenantTransaction, sealed: list[SealedDocument], order: list[int]) -> list[tuple[SealedDocument, bool]]:
+    """Store in `order`; each document and whether it replaced one, in the order they came in."""
+    replaced = {index: store_document(tx, sealed[index]) for index in order}
+    return [(document, replaced[index]) for index, document in enumerate(sealed)]
+
+
+def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
+    """Positions in `drafts`, a document after those of the call it was made from: replacing these forgets it."""
+    place = {draft.doc_id: index for index, draft in enumerate(drafts)}
+    sorter = TopologicalSorter()
+    for index, draft in enumerate(drafts):
+        sources = derived_from(draft.source, draft.metadata or {})
+        sorter.add(index, *({place[doc_id] for doc_id in sources if doc_id in place} - {index}))
+    try:
+        return list(sorter.static_order())
+    except CycleError:
+        detail = "Some of the documents are made from one another in a circle."
+        raise InvalidInput([FieldError("documents", "invalid", detail)], detail) from None
+
+
+def _batch(documents: list[tuple[SealedDocument, bool]], watch: Stopwatch) -> IndexedBatch:
     took_ms = watch.total()
     metrics.index_latency_ms.observe(took_ms["total"])
-    return IndexedDocument(draft.doc_id, [chunk.id for chunk in document.chunks], replaced, took_ms)
+    return IndexedBatch(
+        [
+            IndexedDocument(document.doc_id, [chunk.id for chunk in document.chunks], replaced, took_ms)
+            for document, replaced in documents
+        ],
+        took_ms,
+    )

@@ -1,18 +1,54 @@
-"""The body of POST /memory/index."""
+"""The bodies of POST /memory/index: one document, or several."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from memory import conf
 from memory.api.doc_ids import refuse_unaddressable
-from memory.api.fields import Identifier, MetadataField, StrictCharField, StrictSerializer, Timestamp
+from memory.api.fields import Identifier, MetadataField, StrictCharField, StrictSerializer, Timestamp, rfc3339
+from memory.errors import FieldError, TooManyChunks
 from memory.indexing.write import DocumentDraft
-from memory.services.index import count_chunks
+from memory.services.index import ChunkedTexts, count_chunks
 
 
-class MemoryIndexRequest(StrictSerializer):
-    """One document. `chunked` in the validated data is what was counted here; the service reuses it."""
+@dataclass(frozen=True)
+class IndexRequest:
+    """What either body comes to. `chunked` is what was counted here; the service reuses it."""
+
+    drafts: list[DocumentDraft]
+    chunked: ChunkedTexts
+    is_batch: bool
+
+    def canonical(self) -> bytes:
+        """The request with nothing left of how it was written: two of one meaning have the same bytes.
+
+        Defaults are filled in, times are in UTC, names are sorted at every level; spaces, escapes and the order of
+        names do not matter, that of documents does, and one document is not a list of one. JSON, UTF-8.
+        """
+        documents = [
+            {
+                "doc_id": draft.doc_id,
+                "source": draft.source,
+                "text": draft.text,
+                "thread_id": draft.thread_id,
+                "metadata": draft.metadata,
+                "created_at": draft.created_at and rfc3339(draft.created_at),
+            }
+            for draft in self.drafts
+        ]
+        request = {"documents": documents} if self.is_batch else documents[0]
+        return json.dumps(request, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+class MemoryIndexDocument(StrictSerializer):
+    """One document."""
 
     doc_id = Identifier(max_chars=conf.DOC_ID_MAX_CHARS, validators=[refuse_unaddressable])
     text = StrictCharField(max_bytes=conf.TEXT_MAX_BYTES)
@@ -26,5 +62,54 @@ class MemoryIndexRequest(StrictSerializer):
             raise serializers.ValidationError("The text is blank.", code="blank")
         return text
 
-    def validate(self, attrs: dict) -> dict:
-        return {"draft": DocumentDraft(**attrs), "chunked": count_chunks(attrs["text"])}
+    def validate(self, attrs: dict) -> Any:
+        return DocumentDraft(**attrs)
+
+
+class MemoryIndexRequest(MemoryIndexDocument):
+    """One document; the validated data is an IndexRequest."""
+
+    def validate(self, attrs: dict) -> IndexRequest:
+        draft = super().validate(attrs)
+        return IndexRequest([draft], count_chunks([draft.text]), is_batch=False)
+
+
+class MemoryIndexBatchRequest(StrictSerializer):
+    """Several documents, each with an id of its own; the validated data is an IndexRequest."""
+
+    documents = MemoryIndexDocument(many=True, allow_empty=False)
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        documents = data.get("documents") if isinstance(data, Mapping) else None
+        # Each makes a chunk at least, so these are refused without looking at them one by one.
+        if isinstance(documents, list) and len(documents) > conf.CHUNKS_PER_CALL_MAX:
+            detail = (
+                f"The {len(documents)} documents make at least as many chunks; "
+                f"one call may store {conf.CHUNKS_PER_CALL_MAX}."
+            )
+            raise TooManyChunks([FieldError("documents", TooManyChunks.code, detail)], detail)
+        return super().to_internal_value(data)
+
+    def validate_documents(self, drafts: list[DocumentDraft]) -> list[DocumentDraft]:
+        seen: set[str] = set()
+        repeated = {}
+        for index, draft in enumerate(drafts):
+            if draft.doc_id in seen:
+                again = ErrorDetail("An earlier document of this call has the same id.", code="duplicate")
+                repeated[index] = {"doc_id": [again]}
+            seen.add(draft.doc_id)
+        if repeated:
+            raise ValidationError(repeated)
+        return drafts
+
+    def validate(self, attrs: dict) -> IndexRequest:
+        drafts = attrs["documents"]
+        return IndexRequest(drafts, count_chunks([draft.text for draft in drafts], field="documents"), is_batch=True)
+
+
+def index_request(data: Any) -> IndexRequest:
+    """The request that a parsed body is; with `documents` it is several. Raises ValidationError, TooManyChunks."""
+    is_batch = isinstance(data, Mapping) and "documents" in data
+    serializer = (MemoryIndexBatchRequest if is_batch else MemoryIndexRequest)(data=data)
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data

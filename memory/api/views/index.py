@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from rest_framework.response import Response
+import re
+from functools import partial
 
+from django.http import HttpResponse
+
+from memory.api import throttles
 from memory.api.answers import index as answers
 from memory.api.authentication import HasScope
-from memory.api.serializers.index import MemoryIndexRequest
+from memory.api.serializers.index import index_request
 from memory.api.views.base import MemoryView
-from memory.services.index import index_document
+from memory.errors import FieldError, InvalidInput
+from memory.services.idempotency import OnceOnly
+from memory.services.index import index_documents, index_once
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+REPLAYED = "Idempotent-Replayed"
+_KEY = re.compile(r"[!-~]{1,128}")
 
 
 class IndexView(MemoryView):
-    """Remember a document."""
+    """Remember a document, or several at once; under an Idempotency-Key, once."""
 
     operation = "index"
+    bucket = throttles.INDEX
     permission_classes = [HasScope.write]
 
     def post(self, request):
-        serializer = MemoryIndexRequest(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        indexed = index_document(request.verified_token.user_id, **serializer.validated_data)
-        return Response(answers.indexed_document(indexed), status=200 if indexed.replaced else 201)
+        key = _idempotency_key(request)
+        asked = index_request(request.data)
+        freeze = partial(answers.indexed, is_batch=asked.is_batch)
+        user_id = request.verified_token.user_id
+        if key is None:
+            answer = freeze(index_documents(user_id, asked.drafts, asked.chunked))
+        else:
+            answer = index_once(user_id, asked.drafts, asked.chunked, OnceOnly(key, asked.canonical(), freeze))
+        headers = {REPLAYED: "true"} if answer.replayed else {}
+        return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=headers)
+
+
+def _idempotency_key(request) -> str | None:
+    """The header's value, 1-128 visible ASCII characters; None without one. Raises InvalidInput."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidInput([FieldError(IDEMPOTENCY_KEY, "invalid", "1 to 128 visible ASCII characters.")])
+    return key
