@@ -3,7 +3,7 @@
 No label ever carries a user id, a hash or a path, and every label set is small and fixed.
 """
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _FAST_MS = (
     *(0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 40, 50, 75, 100),
@@ -29,3 +29,7 @@ auth_ms = Histogram("auth_ms", "Verifying one bearer token, in milliseconds", bu
 auth_refused = Counter("memory_auth_refused_total", "Bearer tokens refused, by the rule that refused them", ["reason"])
 stream_ttfv_ms = Histogram("stream_ttfv_ms", "One stream up to its first token, in milliseconds", buckets=_TTFV_MS)
 streams = Counter("stream_total", "Streams by how they ended: done, error, aborted or refused", ["outcome"])
+# Summed over the workers that live.
+db_pool_size = Gauge("memory_db_pool_size", "Database connections open", multiprocess_mode="livesum")
+db_pool_in_use = Gauge("memory_db_pool_in_use", "Database connections lent to threads", multiprocess_mode="livesum")
+db_pool_waiting = Gauge("memory_db_pool_waiting", "Threads waiting for a connection", multiprocess_mode="livesum")

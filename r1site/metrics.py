@@ -1,25 +1,89 @@
-"""GET /metrics: every worker's metrics in Prometheus text, for a scraper and nobody else."""
+"""GET /metrics and /metrics/memory: every worker's metrics, for a scraper and nobody else."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
+from collections.abc import Callable, Iterator
 
+import prometheus_client
 from django.conf import settings
+from django.db import connections
+from django.http import HttpResponse, JsonResponse
 from django_prometheus.exports import ExportToDjangoView
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
+import reranker
+from memory import metrics
 from memory.errors import MissingToken
 from r1site.problems import allow_methods, problem_response
 
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
+MEMORY_PREFIXES = ("memory_", "rerank_", "stream_", "auth_")
 
 
 @allow_methods("GET", "HEAD")
 def exposition(request):
     """The exposition, by MEMORY_METRICS_TOKEN, or from loopback where no proxy stands between."""
-    if not (_has_token(request) or _is_local(request)):
+    return ExportToDjangoView(request) if _may_read(request) else problem_response(request, MissingToken())
+
+
+@allow_methods("GET", "HEAD")
+def memory_exposition(request):
+    """The memory metrics only, of all workers; with `?format=json` how this worker's reranker is doing."""
+    if not _may_read(request):
         return problem_response(request, MissingToken())
-    return ExportToDjangoView(request)
+    if request.GET.get("format") == "json":
+        return JsonResponse(reranker.get_rerank_metrics())
+    exposed = prometheus_client.generate_latest(_MemoryMetrics())
+    return HttpResponse(exposed, content_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+
+class _MemoryMetrics:
+    """A registry, as far as the exposition needs one, of the metrics that are memory's."""
+
+    def collect(self) -> Iterator[Metric]:
+        registry = prometheus_client.REGISTRY
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        return (metric for metric in registry.collect() if metric.name.startswith(MEMORY_PREFIXES))
+
+
+class PoolMetricsMiddleware:
+    """Look at the worker's connection pool before each request and after it.
+
+    Gauges of several workers cannot be computed when they are read, for one worker answers for all. As seen here
+    they are right at rest too: whoever leaves last has given his connection back.
+    """
+
+    def __init__(self, get_response: Callable):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        observe_pool()
+        try:
+            return self.get_response(request)
+        finally:
+            observe_pool()
+
+
+def observe_pool() -> None:
+    """Set the pool's gauges of this worker."""
+    pool = connections["default"].pool
+    if pool is None:
+        return
+    stats = pool.get_stats()
+    size = stats.get("pool_size", 0)
+    metrics.db_pool_size.set(size)
+    metrics.db_pool_in_use.set(size - stats.get("pool_available", 0))
+    metrics.db_pool_waiting.set(stats.get("requests_waiting", 0))
+
+
+def _may_read(request) -> bool:
+    return _has_token(request) or _is_local(request)
 
 
 def _has_token(request) -> bool:

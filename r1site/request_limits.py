@@ -49,7 +49,8 @@ class RequestLimitsMiddleware:
     A client's own `X-Request-ID` of 1-64 characters A-Z a-z 0-9 . _ - is kept, else 32 hex digits
     are made. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
     Content-Length 400, one over `MEMORY_MAX_BODY_BYTES` 413, any Content-Encoding (`identity`
-    too) 415 and, under /api/, anything but application/json in UTF-8 415. It stands first in MIDDLEWARE.
+    too) 415 and, under /api/, anything but application/json in UTF-8 415. It stands before everything
+    that looks at a request in MIDDLEWARE.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]):

@@ -8,6 +8,7 @@ operations = [
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("metrics", metrics.exposition),
+    path("metrics/memory", metrics.memory_exposition),
 ]
 
 urlpatterns = [

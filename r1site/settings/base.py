@@ -84,7 +84,10 @@ MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
     f"/api/v1/{path}"
-    for path in ("health/live", "health/ready", "metrics", "schema", "docs", *(f"docs/{name}" for name in _DOCS_FILES))
+    for path in (
+        *("health/live", "health/ready", "metrics", "metrics/memory", "schema", "docs"),
+        *(f"docs/{name}" for name in _DOCS_FILES),
+    )
 )
 MEMORY_PROBLEM_RESPONSE = "r1site.problems.problem_response"
 
@@ -106,10 +109,12 @@ INSTALLED_APPS = [
     "memory",
 ]
 MIDDLEWARE = [
+    "r1site.access_log.AccessLogMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "memory.middleware.TenantMiddleware",
+    "r1site.metrics.PoolMetricsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 ROOT_URLCONF = "r1site.urls"
@@ -147,10 +152,17 @@ SPECTACULAR_SETTINGS = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+        "bare": {"format": "%(message)s"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "access": {"class": "logging.StreamHandler", "formatter": "bare"},
+    },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
+        "r1.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
         # These two print exception text, which may hold content; r1site/problems.py logs in their stead.
         "django.request": {"level": "CRITICAL"},
         "django.security": {"level": "CRITICAL"},

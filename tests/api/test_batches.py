@@ -130,7 +130,7 @@ def test_a_summary_sent_with_what_it_was_made_from_outlives_the_replacement_of_t
     sent = [document("s", "In short.", **made), document("a"), document("b")]
     for _ in range(2):
         # Its earlier version goes with theirs, so it is new each time.
-        assert [each["replaced"] for each in index_all(alice, sent).json()["documents"]][0] is False
+        assert not index_all(alice, sent).json()["documents"][0]["replaced"]
         assert counts(superuser, alice) == (3, 3)
     assert alice.get("memory/documents/s").status_code == 200
     assert index_all(alice, [document("a")]).status_code == 200

@@ -1,5 +1,9 @@
 """Health and metrics."""
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from django.db import connections
@@ -111,6 +115,59 @@ def test_metrics_are_for_loopback_without_a_proxy_or_for_the_token(alice, settin
     remote = Client(REMOTE_ADDR="10.0.0.1")
     assert remote.get("/metrics", headers={"authorization": "Bearer scrape-me"}).status_code == 200
     assert remote.get("/metrics", headers={"authorization": "Bearer other"}).status_code == 401
+
+
+def test_the_memory_metrics_have_an_address_of_their_own_with_the_same_guard(alice, settings):
+    DocumentFactory(person=alice, text="A sentence to be counted.")
+    alice.query("sentence")
+    page = Client().get("/metrics/memory").content.decode()
+    exposed = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE ")}
+    assert exposed >= {"memory_query_latency_ms", "memory_errors_total", "rerank_ms", "auth_ms", "memory_db_pool_size"}
+    assert all(name.startswith(("memory_", "rerank_", "auth_", "stream_")) for name in exposed)
+    assert Client().get("/api/v1/metrics/memory").status_code == 200
+    assert Client().get("/metrics/memory", headers={"x-forwarded-for": "10.0.0.1"}).status_code == 401
+    settings.MEMORY_METRICS_TOKEN = "scrape-me"
+    remote = Client(REMOTE_ADDR="10.0.0.1")
+    assert remote.get("/api/v1/metrics/memory", headers={"authorization": "Bearer scrape-me"}).status_code == 200
+    assert remote.get("/api/v1/metrics/memory", headers={"authorization": "Bearer other"}).status_code == 401
+
+
+def test_the_rerankers_own_view_of_itself_is_json():
+    found = Client().get("/metrics/memory?format=json")
+    assert found["Content-Type"] == "application/json"
+    assert found.json() == json.loads(json.dumps(reranker.get_rerank_metrics()))
+    assert {"rerank_skipped_total", "rerank_latency_ms", "device"} <= set(found.json())
+    assert set(found.json()["rerank_latency_ms"]) == {"p50", "p95", "max"}
+    assert Client(REMOTE_ADDR="10.0.0.1").get("/metrics/memory?format=json").status_code == 401
+
+
+def test_the_pools_gauges_say_what_is_lent_and_who_waits(alice):
+    stored = DocumentFactory(person=alice)
+    pool = connections["default"].pool
+    connections["default"].close()
+    taken = [pool.getconn() for _ in range(pool.max_size)]
+
+    def read():
+        try:
+            return alice.get(f"memory/documents/{stored.doc_id}").status_code
+        finally:
+            connections["default"].close()
+
+    def gauges() -> dict[str, float]:
+        page = Client().get("/metrics/memory").content.decode().splitlines()
+        return {line.split()[0]: float(line.split()[1]) for line in page if line.startswith("memory_db_pool_")}
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(read)
+        while not pool.get_stats()["requests_waiting"]:
+            time.sleep(0.01)
+        busy = gauges()
+        for connection in taken:
+            pool.putconn(connection)
+        assert waiting.result(30) == 200
+    size = float(pool.max_size)
+    assert busy == {"memory_db_pool_size": size, "memory_db_pool_in_use": size, "memory_db_pool_waiting": 1.0}
+    assert gauges() == busy | {"memory_db_pool_in_use": 0.0, "memory_db_pool_waiting": 0.0}
 
 
 def test_an_unknown_address_is_a_problem_document(alice):

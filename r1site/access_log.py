@@ -1,0 +1,118 @@
+"""One line of JSON for each request on the logger `r1.access`, holding what is named here and nothing else.
+
+    {"time", "request_id", "method", "route", "status", "duration_ms", "request_bytes", "response_bytes", "user",
+     "aborted"?}
+
+`route` is the URL pattern, never the path, in which document ids stand; null where no address matches. `user` is
+the first 16 hex digits of the user's hash, null without a verified token. `request_bytes` is the
+announced length, `response_bytes` what was given to the server to send. A streamed answer is logged
+when it ends, with `aborted: true` where its client left before. No content, user id, query string or address
+of a client; `request_id` may be the client's own `X-Request-ID`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
+
+from memory.security import hmac_user
+
+logger = logging.getLogger("r1.access")
+
+USER_HEX_DIGITS = 16
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+
+
+class AccessLogMiddleware:
+    """Stands first in MIDDLEWARE, so that whatever another one refuses is logged too.
+
+    A request that gunicorn's own parser refuses, with 400, never gets here.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        started = time.perf_counter()
+        response = self.get_response(request)
+        if response.streaming:
+            _Watched(request, response, started)
+        else:
+            _log(request, response, started, len(response.content))
+        return response
+
+
+class _Watched:
+    """A streamed body, counted as it goes out; its request is logged once, when the server closes the response."""
+
+    def __init__(self, request: HttpRequest, response: HttpResponseBase, started: float):
+        self._request, self._response, self._started = request, response, started
+        self._parts: Iterator[bytes] = iter(response.streaming_content)
+        self._sent_bytes = 0
+        self._ended = self._logged = False
+        self._close = response.close
+        response.streaming_content = self
+        response.close = self._close_and_log  # type: ignore[method-assign]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            part = next(self._parts)
+        except StopIteration:
+            self._ended = True
+            raise
+        self._sent_bytes += len(part)
+        return part
+
+    def _close_and_log(self) -> None:
+        try:
+            self._close()
+        finally:
+            if not self._logged:
+                self._logged = True
+                _log(self._request, self._response, self._started, self._sent_bytes, aborted=not self._ended)
+
+
+def _log(
+    request: HttpRequest, response: HttpResponseBase, started: float, sent_bytes: int, *, aborted: bool = False
+) -> None:
+    length = request.META.get("CONTENT_LENGTH") or ""
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "request_id": getattr(request, "request_id", None),
+        "method": request.method if request.method in _METHODS else "other",
+        "route": _route(request),
+        "status": response.status_code,
+        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+        "request_bytes": int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None,
+        "response_bytes": sent_bytes,
+        "user": _user(request),
+    }
+    if aborted:
+        entry["aborted"] = True
+    logger.info("%s", json.dumps(entry, separators=(",", ":")))
+
+
+def _route(request: HttpRequest) -> str | None:
+    match = request.resolver_match
+    if match is None:
+        # Refused before its address was looked up.
+        try:
+            match = resolve(request.path_info)
+        except Resolver404:
+            return None
+    return f"/{match.route}"
+
+
+def _user(request: HttpRequest) -> str | None:
+    token = getattr(request, "verified_token", None)
+    return hmac_user(token.user_id)[:USER_HEX_DIGITS] if token else None
