@@ -44,11 +44,12 @@ class StoredChunk:
 
 @dataclass(frozen=True)
 class ChunkScope:
-    """Which chunks: of these documents, of this thread or from this source, all that are given.
+    """Which chunks: these, of these documents, of this thread, from this source; all that are given, together.
 
     `summaries`: those of documents made from others too. `damaged`: those that were set aside too.
     """
 
+    chunk_ids: tuple[UUID, ...] | None = None
     doc_ids: tuple[str, ...] = ()
     thread_id: str | None = None
     source: str | None = None
@@ -113,6 +114,9 @@ def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
 def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):
     params = {"user_hash": tx.user_hash, "space": space, "limit": limit}
     conditions = []
+    if scope.chunk_ids is not None:
+        conditions.append("c.id = ANY(%(chunk_ids)s::uuid[])")
+        params["chunk_ids"] = list(scope.chunk_ids)
     if scope.doc_ids:
         conditions.append("c.doc_id = ANY(%(doc_ids)s)")
         params["doc_ids"] = list(scope.doc_ids)

@@ -1,0 +1,23 @@
+"""POST /memory/summarize"""
+
+from __future__ import annotations
+
+from rest_framework.response import Response
+
+from memory.api.answers import summarize as answers
+from memory.api.authentication import HasScope
+from memory.api.serializers.summarize import MemorySummaryRequest
+from memory.api.views.base import MemoryView
+from memory.services.summarize import summarize_memory
+
+
+class SummarizeView(MemoryView):
+    """Summarise part of the memory. Writing, with `store: false` too: one rule that a token's owner can remember."""
+
+    operation = "summarize"
+    permission_classes = [HasScope.write]
+
+    def post(self, request):
+        serializer = MemorySummaryRequest(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return Response(answers.summary(summarize_memory(**serializer.validated_data)))

@@ -1,0 +1,114 @@
+"""Sentences that say what a set of chunks says, each with its citation.
+
+Embedding every sentence of 200 chunks would take a CPU some 20 seconds. So the chunks are ranked first, by the vectors
+that are stored with them; of the most central ones' sentences those go on that share the most words with the others;
+and only these are embedded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from memory.indexing.slices import join_slices
+from memory.language.centrality import centrality, choose, similarities
+from memory.language.sentences import split_sentences
+from memory.retrieval.chunks import StoredChunk
+from memory.retrieval.citations import Citation
+
+CENTRAL_CHUNKS = 24
+SENTENCES_EMBEDDED_MAX = 160
+SENTENCE_MIN_WORDS, SENTENCE_MIN_CHARS = 4, 20  # shorter by both: a heading, a greeting
+
+_WORD = re.compile(r"\w{3,}")
+
+
+@dataclass(frozen=True)
+class CitedSentence:
+    """`citation.quote` is the sentence as it stands in its document; `text` the same on one line."""
+
+    citation: Citation
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.citation.quote.split())
+
+
+def central_chunks(units: np.ndarray, count: int = CENTRAL_CHUNKS) -> list[int]:
+    """Indices of the `count` chunks, of vectors float[n, d] of length 1, that say most of what all say, ascending."""
+    if len(units) <= count:
+        return list(range(len(units)))
+    similar = similarities(units)
+    return sorted(choose(centrality(similar), similar, count))
+
+
+def cited_sentences(chunks: Sequence[StoredChunk]) -> list[CitedSentence]:
+    """The sentences of opened chunks, a document's chunks in order: what overlaps or repeats once, what is cut not.
+
+    Headings and the like are left out while there is anything else.
+    """
+    seen: set[str] = set()
+    found: list[CitedSentence] = []
+    for _, of_document in groupby(chunks, key=lambda chunk: chunk.doc_id):
+        for run in _runs(of_document):
+            for sentence in _run_sentences(run):
+                folded = sentence.text.casefold()
+                if folded not in seen:
+                    seen.add(folded)
+                    found.append(sentence)
+    return [sentence for sentence in found if _says_something(sentence.text)] or found
+
+
+def most_shared(sentences: Sequence[CitedSentence], count: int = SENTENCES_EMBEDDED_MAX) -> list[CitedSentence]:
+    """The `count` sentences whose words occur in the most of all sentences, in the order they came."""
+    if len(sentences) <= count:
+        return list(sentences)
+    words = [frozenset(_WORD.findall(sentence.text.casefold())) for sentence in sentences]
+    shared = Counter(word for of_sentence in words for word in of_sentence)
+    # Words of nearly every sentence say nothing: log(df) log(n / df) is greatest in between.
+    weight = {word: math.log(1 + df) * math.log(len(sentences) / df) for word, df in shared.items()}
+    scores = [sum(weight[word] for word in of_sentence) / math.sqrt(len(of_sentence) or 1) for of_sentence in words]
+    best = sorted(range(len(sentences)), key=lambda index: (-scores[index], index))[:count]
+    return [sentences[index] for index in sorted(best)]
+
+
+def central_sentences(units: np.ndarray, count: int, question: np.ndarray | None = None) -> list[int]:
+    """Indices of at most `count` sentences, of vectors float[n, d] of length 1, ascending; near a question's."""
+    similar = similarities(units)
+    prior = None if question is None else np.clip(units @ question, 0.0, None) ** 2
+    return sorted(choose(centrality(similar, prior), similar, count))
+
+
+def _runs(chunks: Iterator[StoredChunk]) -> Iterator[list[StoredChunk]]:
+    """Chunks of one document that follow each other without a gap."""
+    run: list[StoredChunk] = []
+    for chunk in chunks:
+        if run and chunk.start > run[-1].end:
+            yield run
+            run = []
+        run.append(chunk)
+    if run:
+        yield run
+
+
+def _run_sentences(run: list[StoredChunk]) -> Iterator[CitedSentence]:
+    first, last = run[0], run[-1]
+    text = join_slices((chunk.start - first.start, chunk.text) for chunk in run)
+    sentences = split_sentences(text)
+    # The document goes on beyond the run, and its sentences with it.
+    whole = sentences[first.start > 0 : len(sentences) - (last.end < last.document_chars)] or sentences
+    for sentence in whole:
+        start, end = first.start + sentence.start, first.start + sentence.end
+        home = next((chunk for chunk in run if chunk.start <= start and end <= chunk.end), None)
+        home = home or next(chunk for chunk in run if chunk.start <= start < chunk.end)
+        yield CitedSentence(Citation(home.doc_id, home.chunk_index, start, end, sentence.text))
+
+
+def _says_something(text: str) -> bool:
+    return len(text.split()) >= SENTENCE_MIN_WORDS or len(text) >= SENTENCE_MIN_CHARS

@@ -1,0 +1,234 @@
+"""Summarise part of one user's memory in cited sentences, and remember the summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from django.conf import settings
+from pgvector import HalfVector
+
+from memory.conf import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
+from memory.errors import LanguageModelError, NotFound, Overloaded, StaleKeys
+from memory.halfvec import unit_vectors
+from memory.indexing.derived import DERIVED_FROM, SUMMARY_SOURCE
+from memory.indexing.write import DocumentDraft, seal_document, store_document
+from memory.keyring import TenantKeys, forget_keys
+from memory.language.abstract import rewrite
+from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences, most_shared
+from memory.language.llm import language_model
+from memory.models.chunk import EMBEDDING_DIMENSION
+from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
+from memory.retrieval.models import get_embedder
+from memory.retrieval.open import open_text
+from memory.rls import bound_tenant, tenant_transaction
+from memory.sealing import content_mac
+from memory.services.index import count_chunks
+from memory.services.query import MemoryQuery, query_memory
+from memory.spaces import active_space
+from memory.stopwatch import Stopwatch
+
+QUERY_PASSAGES = 20
+# Of a summary's metadata, whose 64 KB also hold up to 20 citations of 1 KB and the scope.
+DERIVED_MAX_BYTES = 32 * 1024
+SCOPE_MAX_CHARS = 1_000
+
+_VERSIONS = "SELECT doc_id, content_mac FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
+
+
+@dataclass(frozen=True)
+class SummaryScope:
+    """What to summarise: `kind` is doc_ids, thread_id, source or query; `value` a string, or the sorted doc_ids."""
+
+    kind: str
+    value: str | tuple[str, ...]
+
+    def doc_id(self, keys: TenantKeys) -> str:
+        """The id of this scope's summary: an HMAC under the user's key, the same each time, that says nothing."""
+        # No document's text holds a NUL, so no content's MAC is ever a scope's.
+        canonical = "\x00scope\x00" + json.dumps([self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
+        return f"{SUMMARY_SOURCE}/{content_mac(keys, canonical).hex()[:32]}"
+
+    @property
+    def must_exist(self) -> bool:
+        """Whether naming what is not there is an error."""
+        return self.kind in ("doc_ids", "thread_id")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`sentences` are the cited ones, in document order; `text` is those, or a language model's words for them.
+
+    `covers_documents` and `covers_chunks` count what was considered. Times in milliseconds.
+    """
+
+    text: str
+    sentences: list[CitedSentence]
+    covers_documents: int
+    covers_chunks: int
+    backend: str
+    doc_id: str | None
+    degraded: list[str]
+    took_ms: dict[str, float] = field(default_factory=dict)
+
+
+class _Changed(Exception):
+    """A covered document is not the one that was read."""
+
+
+def summarize_memory(
+    scope: SummaryScope, *, max_sentences: int = SUMMARY_SENTENCES_DEFAULT, store: bool = True
+) -> Summary:
+    """Summarise `scope` of the bound tenant's memory; summaries are never summarised.
+
+    1. Read the chunks, the newest 200 at most; for a query, the passages it finds.
+    2. Keep the most central ones, by their stored vectors, and open them.
+    3. Split them into sentences; embed those that share the most words; no database connection is held.
+    4. Choose central sentences that do not repeat each other, in document order.
+    5. Have the language model rewrite them, where there is one.
+    6. Store the summary, if every document that it covers is still as it was read; else all once more.
+
+    Raises NotFound for documents or a thread that are not there, Overloaded, ModelUnavailable, KeyUnavailable,
+    DecryptionFailed, SpaceMismatch, database errors; whatever it raises, nothing was stored.
+    """
+    user_hash = bound_tenant()
+    watch = Stopwatch()
+    for _ in range(2):
+        read = _within_metadata(_read(scope))
+        watch.lap("read")
+        if not read.chunks:
+            if scope.must_exist:
+                raise NotFound()
+            return Summary("", [], 0, 0, "extractive", None, _degraded(read), watch.total())
+        summary = _summarize(scope, read, max_sentences, watch)
+        if not store:
+            return _timed(summary, None, watch)
+        try:
+            doc_id = _store(user_hash, scope, read, summary)
+        except _Changed:
+            continue
+        except StaleKeys:
+            forget_keys(user_hash)
+            continue
+        watch.lap("store")
+        return _timed(summary, doc_id, watch)
+    raise Overloaded(retry_after_seconds=1)
+
+
+def _read(scope: SummaryScope) -> ReadChunks:
+    if scope.kind == "doc_ids":
+        read = read_chunks(ChunkScope(doc_ids=tuple(scope.value)), limit=CHUNKS_PER_CALL_MAX)
+        if read.missing:
+            raise NotFound()
+        return read
+    if scope.kind == "query":
+        # More than are needed: summaries are among them and stay out.
+        answer = query_memory(MemoryQuery(scope.value, top_k=TOP_K_MAX, candidates=TOP_K_MAX, rerank=False))
+        ranks = {found.chunk_id: rank for rank, found in enumerate(answer.results)}
+        read = read_chunks(ChunkScope(chunk_ids=tuple(ranks)), limit=TOP_K_MAX)
+        best = {chunk.chunk_id for chunk in sorted(read.chunks, key=lambda c: ranks[c.chunk_id])[:QUERY_PASSAGES]}
+        return ReadChunks(read.keys, [c for c in read.chunks if c.chunk_id in best], quarantined=read.quarantined)
+    return read_chunks(ChunkScope(**{scope.kind: scope.value}), limit=CHUNKS_PER_CALL_MAX)
+
+
+def _within_metadata(read: ReadChunks) -> ReadChunks:
+    """Without the oldest documents whose ids a summary's metadata has no room for."""
+    room = DERIVED_MAX_BYTES
+    kept: dict[str, bool] = {}
+    for chunk in read.chunks:
+        if chunk.doc_id not in kept:
+            room -= len(json.dumps(chunk.doc_id, ensure_ascii=False).encode()) + 1
+            kept[chunk.doc_id] = room >= 0
+    return ReadChunks(read.keys, [c for c in read.chunks if kept[c.doc_id]], read.missing, read.quarantined)
+
+
+def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch: Stopwatch) -> Summary:
+    chunks = [read.chunks[index] for index in central_chunks(_stored_units(read.chunks))]
+    # Oldest document first: that is how they were written.
+    chunks.sort(key=lambda chunk: (chunk.created_at, chunk.doc_id, chunk.chunk_index))
+    watch.lap("rank")
+    for chunk in chunks:
+        chunk.text = open_text(read.keys, chunk)
+    watch.lap("open")
+    candidates = most_shared(cited_sentences(chunks))
+    watch.lap("split")
+
+    embedder = get_embedder()
+    deadline = time.monotonic() + settings.MEMORY_EMBED_INDEX_TIMEOUT_SECONDS
+    units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline)
+    question = embedder.embed_query(scope.value, deadline=deadline) if scope.kind == "query" else None
+    watch.lap("embed")
+    sentences = [candidates[index] for index in central_sentences(units, max_sentences, question)]
+    watch.lap("rank")
+
+    text, backend, degraded = " ".join(sentence.text for sentence in sentences), "extractive", _degraded(read)
+    if model := language_model():
+        try:
+            text = rewrite(model, [sentence.text for sentence in sentences], count=max_sentences)
+            backend = f"llm:{settings.MEMORY_LLM_MODEL}"
+        except LanguageModelError as error:
+            degraded.append(f"llm_{error.reason}")
+        watch.lap("llm")
+    return Summary(text, sentences, len(_versions(read.chunks)), len(read.chunks), backend, None, degraded)
+
+
+def _stored_units(chunks: Sequence[StoredChunk]) -> np.ndarray:
+    """float32[n, d] of length 1: the searchable vectors, whose cosines are those of the true ones."""
+    rows = [HalfVector.from_binary(chunk.embedding).to_numpy() for chunk in chunks]
+    return unit_vectors(rows, rows=len(rows), dimension=EMBEDDING_DIMENSION)
+
+
+def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summary) -> str:
+    """The id it is stored under. Raises _Changed, StaleKeys.
+
+    The transaction's first statement locks the tenant's row, so no document is replaced or deleted between the look
+    at the versions and the commit.
+    """
+    versions = _versions(read.chunks)
+    draft = DocumentDraft(
+        doc_id=scope.doc_id(read.keys),
+        source=SUMMARY_SOURCE,
+        text=summary.text,
+        thread_id=scope.value if scope.kind == "thread_id" else None,
+        metadata={DERIVED_FROM: list(versions), "summary": _provenance(scope, summary)},
+    )
+    chunks = count_chunks([draft.text]).chunks[0]
+    embedder = get_embedder()
+    deadline = time.monotonic() + settings.MEMORY_EMBED_INDEX_TIMEOUT_SECONDS
+    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline)
+    document = seal_document(read.keys, active_space(embedder), draft, chunks, embeddings)
+    with tenant_transaction(user_hash, write=True) as tx:
+        stored = tx.execute(_VERSIONS, [user_hash, list(versions)]).fetchall()
+        if {doc_id: bytes(mac) for doc_id, mac in stored} != versions:
+            raise _Changed()
+        store_document(tx, document)
+    return draft.doc_id
+
+
+def _versions(chunks: Sequence[StoredChunk]) -> dict[str, bytes]:
+    return {chunk.doc_id: bytes(chunk.document_mac) for chunk in chunks}
+
+
+def _provenance(scope: SummaryScope, summary: Summary) -> dict:
+    """What was summarised and by whom. The ids of a doc_ids scope stand beside it; quotes, in the documents."""
+    said = scope.kind if isinstance(scope.value, tuple) else {scope.kind: scope.value[:SCOPE_MAX_CHARS]}
+    places = [sentence.citation for sentence in summary.sentences]
+    return {
+        "scope": said,
+        "backend": summary.backend,
+        "sentences": [
+            {"doc_id": place.doc_id, "chunk_index": place.chunk_index, "start": place.start, "end": place.end}
+            for place in places
+        ],
+    }
+
+
+def _degraded(read: ReadChunks) -> list[str]:
+    return ["quarantined"] if read.quarantined else []
+
+
+def _timed(summary: Summary, doc_id: str | None, watch: Stopwatch) -> Summary:
+    return Summary(**{**vars(summary), "doc_id": doc_id, "took_ms": watch.total()})
