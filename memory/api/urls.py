@@ -13,6 +13,7 @@ from memory.api.views.index import IndexView
 from memory.api.views.query import QueryView
 from memory.api.views.stats import StatsView
 from memory.api.views.stream import StreamView
+from memory.api.views.summarize import SummarizeView
 
 
 class AnyPathConverter(PathConverter):
@@ -30,6 +31,7 @@ urlpatterns = [
     path("auth/check", AuthCheckView.as_view(), name="auth-check"),
     path("memory/index", IndexView.as_view(), name="memory-index"),
     path("memory/query", QueryView.as_view(), name="memory-query"),
+    path("memory/summarize", SummarizeView.as_view(), name="memory-summarize"),
     path("memory/entities", EntitiesView.as_view(), name="memory-entities"),
     path("memory/documents", DocumentsView.as_view(), name="memory-documents"),
     path("memory/documents/<anypath:doc_id>", DocumentView.as_view(), name="memory-document"),
