@@ -54,7 +54,7 @@ class EventStream:
         self._number = 0
         self._ttfv_ms: float | None = None
         self._outcome: str | None = None
-        self._is_closed = False
+        self._is_finished = False
         self._last_sent = time.monotonic()
         client.prepare()
 
@@ -62,8 +62,10 @@ class EventStream:
         return self
 
     def __next__(self) -> bytes:
-        while not self._pieces:
-            if self._outcome is not None or self._is_closed:
+        while self._is_finished or not self._pieces:
+            if self._outcome is not None or self._is_finished:
+                # Before the server says that this was all: who comes back then finds the slot free.
+                self._finish()
                 raise StopIteration
             self._advance()
         self._last_sent = time.monotonic()
@@ -71,20 +73,23 @@ class EventStream:
 
     def close(self) -> None:
         """As often as one likes; a stream that has not come to its end is aborted by it."""
-        if self._is_closed:
+        self._finish()
+        self._client.restore()
+
+    def __del__(self):
+        # A response that the server never iterated and never closed.
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._is_finished:
             return
-        self._is_closed = True
+        self._is_finished = True
         try:
             self._events.close()  # type: ignore[attr-defined]
         finally:
             self._release()
-            self._client.restore()
             was_sent = self._outcome is not None and not self._pieces
             metrics.streams.labels(self._outcome if was_sent else "aborted").inc()
-
-    def __del__(self):
-        # A response that the server never iterated and never closed.
-        self.close()
 
     def _advance(self) -> None:
         try:

