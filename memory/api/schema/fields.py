@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerializerFieldExtension
+from rest_framework.serializers import ListSerializer
 
+from memory import conf
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields.metadata import INT64_MAX, INT64_MIN
 from memory.api.schema import patterns
@@ -15,6 +17,11 @@ Schema = dict[str, Any]
 
 # The check that these have of their own in a serializer is that they are not blank.
 NEVER_BLANK = ("text", "message")
+# Bodies that name what they are about in one of several ways.
+EXACTLY_ONE = {
+    "MemoryEntityRequest": ("text", "doc_id", "thread_id"),
+    "MemorySummaryRequest": ("doc_ids", "thread_id", "source", "query"),
+}
 
 
 def text(field: Any) -> Schema:
@@ -79,6 +86,12 @@ def metadata_levels(max_depth: int) -> dict[str, Schema]:
     return levels
 
 
+def exactly(name: str, alternatives: tuple[str, ...]) -> Schema:
+    """That of `alternatives` it is `name` that is there and not null."""
+    others = {other: {"type": "null"} for other in alternatives if other != name}
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}, **others}}
+
+
 class _StrictField(OpenApiSerializerFieldExtension):
     match_subclasses = True
 
@@ -99,6 +112,14 @@ class TextOrListExtension(_StrictField):
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
         return text_or_list(self.target)
+
+
+class TextListExtension(_StrictField):
+    target_class = "memory.api.fields.lists.StringList"
+    priority = 2
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return text_or_list(self.target)["anyOf"][1]
 
 
 class IntegerExtension(_StrictField):
@@ -148,6 +169,11 @@ class StrictSerializerExtension(OpenApiSerializerExtension):
         schema["description"] = words[""]
         for name, member in schema["properties"].items():
             member["description"] = words[name]
+        for name, field in self.target.fields.items():
+            if isinstance(field, ListSerializer):
+                schema["properties"][name] |= {"minItems": 1, "maxItems": conf.CHUNKS_PER_CALL_MAX}
+        if alternatives := EXACTLY_ONE.get(type(self.target).__name__):
+            schema["oneOf"] = [exactly(name, alternatives) for name in alternatives]
         for name in sorted(self.target.ignored_members):
             schema["properties"][name] = {"description": words.get(name) or FIELDS["*"][name]}
         schema["additionalProperties"] = False

@@ -32,9 +32,14 @@ class OperationSchema(AutoSchema):
             raise LookupError(f"{self.method} {path} is not in memory/api/schema/operations.py")
         request_schema = None
         if operation.request:
-            request_schema = self.resolve_serializer(import_string(operation.request), "request").ref
+            request_schema = self._body(operation.request)
         query = self._query(import_string(operation.query)()) if operation.query else ()
         return operation.as_openapi(request_schema, query)
+
+    def _body(self, serializers: str | tuple[str, ...]) -> Schema:
+        if isinstance(serializers, str):
+            return self.resolve_serializer(import_string(serializers), "request").ref
+        return {"oneOf": [self._body(serializer) for serializer in serializers]}
 
     def _query(self, serializer: Any) -> tuple[Schema, ...]:
         words = FIELDS[type(serializer).__name__]

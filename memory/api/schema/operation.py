@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """`request` and `query` are the dotted paths of the serializers of the body and of the query string.
+    """`request` and `query` are the dotted paths of the serializers of the body, or bodies, and of the query string.
 
     `scope` is what a token with scopes must hold.
 
@@ -69,7 +69,7 @@ class Operation:
     description: str = ""
     scope: str | None = None
     security: tuple[Schema, ...] | None = None
-    request: str | None = None
+    request: str | tuple[str, ...] | None = None
     query: str | None = None
     examples: dict[str, Schema] = field(default_factory=dict)
     parameters: tuple[Schema, ...] = ()

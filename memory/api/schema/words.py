@@ -1,25 +1,49 @@
 """What each member of a request means, by component: what a stranger needs and the limits do not say."""
 
+_DOCUMENT = {
+    "doc_id": (
+        "The product's own id for the document, 1 to 256 characters without control characters. It may hold slashes, "
+        "but no empty, `.` or `..` path segments, since proxies fold those away."
+    ),
+    "text": (
+        "The text to remember, at most 1,000,000 bytes of UTF-8 and at most 200 chunks (about 90,000 words; beyond "
+        "that 422 `too_many_chunks`), with at least one character that is not white space. NUL characters and lone "
+        "surrogates are refused. The body as a whole is at most 1,000,000 bytes too (413)."
+    ),
+    "source": "Where the text is from; queries filter by it.",
+    "thread_id": "The conversation it belongs to; queries filter by it.",
+    "metadata": "Anything the product wants back with each passage; sealed like the text.",
+    "created_at": (
+        "When the text came to be, RFC 3339 with an offset, from 1900 to 2199 in UTC; the moment it is indexed where "
+        "absent. Older passages score lower."
+    ),
+}
 FIELDS: dict[str, dict[str, str]] = {
     "*": {"user_id": "Accepted with any value and ignored: the user is the token's `sub` and nothing else."},
     "MemoryIndexRequest": {
         "": "One document to remember. The same `doc_id` again replaces the earlier version as a whole.",
-        "doc_id": (
-            "The product's own id for the document, 1 to 256 characters without control characters. It may hold "
-            "slashes, but no empty, `.` or `..` path segments, since proxies fold those away."
-        ),
-        "text": (
-            "The text to remember, at most 1,000,000 bytes of UTF-8 and at most 200 chunks (about 90,000 words; beyond "
-            "that 422 `too_many_chunks`), with at least one character that is not white space. NUL characters and "
-            "lone surrogates are refused. The body as a whole is at most 1,000,000 bytes too (413)."
-        ),
-        "source": "Where the text is from; queries filter by it.",
-        "thread_id": "The conversation it belongs to; queries filter by it.",
-        "metadata": "Anything the product wants back with each passage; sealed like the text.",
-        "created_at": (
-            "When the text came to be, RFC 3339 with an offset, from 1900 to 2199 in UTC; the moment it is indexed "
-            "where absent. Older passages score lower."
-        ),
+        **_DOCUMENT,
+    },
+    "MemoryIndexDocument": {"": "One document of several.", **_DOCUMENT},
+    "MemoryIndexBatchRequest": {
+        "": "Several documents, all or none of them.",
+        "documents": "The documents, each with a `doc_id` of its own; together they make at most 200 chunks.",
+    },
+    "MemorySummaryRequest": {
+        "": "What to summarise: exactly one of `doc_ids`, `thread_id`, `source` and `query`.",
+        "doc_ids": "These documents.",
+        "thread_id": "A conversation.",
+        "source": "The documents from one source.",
+        "query": "What the memory holds about this.",
+        "max_sentences": "How many sentences at most.",
+        "store": "Whether to remember the summary.",
+    },
+    "MemoryEntityRequest": {
+        "": "A text, or a stored document or conversation: exactly one of `text`, `doc_id` and `thread_id`.",
+        "text": "A text, with the limits of one that is indexed. It is not stored.",
+        "doc_id": "A stored document.",
+        "thread_id": "All stored documents of a conversation.",
+        "labels": "Only entities of these kinds.",
     },
     "MemoryQueryRequest": {
         "": "A question to the user's memory, with filters.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.api.schema.shapes import Schema, integer, obj, ref, string
+from memory.api.schema.shapes import Schema, boolean, integer, number, obj, or_null, ref, string
 
 _COMPONENTS = ("database", "role", "migrations", "keys", "embedder", "reranker")
 
@@ -18,6 +18,34 @@ ANSWERS: dict[str, Schema] = {
                 {name: ref("ComponentState") for name in _COMPONENTS},
                 optional=_COMPONENTS,
             ),
+        },
+        optional=("reason",),
+    ),
+    "RerankMetrics": obj(
+        "How one worker's reranker is doing, since it started.",
+        {
+            "rerank_total": integer("Calls that were reranked."),
+            "rerank_skipped_total": integer("Calls answered in candidate order."),
+            "rerank_skipped": {
+                "type": "object",
+                "description": "The same by reason.",
+                "additionalProperties": integer(minimum=1),
+            },
+            "rerank_latency_ms": obj(
+                "Milliseconds of the latest calls that asked a model; null before the first.",
+                {name: or_null(number(minimum=0)) for name in ("p50", "p95", "max")},
+            ),
+            "backend": string("What reranks.", enum=["cross_encoder", "late_interaction", "none"]),
+            "model": string("The cross-encoder's name."),
+            "device": or_null(string("Where the model runs.")),
+            "state": string("Whether the model is there."),
+            "breaker": string("`open` while the model is given a rest.", enum=["closed", "half_open", "open"]),
+            "stuck": boolean("Whether a call does not come back."),
+            "queued_pairs": integer("Pairs that wait."),
+            "queued_tokens": integer("Tokens of those."),
+            "loads": integer("How often a model was loaded."),
+            "detail": string("More about the state."),
+            "reason": or_null(string("Why no model is there.")),
         },
         optional=("reason",),
     ),

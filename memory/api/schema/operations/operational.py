@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from memory.api.schema.operation import ANYWHERE, WITH_TOKEN, Answer, Operation
+from memory.api.schema.shapes import Schema, ref
+
+_FORMAT: Schema = {
+    "name": "format",
+    "in": "query",
+    "description": "`json` for the reranker's state; anything else is Prometheus text.",
+    "schema": {"type": "string", "examples": ["json"]},
+}
 
 OPERATIONS = [
     Operation(
@@ -49,6 +57,26 @@ OPERATIONS = [
         security=({}, {"metricsToken": []}),
         answers={
             200: Answer(description="Prometheus text.", schema={"type": "string"}, media_type="text/plain"),
+        },
+        errors=(*ANYWHERE, 401),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/metrics/memory",
+        id="getMemoryMetrics",
+        tag="Operations",
+        summary="The memory's metrics only",
+        description="Of all workers, for Prometheus; or how one worker's reranker is doing. By token or from loopback.",
+        security=({}, {"metricsToken": []}),
+        parameters=(_FORMAT,),
+        answers={
+            200: Answer(
+                description="Prometheus text, or the reranker's state.",
+                content={
+                    "text/plain": {"schema": {"type": "string"}},
+                    "application/json": {"schema": ref("RerankMetrics")},
+                },
+            ),
         },
         errors=(*ANYWHERE, 401),
     ),
