@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import JsonResponse
@@ -17,6 +16,7 @@ from memory.errors import MemoryServiceError
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.retrieval.models import loaded_embedder
 from memory.rls import verify_rls_isolation
+from memory.rollout.flags import flag
 from memory.spaces import active_space
 from r1site.problems import allow_methods
 
@@ -87,7 +87,7 @@ def _components() -> dict[str, dict]:
             "migrations": _without_database() if is_away else _outcome(_migrations),
             "keys": _outcome(_keys),
             "embedder": _without_database() if is_away else _outcome(_embedder),
-            "reranker": _reranker(),
+            "reranker": _reranker(refresh=not is_away),
         }
     finally:
         connections["default"].close()
@@ -134,11 +134,12 @@ def _embedder() -> dict:
     return {"status": "ok", "model": embedder.model_name, "device": str(embedder.device)}
 
 
-def _reranker() -> dict:
-    """Never failed: without a reranker, answers come in candidate order and say so."""
-    if settings.RERANK_BACKEND == "none" or not settings.RERANK_ENABLED:
+def _reranker(*, refresh: bool) -> dict:
+    """As the flags have it at this moment. Never failed: without one, answers come in candidate order and say so."""
+    wanted = flag("RERANK_BACKEND", refresh=refresh)
+    if wanted == "none" or not flag("RERANK_ENABLED", refresh=refresh):
         return {"status": "ok", "backend": "none"}
-    metrics = reranker.get_rerank_metrics()
+    metrics = reranker.get_rerank_metrics(wanted)
     backend = {"backend": metrics["backend"], "device": metrics["device"]}
     if metrics["state"] != "ready":
         return {"status": "degraded", "reason": metrics.get("reason") or "not loaded", **backend}

@@ -66,9 +66,9 @@ def get_cross_encoder() -> Any:
     return _process_reranker.cross_encoder()
 
 
-def get_rerank_metrics() -> dict[str, Any]:
+def get_rerank_metrics(backend: BackendChoice | None = None) -> dict[str, Any]:
     """This process's counts, latencies and state; see `Reranker.metrics`."""
-    return _process_reranker.metrics()
+    return _process_reranker.metrics(backend)
 
 
 def configure(config: RerankConfig) -> None:

@@ -7,6 +7,7 @@ what a deadline would cut off shows in the percentiles.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ _WORDS = re.findall(
 )
 
 
+Ask = Callable[[str, list[str]], Any]
+
+
 @dataclass(frozen=True)
 class BenchPlan:
     """What to measure: for each length and each number of callers, `queries` calls."""
@@ -41,19 +45,25 @@ class BenchPlan:
 
 
 def run_bench(
-    configs: Sequence[RerankConfig], plan: BenchPlan, progress: Callable[[str], None] = lambda line: None
+    configs: Sequence[RerankConfig],
+    plan: BenchPlan,
+    progress: Callable[[str], None] = lambda line: None,
+    *,
+    unbatched: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows {backend, dtype, candidates, tokens, concurrency, p50_ms, p95_ms, p99_ms, per_second}.
 
     `tokens` is of a pair, special tokens included; `per_second` counts calls. Each config must
     name one backend (not `auto`). A call that fails ends the bench with its `RerankSkipped`.
+    With `unbatched` the same calls go to the same loaded model one at a time, each in a forward pass
+    of its own behind a lock: what a service without a queue does.
     """
     rows = []
     for config in configs:
         reranker = Reranker(replace(config, max_queued_tokens=2**40, stuck_after_seconds=_PATIENCE_MS / 1000))
         try:
             reranker.warm()
-            for row in _rows(reranker, plan):
+            for row in _rows(reranker, plan, _one_at_a_time(reranker) if unbatched else _batched(reranker)):
                 progress(f"{row['backend']} {row['dtype']} {row['tokens']} tokens, {row['concurrency']} callers: "
                          f"p50 {row['p50_ms']} ms, p95 {row['p95_ms']} ms, {row['per_second']}/s")  # fmt: skip
                 rows.append(row)
@@ -62,16 +72,30 @@ def run_bench(
     return rows
 
 
-def _rows(reranker: Reranker, plan: BenchPlan) -> Iterator[dict[str, Any]]:
+def _batched(reranker: Reranker) -> Ask:
+    return lambda query, passages: reranker.rerank(query, passages, timeout_ms=_PATIENCE_MS)
+
+
+def _one_at_a_time(reranker: Reranker) -> Ask:
+    backend, lock = reranker.ready_backend(), threading.Lock()
+
+    def ask(query: str, passages: list[str]) -> None:
+        with lock:
+            backend.score(backend.prepare(query, passages, float("inf")))
+
+    return ask
+
+
+def _rows(reranker: Reranker, plan: BenchPlan, ask: Ask) -> Iterator[dict[str, Any]]:
     metrics = reranker.metrics()
     if metrics["state"] != "ready":
         raise RerankSkipped(metrics.get("reason") or "no_backend", metrics["detail"])
     for tokens in plan.token_counts:
         calls = [synthetic_call(reranker, seed, plan.candidates, tokens) for seed in range(plan.queries)]
         for call in calls[:_WARM_CALLS]:
-            reranker.rerank(*call, timeout_ms=_PATIENCE_MS)
+            ask(*call)
         for concurrency in plan.concurrencies:
-            took_ms, seconds = _timed(reranker, calls, concurrency)
+            took_ms, seconds = _timed(ask, calls, concurrency)
             p50, p95, p99 = np.percentile(took_ms, [50, 95, 99]).round(2).tolist()
             yield {
                 "backend": metrics["backend"],
@@ -86,12 +110,12 @@ def _rows(reranker: Reranker, plan: BenchPlan) -> Iterator[dict[str, Any]]:
             }
 
 
-def _timed(reranker: Reranker, calls: Sequence[tuple[str, list[str]]], concurrency: int) -> tuple[list[float], float]:
+def _timed(ask: Ask, calls: Sequence[tuple[str, list[str]]], concurrency: int) -> tuple[list[float], float]:
     """Milliseconds of each call, and seconds of all, with `concurrency` callers kept busy."""
 
     def one(call: tuple[str, list[str]]) -> float:
         started = time.perf_counter()
-        reranker.rerank(*call, timeout_ms=_PATIENCE_MS)
+        ask(*call)
         return (time.perf_counter() - started) * 1000
 
     with ThreadPoolExecutor(concurrency) as callers:

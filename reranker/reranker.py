@@ -111,12 +111,13 @@ class Reranker:
             raise RerankSkipped("no_backend", self._why_none())
         return batcher.runner.backend
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self, backend: BackendChoice | None = None) -> dict[str, Any]:
         """Counts and latencies of this process since it started, and how the backend stands.
 
-        Latencies are of calls that asked a model; `p50`, `p95` and `max` are None before the first.
+        `backend` overrides the configured one, as in `rerank`. Latencies are of calls that asked a
+        model; `p50`, `p95` and `max` are None before the first.
         """
-        name, batcher = self._current(self.config.backend, start=False)
+        name, batcher = self._current(backend or self.config.backend, start=False)
         status = batcher.status() if batcher else {**_IDLE, "device": None, "detail": self._why_none()}
         return {**self._log.summary(), "backend": name, "model": self.config.model, **status}
 

@@ -52,9 +52,10 @@ _rows: dict[str, Any] = {}
 _next_read = 0.0
 
 
-def flag(name: str) -> Any:
-    """The present value of a flag of FLAGS."""
-    _refresh()
+def flag(name: str, *, refresh: bool = True) -> Any:
+    """The present value of a flag of FLAGS; the last one known where `refresh` is False, which asks no database."""
+    if refresh:
+        _refresh()
     value = _rows.get(name)
     return value if value is not None and FLAGS[name].is_valid(value) else getattr(settings, name)
 

@@ -15,6 +15,10 @@ from r1site.settings import databases, env
 BASE_DIR = Path(__file__).resolve().parents[2]
 VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
 
+# Read by libgomp when torch loads it. By default its threads spin while they wait for each other; where other
+# processes want the same cores, PostgreSQL for one, that multiplies the time of a forward pass (deploy/decisions/0009).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 DEBUG = False
 LOG_LEVEL = env.text("DJANGO_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 SECRET_KEY = env.secret("DJANGO_SECRET_KEY", required=True)

@@ -11,6 +11,7 @@ from django.test import Client
 
 import reranker
 from memory.retrieval.models import get_embedder
+from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
 from tests.factories import DocumentFactory
 
@@ -130,6 +131,26 @@ def test_the_memory_metrics_have_an_address_of_their_own_with_the_same_guard(ali
     remote = Client(REMOTE_ADDR="10.0.0.1")
     assert remote.get("/api/v1/metrics/memory", headers={"authorization": "Bearer scrape-me"}).status_code == 200
     assert remote.get("/api/v1/metrics/memory", headers={"authorization": "Bearer other"}).status_code == 401
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "maint"])
+def test_readiness_follows_the_flags_and_not_the_settings_alone(settings):
+    settings.RERANK_BACKEND = "cross_encoder"
+    try:
+        set_flag("RERANK_ENABLED", False)
+        forget_flags()
+        assert reranker_in_health() == {"status": "ok", "backend": "none"}
+        set_flag("RERANK_ENABLED", None)
+        set_flag("RERANK_BACKEND", "none")
+        forget_flags()
+        assert reranker_in_health() == {"status": "ok", "backend": "none"}
+        set_flag("RERANK_BACKEND", None)
+        forget_flags()
+        assert reranker_in_health()["status"] == "degraded"
+    finally:
+        for name in ("RERANK_ENABLED", "RERANK_BACKEND"):
+            set_flag(name, None)
+        forget_flags()
 
 
 def test_the_rerankers_own_view_of_itself_is_json():

@@ -146,3 +146,10 @@ def test_a_pool_smaller_than_the_threads_is_said():
     done = python(code, **small, DATABASE_URL="host=127.0.0.1 port=1 dbname=r1")
     assert done.stdout == "serving\n", done.stderr
     assert "MEMORY_DB_POOL_MAX (4) is less than GUNICORN_THREADS (8) without MEMORY_STREAMS_MAX (2)" in done.stderr
+
+
+def test_the_models_threads_do_not_spin_while_they_wait_unless_somebody_wants_them_to():
+    code = "import os, sys, r1site.wsgi; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    database = "host=127.0.0.1 port=1 dbname=r1"
+    assert python(code, DATABASE_URL=database).stdout == "PASSIVE False\n"
+    assert python(code, DATABASE_URL=database, OMP_WAIT_POLICY="ACTIVE").stdout == "ACTIVE False\n"

@@ -1,4 +1,4 @@
-"""manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--p95-limit-ms N]"""
+"""manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--unbatched] [--p95-limit-ms N]"""
 
 import json
 import sys
@@ -36,6 +36,9 @@ class Command(BaseCommand):
         parser.add_argument("--candidates", type=int, default=plan.candidates, help="default %(default)s")
         parser.add_argument("--tokens", type=int, nargs="+", default=plan.token_counts, help="default %(default)s")
         parser.add_argument("--callers", type=int, nargs="+", default=plan.concurrencies, help="default %(default)s")
+        parser.add_argument(
+            "--unbatched", action="store_true", help="one call at a time in a pass of its own, to compare with"
+        )
         parser.add_argument("--p95-limit-ms", type=float, help="exit 1 when a row of one caller is slower")
 
     def handle(self, *, backend, dtype, model, device, queries, candidates, tokens, callers, p95_limit_ms, **options):
@@ -45,7 +48,7 @@ class Command(BaseCommand):
         rows, findings = [], []
         for config in _configs(backend or BACKENDS, dtype or DTYPES, model, device):
             try:
-                rows += run_bench([config], plan, progress=self.stderr.write)
+                rows += run_bench([config], plan, progress=self.stderr.write, unbatched=options["unbatched"])
             except RerankSkipped as exc:
                 findings.append(f"{config.backend} was not measured: {exc}")
         findings += [
