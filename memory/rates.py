@@ -11,6 +11,15 @@ from typing import Protocol
 
 from memory.rls import TenantTransaction
 
+# Each user has these; `memory` is every memory endpoint without a bucket of its own, `default` everything else.
+QUERY, INDEX, MEMORY, DEFAULT = "query", "index", "memory", "default"
+RATE_SETTINGS = {
+    QUERY: "MEMORY_RATE_QUERY",
+    INDEX: "MEMORY_RATE_INDEX",
+    MEMORY: "MEMORY_RATE_DEFAULT",
+    DEFAULT: "MEMORY_RATE_DEFAULT",
+}
+
 
 class Rate(Protocol):
     """At most `limit` requests at once, and again as they refill."""

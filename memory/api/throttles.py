@@ -5,17 +5,10 @@ from __future__ import annotations
 from django.conf import settings
 
 from memory.errors import RateLimited
-from memory.rates import take_token
+from memory.rates import DEFAULT, INDEX, MEMORY, QUERY, RATE_SETTINGS, take_token
 from memory.rls import tenant_transaction
 
-# Each user has these; `memory` is every memory endpoint without a bucket of its own, `default` everything else.
-QUERY, INDEX, MEMORY, DEFAULT = "query", "index", "memory", "default"
-RATE_SETTINGS = {
-    QUERY: "MEMORY_RATE_QUERY",
-    INDEX: "MEMORY_RATE_INDEX",
-    MEMORY: "MEMORY_RATE_DEFAULT",
-    DEFAULT: "MEMORY_RATE_DEFAULT",
-}
+__all__ = ["DEFAULT", "INDEX", "MEMORY", "QUERY", "charge"]
 
 
 def charge(bucket: str) -> None:

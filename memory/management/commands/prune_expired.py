@@ -1,0 +1,29 @@
+"""manage.py prune_expired [--dry-run]"""
+
+import json
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from memory.expiry import Busy, prune_expired
+
+
+class Command(BaseCommand):
+    help = (
+        "Remove every user's expired answers to Idempotency-Keys, and rate buckets that are full again. Run it daily; "
+        "it may be killed and run again at any time. Exit 3 when another run is under way."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--dry-run", action="store_true", help="only count")
+
+    def handle(self, *, dry_run, **options):
+        try:
+            found = prune_expired(dry_run=dry_run, progress=self.stderr.write)
+        except Busy as exc:
+            raise CommandError(str(exc), returncode=3) from None
+        except DatabaseError as exc:
+            detail = f"the database failed ({type(exc).__name__}); what was removed before that is removed"
+            raise CommandError(detail, returncode=4) from None
+        self.stdout.write(json.dumps({"dry_run": dry_run, **found}))
