@@ -15,7 +15,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical
+.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical bench-rates
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -61,6 +61,9 @@ bench-query: $(READY)  ## time queries end to end
 
 bench-lexical: $(READY)  ## time the lexical leg and weigh its storage
 	@$(PYTHON) deploy/bench/lexical.py $(ARGS)
+
+bench-rates: $(READY)  ## time one decision of the rate limiter
+	@$(PYTHON) deploy/bench/rates.py $(ARGS)
 
 # The stamp comes last, so that an interrupted set-up is done again. torch comes first and alone: what
 # depends on it would otherwise pull in another build of it. All to stderr; stdout is for results.
