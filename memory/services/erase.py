@@ -30,26 +30,32 @@ _COUNTED = {"memory_chunks": "chunk_count", "memory_documents": "document_count"
 
 # Rows that came back without their user's, from a backup say, are erased like any.
 _ADOPT = (
-    "INSERT INTO memory_tenants (user_hash, user_id_cipher, state) SELECT %(user_hash)s, '', 'erasing' WHERE "
+    "INSERT INTO memory_tenants (user_hash, user_id_cipher, state, created_at)"
+    " SELECT %(user_hash)s, '', 'erasing', clock_timestamp() WHERE "
     + " OR ".join(
         f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)"
         for table in (*ERASED_TABLES, "memory_data_keys")
     )
     + " ON CONFLICT (user_hash) DO NOTHING"
 )
-_LOCK = "SELECT state FROM memory_tenants WHERE user_hash = %s FOR UPDATE"
+_LOCK = "SELECT state, created_at, now() FROM memory_tenants WHERE user_hash = %s FOR UPDATE"
+# When the memory began says which one it is: another call may have finished, the user begun anew, and that memory be
+# in the middle of an erasure of its own.
+_STILL = """
+SELECT true FROM memory_tenants WHERE user_hash = %s AND state = 'erasing' AND created_at = %s FOR UPDATE"""
 _MARK = """
 UPDATE memory_tenants SET state = 'erasing', document_count = 0, chunk_count = 0, updated_at = now()
 WHERE user_hash = %s"""
 _DELETE_KEYS = "DELETE FROM memory_data_keys WHERE user_hash = %s"
 _RECORD = """
 INSERT INTO memory_erasures (user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks)
-SELECT user_hash, %s, now(), now() + %s, document_count, chunk_count FROM memory_tenants WHERE user_hash = %s
+SELECT user_hash, %s, moment, moment + %s, document_count, chunk_count
+FROM memory_tenants, (SELECT clock_timestamp() AS moment OFFSET 0) AS clock WHERE user_hash = %s
 RETURNING erased_at, unrecoverable_after, erased_documents, erased_chunks"""
 _DELETE_TENANT = "DELETE FROM memory_tenants WHERE user_hash = %s"
-_LAST_RECORD = """
+_FIRST_RECORD_SINCE = """
 SELECT erased_at, unrecoverable_after, erased_documents, erased_chunks FROM memory_erasures
-WHERE user_hash = %s ORDER BY erased_at DESC, id DESC LIMIT 1"""
+WHERE user_hash = %s AND erased_at > %s ORDER BY erased_at LIMIT 1"""
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,8 @@ class Erasure:
     at: datetime
 
 
-def erase_memory() -> Erasure:
-    """Erase the bound tenant for good.
+def erase_memory(*, older_than: datetime | None = None) -> Erasure:
+    """Erase the bound tenant for good; with `older_than`, only a memory begun before that moment.
 
     1. One transaction marks the tenant as being erased and deletes the data keys. From its commit on nothing
        opens, here or in any backup made later, and every other request of the user is refused.
@@ -78,39 +84,51 @@ def erase_memory() -> Erasure:
     the tenant is being moved, and database errors.
     """
     user_hash = bound_tenant()
-    if not _destroy_keys(user_hash):
+    begun = _destroy_keys(user_hash, older_than)
+    if begun is None:
         with tenant_transaction(user_hash, reads_state=False) as tx:
             now = tx.execute("SELECT now()").fetchone()[0].astimezone(UTC)
         return Erasure(user_hash, 0, 0, False, now + _retention(), now)
     forget_keys(user_hash)
     for table in ERASED_TABLES:
-        _delete_rows(user_hash, table)
-    erasure = _finish(user_hash)
+        _delete_rows(user_hash, begun.memory, table)
+    erasure = _finish(user_hash, begun)
     forget_keys(user_hash)
     return erasure
 
 
-def _destroy_keys(user_hash: str) -> bool:
-    """The first step; whether there is anything to erase."""
+@dataclass(frozen=True)
+class _Begun:
+    """Which of the user's memories is being erased, by when it began, and since when this call has been at it."""
+
+    memory: datetime
+    at: datetime
+
+
+def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
+    """The first step; None where there is nothing to erase."""
     with tenant_transaction(user_hash, write=True, reads_state=False) as tx:
         tx.execute(_ADOPT, {"user_hash": user_hash})
         row = tx.execute(_LOCK, [user_hash]).fetchone()
         if row is None:
-            return False
-        if row[0] not in ("active", "erasing"):
+            return None
+        state, memory, now = row
+        if state not in ("active", "erasing"):
             raise KeyUnavailable(retry_after_seconds=5)
-        if row[0] == "active":
+        if state == "active":
+            if older_than is not None and memory >= older_than:
+                return None
             tx.execute(_MARK, [user_hash])
         tx.execute(_DELETE_KEYS, [user_hash])
-    return True
+    return _Begun(memory, now)
 
 
-def _delete_rows(user_hash: str, table: str) -> None:
+def _delete_rows(user_hash: str, memory: datetime, table: str) -> None:
     """Delete one table's rows in order of its key, so that no batch walks over those that went before."""
     last: tuple = ()
     while True:
-        with tenant_transaction(user_hash, write=True) as tx:
-            if not _is_erasing(tx):
+        with tenant_transaction(user_hash, write=True, reads_state=False) as tx:
+            if not _is_still_erasing(tx, memory):
                 return
             bound = tx.execute(*_batch_end(table, user_hash, last)).fetchone()
             deleted = tx.execute(*_delete_range(table, user_hash, last, bound))
@@ -125,23 +143,22 @@ def _delete_rows(user_hash: str, table: str) -> None:
         last = bound
 
 
-def _finish(user_hash: str) -> Erasure:
+def _finish(user_hash: str, begun: _Begun) -> Erasure:
     """The last step. Where another call has finished first, what that one wrote."""
-    with tenant_transaction(user_hash, write=True) as tx:
-        if _is_erasing(tx):
+    with tenant_transaction(user_hash, write=True, reads_state=False) as tx:
+        if _is_still_erasing(tx, begun.memory):
             tx.execute(_DELETE_KEYS, [user_hash])
             recorded = tx.execute(_RECORD, [uuid7(), _retention(), user_hash])
             tx.execute(_DELETE_TENANT, [user_hash])
         else:
-            recorded = tx.execute(_LAST_RECORD, [user_hash])
+            recorded = tx.execute(_FIRST_RECORD_SINCE, [user_hash, begun.at])
         at, unrecoverable_after, documents, chunks = recorded.fetchone()
     return Erasure(user_hash, documents, chunks, True, unrecoverable_after.astimezone(UTC), at.astimezone(UTC))
 
 
-def _is_erasing(tx: TenantTransaction) -> bool:
-    """Whether the tenant is still the one being erased: another call may have finished, and the user begun anew."""
-    state = tx.state(even_inactive=True)
-    return state is not None and state.state == "erasing"
+def _is_still_erasing(tx: TenantTransaction, memory: datetime) -> bool:
+    """Whether the user's memory is that one still, locked now."""
+    return tx.execute(_STILL, [tx.user_hash, memory]).fetchone() is not None
 
 
 def _batch_end(table: str, user_hash: str, last: tuple) -> tuple[str, list]:

@@ -157,10 +157,10 @@ def killed_at(monkeypatch, person, table: str) -> None:
     """Begin an erasure that dies before `table`'s rows are deleted."""
     delete_rows = erase._delete_rows
 
-    def die(user_hash, at):
+    def die(user_hash, memory, at):
         if at == table:
             raise SystemExit
-        delete_rows(user_hash, at)
+        delete_rows(user_hash, memory, at)
 
     with monkeypatch.context() as patched, bind_tenant(person.user_hash):
         patched.setattr(erase, "_delete_rows", die)

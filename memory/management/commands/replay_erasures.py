@@ -1,0 +1,61 @@
+"""manage.py replay_erasures [FILE|-] [--dry-run]"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from memory.ledger import LedgerEntry, parse_entry, read_ledger, replay
+
+FINDINGS, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
+LOCK = 0x5231_4552  # "R1ER"
+
+
+class Command(BaseCommand):
+    help = (
+        "After a restore: erase again everybody in the ledger who is back. The ledger is FILE, as `erasures` printed "
+        "it, or else the database's own. May be run at any time and again. Exit 1 when --dry-run finds somebody, "
+        "3 when another replay runs, 4 when somebody could not be erased yet."
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("file", nargs="?", help="JSON Lines, - for standard input; default: the database's own")
+        parser.add_argument("--dry-run", action="store_true", help="only count who is back")
+
+    def handle(self, *, file, dry_run, **options):
+        maint = connections["maint"]
+        with maint.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+            if not cursor.fetchone()[0]:
+                raise CommandError("another replay is running", returncode=BUSY)
+        try:
+            entries = _entries(file) if file else list(read_ledger(using="maint"))
+            self.stderr.write(f"{len(entries)} erasures in the ledger")
+            done = replay(entries, dry_run=dry_run)
+        finally:
+            maint.close()  # and the lock with it
+        self.stdout.write(json.dumps({"dry_run": dry_run, **asdict(done)}))
+        if done.failed:
+            sys.exit(PARTIAL)
+        if dry_run and done.returned + done.unfinished:
+            sys.exit(FINDINGS)
+
+
+def _entries(file: str) -> list[LedgerEntry]:
+    """Every line, before anything is done: half a ledger is a mistake and not a ledger."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise CommandError("the ledger's file cannot be read", returncode=USAGE) from None
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                entries.append(parse_entry(line))
+            except ValueError as exc:
+                raise CommandError(f"line {number}: {exc}", returncode=USAGE) from None
+    return entries

@@ -1,0 +1,175 @@
+"""Documents made from others go with any document they were made from, and with nothing else."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import psycopg
+import pytest
+from django.db import connections
+
+from memory.errors import NotFound
+from memory.rls import bind_tenant, tenant_transaction
+from memory.services.forget import delete_document
+from r1site.embedded.data_folder import SUPERUSER
+from tests.api.test_listing import keep
+from tests.db.memories import pack_terms, remember_requests
+from tests.db.server import connect
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
+
+LEXICAL = ("memory_lexical_chunks", "memory_lexical_segments", "memory_lexical_blocks")
+
+
+@pytest.fixture
+def superuser(cluster, transactional_db) -> psycopg.Connection:
+    """Sees every row as it is."""
+    with connect(SUPERUSER) as connection:
+        yield connection
+
+
+def summarize(person, doc_id: str, *covered: str, **fields) -> None:
+    keep(person, doc_id, source="summary", metadata={"derived_from": list(covered)}, **fields)
+
+
+def listed(person) -> set[str]:
+    return {found["doc_id"] for found in person.get("memory/documents?limit=200").json()["results"]}
+
+
+def assert_counts_are_true(superuser, person) -> int:
+    """What the tenant's row claims, against the rows; how many documents."""
+    claimed = superuser.execute(
+        "SELECT document_count, chunk_count FROM memory_tenants WHERE user_hash = %s", [person.user_hash]
+    ).fetchone()
+    actual = superuser.execute(
+        "SELECT (SELECT count(*) FROM memory_documents WHERE user_hash = %(user)s),"
+        " (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user)s)", {"user": person.user_hash},
+    ).fetchone()  # fmt: skip
+    assert claimed == actual
+    living = superuser.execute(
+        "SELECT (SELECT count(*) FROM memory_lexical_chunks WHERE user_hash = %(user)s)"
+        " + coalesce((SELECT sum(live_chunks) FROM memory_lexical_segments WHERE user_hash = %(user)s), 0)",
+        {"user": person.user_hash},
+    ).fetchone()[0]
+    assert living == actual[1], "every chunk has its terms, and no term outlives its chunk"
+    return actual[0]
+
+
+@pytest.fixture
+def summarized(alice):
+    """Four documents; one summary of a and b, one of c, one of that summary; d is in none."""
+    for doc_id in "abcd":
+        keep(alice, doc_id)
+    summarize(alice, "sum-ab", "a", "b")
+    summarize(alice, "sum-c", "c")
+    summarize(alice, "sum-sum", "sum-ab")
+    return alice
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_deleting_a_covered_document_takes_its_summary_and_what_was_made_from_that(summarized, superuser, packed):
+    if packed:
+        assert pack_terms(summarized, chunks=2)
+    assert summarized.delete("memory/documents/b").status_code == 204
+    assert listed(summarized) == {"a", "c", "d", "sum-c"}
+    assert assert_counts_are_true(superuser, summarized) == 4
+
+
+def test_replacing_a_covered_document_takes_its_summary_and_keeps_the_new_version(summarized, superuser):
+    keep(summarized, "a", minute=5)
+    assert listed(summarized) == {"a", "b", "c", "d", "sum-c"}
+    assert assert_counts_are_true(superuser, summarized) == 5
+
+
+def test_deleting_or_replacing_a_summary_leaves_what_it_covers(summarized, superuser):
+    assert summarized.delete("memory/documents/sum-sum").status_code == 204
+    assert summarized.delete("memory/documents/sum-c").status_code == 204
+    assert listed(summarized) == {"a", "b", "c", "d", "sum-ab"}
+    summarize(summarized, "sum-ab", "a", "b", minute=9)
+    assert listed(summarized) == {"a", "b", "c", "d", "sum-ab"}
+    assert assert_counts_are_true(superuser, summarized) == 5
+
+
+def test_documents_that_name_each_other_go_together_and_only_once(alice, superuser):
+    summarize(alice, "one", "two")
+    summarize(alice, "two", "one")
+    summarize(alice, "itself", "itself")
+    summarize(alice, "itself", "itself", minute=1)
+    assert listed(alice) == {"one", "two", "itself"}
+    assert alice.delete("memory/documents/one").status_code == 204
+    assert listed(alice) == {"itself"}
+    assert alice.delete("memory/documents/itself").status_code == 204
+    assert assert_counts_are_true(superuser, alice) == 0
+
+
+def test_only_a_summary_is_made_from_others_whatever_metadata_says(alice):
+    keep(alice, "a")
+    keep(alice, "note", metadata={"derived_from": ["a"]})
+    keep(alice, "odd", source="summary", metadata={"derived_from": "a"})
+    assert alice.delete("memory/documents/a").status_code == 204
+    assert listed(alice) == {"note", "odd"}
+
+
+def test_another_users_documents_of_the_same_names_stay(summarized, bob, superuser):
+    keep(bob, "b")
+    summarize(bob, "sum-ab", "a", "b")
+    assert bob.delete("memory/documents/sum-sum").status_code == 404
+    assert summarized.delete("memory/documents/b").status_code == 204
+    assert listed(bob) == {"b", "sum-ab"}
+    assert assert_counts_are_true(superuser, bob) == 2
+
+
+def test_answered_idempotency_keys_outlive_the_document(summarized):
+    remember_requests(summarized)
+    assert summarized.delete("memory/documents/b").status_code == 204
+    with tenant_transaction(summarized.user_hash) as tx:
+        kept = tx.execute("SELECT count(*) FROM memory_idempotency WHERE user_hash = %s", [tx.user_hash])
+        assert kept.fetchone() == (1,)
+
+
+def test_no_term_of_a_deleted_memory_is_left(summarized, superuser):
+    pack_terms(summarized, chunks=3)
+    for doc_id in "abcd":
+        assert summarized.delete(f"memory/documents/{doc_id}").status_code == 204
+    assert assert_counts_are_true(superuser, summarized) == 0
+    for table in LEXICAL:
+        left = superuser.execute(f"SELECT count(*) FROM {table} WHERE user_hash = %s", [summarized.user_hash])
+        assert left.fetchone() == (0,), table
+
+
+def test_deleters_and_writers_of_documents_that_summaries_join_never_deadlock_nor_miscount(alice, superuser):
+    """Two deleters in opposite order, a writer of what is covered and a writer of the summaries, thirty times."""
+    start = threading.Barrier(4, timeout=30)
+
+    def at_once(call):
+        try:
+            start.wait()
+            call()
+        finally:
+            connections.close_all()
+
+    def delete(doc_ids: str) -> None:
+        for doc_id in doc_ids:
+            with bind_tenant(alice.user_hash), suppress(NotFound):
+                delete_document(doc_id)
+
+    def write() -> None:
+        for doc_id in "cab":
+            keep(alice, doc_id, minute=1)
+
+    def summarize_all() -> None:
+        for number, covered in enumerate(("ab", "bc", "ca")):
+            summarize(alice, f"sum-{number}", *covered)
+
+    for doc_id in "abc":
+        keep(alice, doc_id)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(30):
+            calls = [lambda: delete("abc"), lambda: delete("cba"), write, summarize_all]
+            for future in [pool.submit(at_once, call) for call in calls]:
+                future.result(timeout=60)
+            assert_counts_are_true(superuser, alice)
+    delete("abc")
+    assert assert_counts_are_true(superuser, alice) <= 3
