@@ -15,7 +15,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical bench-rates
+.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical bench-rates bench-stream
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -64,6 +64,9 @@ bench-lexical: $(READY)  ## time the lexical leg and weigh its storage
 
 bench-rates: $(READY)  ## time one decision of the rate limiter
 	@$(PYTHON) deploy/bench/rates.py $(ARGS)
+
+bench-stream: $(READY)  ## run 1,200 streams at a service of its own
+	@$(PYTHON) deploy/bench/stream.py $(ARGS)
 
 # The stamp comes last, so that an interrupted set-up is done again. torch comes first and alone: what
 # depends on it would otherwise pull in another build of it. All to stderr; stdout is for results.
