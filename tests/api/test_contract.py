@@ -116,9 +116,7 @@ def test_what_one_call_makes_the_next_one_finds_until_it_is_forgotten(user):
 
         def validate_response(self, response, case, additional_checks=None, **kwargs):
             # schemathesis's own does not say that the token was given to it, and takes it for an invented one.
-            case.validate_response(
-                response, headers=kwargs["headers"], transport_kwargs=kwargs, recorder=self.recorder
-            )
+            case.validate_response(response, headers=kwargs["headers"], transport_kwargs=kwargs, recorder=self.recorder)
 
     Walk.run(settings=settings(SETTINGS, stateful_step_count=6))
 

@@ -46,8 +46,12 @@ ANSWERS: dict[str, Schema] = {
             "loads": integer("How often a model was loaded."),
             "detail": string("More about the state."),
             "reason": or_null(string("Why no model is there.")),
+            "dtype": or_null(string("The numbers it computes with.")),
+            "weights_sha256": or_null(string("The digest of its weights.")),
+            "load_seconds": or_null(number("What loading took.", minimum=0)),
+            "batches": integer("Forward passes."),
         },
-        optional=("reason",),
+        optional=("reason", "dtype", "weights_sha256", "load_seconds", "batches"),
     ),
     "ComponentState": obj(
         "One component.",

@@ -10,6 +10,7 @@ _CACHED = {
     "ETag": {"required": True, "schema": {"type": "string"}},
     "Cache-Control": {"required": True, "schema": {"type": "string"}},
 }
+_UNCHANGED = Answer(description="It is what `If-None-Match` names.", headers=_CACHED)
 _DOCS_FILE: Schema = {
     "name": "name",
     "in": "path",
@@ -31,7 +32,8 @@ OPERATIONS = [
                 schema={"type": "object"},
                 media_type=MEDIA_TYPE,
                 headers=_CACHED,
-            )
+            ),
+            304: _UNCHANGED,
         },
         errors=ANYWHERE,
     ),
@@ -44,7 +46,8 @@ OPERATIONS = [
         description="Swagger UI, from files of the service's own.",
         security=(),
         answers={
-            200: Answer(description="A page.", schema={"type": "string"}, media_type="text/html", headers=_CACHED)
+            200: Answer(description="A page.", schema={"type": "string"}, media_type="text/html", headers=_CACHED),
+            304: _UNCHANGED,
         },
         errors=ANYWHERE,
     ),
@@ -61,7 +64,8 @@ OPERATIONS = [
                 description="The file.",
                 headers=_CACHED,
                 content={kind: {} for kind in ("text/css", "text/javascript", "image/png")},
-            )
+            ),
+            304: _UNCHANGED,
         },
         errors=(*ANYWHERE, 401, 404),
     ),

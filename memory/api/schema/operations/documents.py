@@ -94,6 +94,7 @@ OPERATIONS = [
         ),
         scope=WRITE_SCOPE,
         request="memory.api.serializers.erase.MemoryEraseRequest",
+        examples={"alice": {"summary": "For the user alice", "value": {"confirm": "alice"}}},
         answers={200: Answer(description="The receipt.", schema="ErasureReceipt")},
         errors=(*MEMORY, 422),
     ),

@@ -43,7 +43,7 @@ OPERATIONS = [
         id="indexMemory",
         tag="Memory",
         summary="Remember a document, or several",
-        description="Replaces earlier versions of the same `doc_id`s as a whole. All or nothing, at most 200 chunks a call.",
+        description="Replaces an earlier version of the same `doc_id` as a whole. All or nothing; at most 200 chunks.",
         scope=WRITE_SCOPE,
         request=(
             "memory.api.serializers.index.MemoryIndexRequest",
