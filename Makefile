@@ -15,7 +15,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical bench-rates bench-stream
+.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical bench-rates bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -67,6 +67,9 @@ bench-rates: $(READY)  ## time one decision of the rate limiter
 
 bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 	@$(PYTHON) deploy/bench/stream.py $(ARGS)
+
+bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they say
+	@$(PYTHON) deploy/bench/summarize.py $(ARGS)
 
 # The stamp comes last, so that an interrupted set-up is done again. torch comes first and alone: what
 # depends on it would otherwise pull in another build of it. All to stderr; stdout is for results.

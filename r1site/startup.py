@@ -12,6 +12,7 @@ from django.db import DatabaseError, connections
 from memory.checks import settings_fit_together
 from memory.environment import SettingError
 from memory.errors import MemoryServiceError, UnsafeDatabase
+from memory.language.pipeline import warm_language
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.middleware import token_verifier
 from memory.retrieval.models import get_embedder
@@ -55,11 +56,15 @@ def refuse_unsafe_start() -> None:
 
 
 def warm_worker() -> None:
-    """Load and warm the embedding model in this worker, so that its first request does not wait for it."""
+    """Load and warm the models in this worker, so that its first requests do not wait for them.
+
+    The embedding model and the reranker before it serves; spaCy, which few requests need, behind its back.
+    """
     try:
         embedder = get_embedder()
         embedder.embed_query("warm up")
         warm_reranker()
+        warm_language()
         # Last: a database that is away must not leave the models cold.
         active_space(embedder)
     except DatabaseError as exc:

@@ -1,15 +1,12 @@
 """Sentences that say what a set of chunks says, each with its citation.
 
 Embedding every sentence of 200 chunks would take a CPU some 20 seconds. So the chunks are ranked first, by the vectors
-that are stored with them; of the most central ones' sentences those go on that share the most words with the others;
-and only these are embedded.
+that are stored with them, and only the most central ones' sentences are embedded: a seventh of the work for a choice
+that is as close to all the sentences (deploy/bench/README.md).
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,10 +20,7 @@ from memory.retrieval.chunks import StoredChunk
 from memory.retrieval.citations import Citation
 
 CENTRAL_CHUNKS = 24
-SENTENCES_EMBEDDED_MAX = 160
 SENTENCE_MIN_WORDS, SENTENCE_MIN_CHARS = 4, 20  # shorter by both: a heading, a greeting
-
-_WORD = re.compile(r"\w{3,}")
 
 
 @dataclass(frozen=True)
@@ -63,19 +57,6 @@ def cited_sentences(chunks: Sequence[StoredChunk]) -> list[CitedSentence]:
                     seen.add(folded)
                     found.append(sentence)
     return [sentence for sentence in found if _says_something(sentence.text)] or found
-
-
-def most_shared(sentences: Sequence[CitedSentence], count: int = SENTENCES_EMBEDDED_MAX) -> list[CitedSentence]:
-    """The `count` sentences whose words occur in the most of all sentences, in the order they came."""
-    if len(sentences) <= count:
-        return list(sentences)
-    words = [frozenset(_WORD.findall(sentence.text.casefold())) for sentence in sentences]
-    shared = Counter(word for of_sentence in words for word in of_sentence)
-    # Words of nearly every sentence say nothing: log(df) log(n / df) is greatest in between.
-    weight = {word: math.log(1 + df) * math.log(len(sentences) / df) for word, df in shared.items()}
-    scores = [sum(weight[word] for word in of_sentence) / math.sqrt(len(of_sentence) or 1) for of_sentence in words]
-    best = sorted(range(len(sentences)), key=lambda index: (-scores[index], index))[:count]
-    return [sentences[index] for index in sorted(best)]
 
 
 def central_sentences(units: np.ndarray, count: int, question: np.ndarray | None = None) -> list[int]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,8 @@ from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+logger = logging.getLogger(__name__)
 
 RELOAD_AFTER_SECONDS = 30.0  # a load that failed is not tried again by each request
 # spaCy's tokenizer is quadratic in runs of punctuation (2 s for 4,000 brackets): the rest of one is not read.
@@ -56,6 +59,10 @@ class OwnedPipeline:
             future.cancel()
             raise Overloaded(retry_after_seconds=2) from None
 
+    def warm(self) -> None:
+        """Load it in its own thread, and do not wait. A failure is logged here, and raised to whoever asks next."""
+        self._owner.submit(self._work, lambda nlp: len(nlp("Warm up."))).add_done_callback(_log_failure)
+
     def _work(self, work: Callable[[Language], T]) -> T:
         nlp = self._loaded()
         with nlp.memory_zone():
@@ -80,6 +87,17 @@ class OwnedPipeline:
 def readable(text: str) -> str:
     """`text` as spaCy should read it: as long, character by character, with spaces for what it must not read."""
     return _LONG_RUN.sub(lambda run: run[1].ljust(len(run[0])), text)
+
+
+def _log_failure(future: Future) -> None:
+    if isinstance(error := future.exception(), MemoryServiceError):
+        logger.error("no sentences and entities: %s", error.detail)
+
+
+def warm_language() -> None:
+    """Load both pipelines in the background; the first one also imports spaCy."""
+    sentence_pipeline().warm()
+    entity_pipeline().warm()
 
 
 _lock = threading.Lock()

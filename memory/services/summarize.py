@@ -18,7 +18,7 @@ from memory.indexing.derived import DERIVED_FROM, SUMMARY_SOURCE
 from memory.indexing.write import DocumentDraft, seal_document, store_document
 from memory.keyring import TenantKeys, forget_keys
 from memory.language.abstract import rewrite
-from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences, most_shared
+from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
 from memory.language.llm import language_model
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
@@ -86,7 +86,7 @@ def summarize_memory(
 
     1. Read the chunks, the newest 200 at most; for a query, the passages it finds.
     2. Keep the most central ones, by their stored vectors, and open them.
-    3. Split them into sentences; embed those that share the most words; no database connection is held.
+    3. Split them into sentences and embed these; no database connection is held.
     4. Choose central sentences that do not repeat each other, in document order.
     5. Have the language model rewrite them, where there is one.
     6. Store the summary, if every document that it covers is still as it was read; else all once more.
@@ -153,7 +153,7 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     for chunk in chunks:
         chunk.text = open_text(read.keys, chunk)
     watch.lap("open")
-    candidates = most_shared(cited_sentences(chunks))
+    candidates = cited_sentences(chunks)
     watch.lap("split")
 
     embedder = get_embedder()

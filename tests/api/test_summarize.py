@@ -177,18 +177,18 @@ def test_long_ids_leave_room_for_the_provenance(alice):
 
 
 def while_it_works(monkeypatch, happens, times: int) -> None:
-    """`happens` in another thread, the first `times` times that sentences are about to be embedded."""
-    real, left = service.most_shared, [times]
+    """`happens` in another thread, the first `times` times that chunks are about to be split."""
+    real, left = service.cited_sentences, [times]
 
-    def meanwhile(sentences):
+    def meanwhile(chunks):
         if left[0]:
             left[0] -= 1
             other = threading.Thread(target=lambda: (happens(), connections.close_all()))
             other.start()
             other.join()
-        return real(sentences)
+        return real(chunks)
 
-    monkeypatch.setattr(service, "most_shared", meanwhile)
+    monkeypatch.setattr(service, "cited_sentences", meanwhile)
 
 
 def test_a_document_deleted_meanwhile_leaves_no_summary_behind(library, monkeypatch):
@@ -216,8 +216,6 @@ def test_documents_that_keep_changing_are_503_and_leave_nothing(library, monkeyp
 def server(settings):
     with LLMServer() as running:
         settings.MEMORY_LLM_BASE_URL = running.base_url
-        settings.MEMORY_LLM_STALL_SECONDS = 0.3
-        settings.MEMORY_LLM_TIMEOUT_SECONDS = 5.0
         yield running
     llm._client_for.cache_clear()
 
@@ -236,14 +234,16 @@ def test_a_language_model_writes_the_summary_of_the_cited_sentences(library, ser
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ([STATUS_OK, *say("The cr"), 5.0], "stalled"),
+        ([STATUS_OK, *say("The cr"), 60.0], "stalled"),
         ([STATUS_OK, *say("The cr"), CUT], "unreachable"),
         (status(500), "refused"),
         ([STATUS_OK, *say(" \n"), *finish()], "malformed"),
         ([STATUS_OK, *say("I would rather not"), *finish("content_filter")], "refused"),
     ],
 )
-def test_a_failing_language_model_falls_back_to_the_sentences(library, server, caplog, script, reason):
+def test_a_failing_language_model_falls_back_to_the_sentences(library, server, settings, caplog, script, reason):
+    if reason == "stalled":
+        settings.MEMORY_LLM_STALL_SECONDS = 1.0
     server.plays(*script)
     with caplog.at_level(logging.DEBUG):
         made = summarized(library, doc_ids=["harbour"])

@@ -1,11 +1,14 @@
 """Sentences: exact slices that leave nothing out, whatever the text."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.errors import ModelUnavailable
-from memory.language.pipeline import pipeline_name
+from memory.language.pipeline import entity_pipeline, pipeline_name, sentence_pipeline, warm_language
 from memory.language.sentences import SENTENCE_MAX_CHARS, WINDOW_CHARS, split_sentences
 
 
@@ -72,3 +75,19 @@ def test_a_pipeline_that_is_not_there_is_named_by_its_setting(settings):
 
 def test_the_backend_is_named_as_its_makers_do():
     assert pipeline_name() == "en_core_web_sm"
+
+
+def test_nothing_of_a_model_is_imported_before_it_is_asked():
+    modules = "memory.services.summarize, memory.services.entities, memory.language.pipeline"
+    code = f"import django; django.setup(); import sys, {modules}; print({{'spacy', 'torch'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_pipeline_that_cannot_be_warmed_is_logged_and_named_by_its_setting(settings, caplog):
+    settings.MEMORY_SPACY_MODEL = "no_such_pipeline"
+    warm_language()
+    for pipeline in (sentence_pipeline(), entity_pipeline()):
+        with pytest.raises(ModelUnavailable):
+            pipeline.run(len)
+    assert caplog.text.count("no sentences and entities: The spaCy pipeline named by MEMORY_SPACY_MODEL") == 2
