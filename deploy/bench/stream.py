@@ -81,7 +81,8 @@ class Served:
             self.port = probe.getsockname()[1]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "DJANGO_"))}
         rates = {f"MEMORY_RATE_{name}": "off" for name in ("QUERY", "INDEX", "DEFAULT")}
-        self.environment = {**kept, "R1_VAR_DIR": str(var), **rates}
+        # R1_STOP_WITH_PARENT: no server is left when this process is killed.
+        self.environment = {**kept, "R1_VAR_DIR": str(var), "R1_STOP_WITH_PARENT": "1", **rates}
 
     def __enter__(self) -> Served:
         with open(self.var.with_name("service.log"), "wb") as log:
