@@ -131,7 +131,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     from memory.indexing.write import protect
     from memory.keyring import existing_keys
     from memory.models.chunk import EMBEDDING_DIMENSION
-    from memory.retrieval.lexical import BEST, CTES, lexical_query
+    from memory.retrieval.lexical import ctes, lexical_query
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
     from memory.security import hmac_user
@@ -156,7 +156,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
         params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
         params |= lexical_query(keys, question, "english").params()
         nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
-        sql = nothing + CTES.format(best=BEST).rstrip(",") + " SELECT * FROM placed"
+        sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM placed"
         with tenant_transaction(user_hash) as tx:
             tx.state()
             started = time.perf_counter()

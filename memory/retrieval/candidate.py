@@ -14,7 +14,8 @@ class Candidate:
     """A row of the search, its sealed blobs unopened.
 
     Scores are 0-1, higher is better; None for a stage that did not run. Beside them stand what the two
-    legs measured: `distance`, cosine, 0-2, nearer is better; `bm25`, 0 where no query term occurs.
+    legs measured: `distance`, cosine, 0-2, nearer is better; `bm25`, 0 where no query term occurs, None
+    where no words were looked for.
     `phrased`: the text holds every phrase that the query quotes; True where it quotes none.
     """
 
@@ -32,7 +33,7 @@ class Candidate:
     document_meta_cipher: bytes | None
     document_mac: bytes | None
     distance: float
-    bm25: float = 0.0
+    bm25: float | None = None
     vector: float = 0.0
     lexical: float | None = None
     fused: float = 0.0

@@ -13,7 +13,7 @@ from datetime import datetime
 from pgvector import HalfVector
 
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.lexical import BEST, CTES, LexicalQuery
+from memory.retrieval.lexical import LexicalQuery, ctes
 from memory.rls import TenantTransaction, refuse_cross_tenant
 
 
@@ -69,7 +69,7 @@ FROM (
 ) c{_DOCUMENT.format(where="WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)")}"""
 
 _ALL_COLUMNS = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, generation,
-           text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, 0.0::float8 AS bm25"""
+           text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"""
 
 _QUARANTINED = """
 SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"""
@@ -81,7 +81,7 @@ def candidate_statement(
     """The search's SQL and its parameters; `explain_ann` explains exactly this.
 
     Each leg gives its `limit` best under the filters; a row of either has its distance and its BM25 score.
-    Without a lexical query, or one without terms, the vector leg stands alone and every BM25 score is 0.
+    Without a lexical query, or one without terms, the vector leg stands alone and no row has a BM25 score.
     """
     params = {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
     conditions = ""
@@ -99,7 +99,7 @@ def candidate_statement(
         return _ONE_LEG.format(dense=_DENSE.format(columns=_ALL_COLUMNS, conditions=conditions)), params
     sql = _BOTH_LEGS.format(
         dense=_DENSE.format(columns="id", conditions=conditions),
-        lexical=CTES.format(best="" if conditions else BEST),
+        lexical=ctes(filtered=bool(conditions)),
         conditions=conditions,
     )
     return sql, params | lexical.params()

@@ -50,6 +50,18 @@ def test_without_decay_the_score_is_the_fused_score_exactly(library):
         assert result["score"] == result["scores"]["fused"] == result["scores"]["decay"]
 
 
+def test_a_stage_that_did_not_run_has_no_score(library, settings):
+    def lexical(question: str) -> dict[str, float | None]:
+        results = library.query(question, top_k=5).json()["results"]
+        assert {result["scores"]["rerank"] for result in results} == {None}
+        return {result["doc_id"]: result["scores"]["lexical"] for result in results}
+
+    assert lexical("passport") == {"n4": 1.0, "n0": 0.0, "n1": 0.0, "n2": 0.0, "n3": 0.0}
+    assert set(lexical("what is the").values()) == {None}, "stop words alone"
+    settings.MEMORY_LEXICAL = False
+    assert set(lexical("passport").values()) == {None}
+
+
 def test_full_decay_with_a_short_half_life_prefers_the_new(library):
     strong = library.query("boiler engineer Thursday", decay_weight=1, half_life_days=1, top_k=5).json()["results"]
     scores = {result["doc_id"]: result["score"] for result in strong}

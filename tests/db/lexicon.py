@@ -64,8 +64,8 @@ def search(person: Person, question: str, limit: int = 200, filters: Filters | N
         return Search(tx, registered_space(), searchable, limit, filters or Filters(), lexical).candidates()
 
 
-def lexical_scores(person: Person, question: str) -> dict[tuple[str, int], float]:
-    """(doc_id, chunk_index) -> BM25, of every chunk of a small user."""
+def lexical_scores(person: Person, question: str) -> dict[tuple[str, int], float | None]:
+    """(doc_id, chunk_index) -> BM25, of every chunk of a small user; None where the question has no terms."""
     return {(c.doc_id, c.chunk_index): c.bm25 for c in search(person, question)}
 
 

@@ -147,6 +147,21 @@ def test_each_leg_gives_its_best_and_every_row_has_both_scores(alice):
     assert nearest == sorted(c.distance for c in found)[:limit]
 
 
+def test_what_is_left_out_of_a_long_search_could_not_have_been_among_the_best(alice):
+    """Rare words with frequent ones, so that most chunks are passed over: a few hundred, loose and in two segments."""
+    chance = random.Random(13)
+    texts = {f"d{n}": [" ".join(chance.choices(WORDS, WEIGHTS, k=12)) for _ in range(150)] for n in range(6)}
+    store_all(alice, texts)
+    assert pack_terms(alice, chunks=400) == 2
+    questions = [" ".join(chance.choices(WORDS, k=2) + chance.choices(WORDS[:8], k=3)) for _ in range(12)]
+    for question in [*questions, "word0 word1 word2", "word250", "word250 word0 word0 word0 word0 word0 word0"]:
+        expected = plain_bm25(texts, question)
+        for limit in (1, 5, 24):
+            scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, question, limit)}
+            assert in_order(scores)[:limit] == in_order(expected)[:limit]
+            assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+
+
 def test_equal_scores_go_by_document_and_place(alice):
     for doc_id in ("m", "z", "a", "k"):
         store(alice, doc_id, ["heat pump serviced", "heat pump serviced"])
@@ -190,7 +205,7 @@ def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
     store_all(alice, random_texts(5, 5))
     found = search(alice, "the of and", 3)
     assert len(found) == 3
-    assert {c.bm25 for c in found} == {0.0}
+    assert {c.bm25 for c in found} == {None}
 
 
 def test_of_a_very_long_question_the_first_terms_count(alice):
@@ -208,7 +223,7 @@ def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(ali
     settings.MEMORY_LEXICAL_LANGUAGE = "german"
     store(alice, "d", ["Die Häuser am Hafen"])
     assert lexical_scores(alice, "Haus")[("d", 0)] > 0
-    assert lexical_scores(alice, "die am")[("d", 0)] == 0
+    assert lexical_scores(alice, "die am")[("d", 0)] is None
     keys, draft = existing_keys(alice.user_hash), write.DocumentDraft("e", "notes", "running")
     passage, vector = write.Passage("running", 0, 7), unit_vector()[None, :]
     for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
