@@ -15,7 +15,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test coverage lint bench-crypto bench-query bench-lexical bench-rates bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop test fuzz coverage lint bench-crypto bench-query bench-lexical bench-rates bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -39,6 +39,9 @@ stop: $(READY)  ## stop every server started here; data stays
 
 test: $(READY)  ## run the tests; ARGS go to pytest
 	@$(PYTHON) -m pytest $(ARGS)
+
+fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py $(ARGS)
 
 # What keeps users apart: each of these files is covered to at least COVERED percent, or coverage fails.
 GUARDED := memory/security.py memory/keyring.py $(wildcard memory/rls*.py)

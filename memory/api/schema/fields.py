@@ -67,7 +67,8 @@ def metadata_levels(max_depth: int) -> dict[str, Schema]:
             "type": "object",
             "description": (
                 f"Any JSON object of the product's own, at most {max_depth} levels deep and 65,536 bytes as compact "
-                "JSON. It comes back exactly as sent. Integers fit 64 bits signed; other finite numbers may be larger."
+                "JSON. It comes back exactly as sent. Integers fit 64 bits signed; numbers written with a "
+                "fraction or an exponent may be larger, which this schema cannot say."
             ),
             "propertyNames": names,
             "additionalProperties": members(2),
