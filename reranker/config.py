@@ -29,8 +29,8 @@ TokenEncoder = Callable[[Sequence[str]], list[np.ndarray]]
 class RerankConfig:
     """Settings of a `Reranker`. A model change reloads; the rest applies to the next call.
 
-    backend: `auto` is the cross-encoder where its weights can be loaded, else late interaction
-        where there is a `token_encoder`, else candidate order.
+    backend: `auto` is the cross-encoder where its weights can be loaded, else candidate order. Late
+        interaction runs where it is asked for by name: no gain was measured that would pay for it.
     model, revision, cache_folder: a local folder, or a name in the local hub cache or the hub. The
         default model's revision is pinned; without a revision another model is the hub's newest.
     device: a torch device; None is `cuda:0` where there is one, else `cpu`.

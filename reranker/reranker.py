@@ -170,9 +170,10 @@ class Reranker:
         return RerankOutcome(results, True, name, None, took_ms)
 
     def _wanted(self, backend: BackendChoice) -> list[str]:
-        """Backends in the order to try them."""
-        names = ["cross_encoder", "late_interaction"] if backend == "auto" else [backend]
-        return [n for n in names if n != "none" and (n != "late_interaction" or self.config.token_encoder)]
+        """The backend that `backend` stands for, if there can be one."""
+        name = "cross_encoder" if backend == "auto" else backend
+        there_is_none = name == "none" or (name == "late_interaction" and self.config.token_encoder is None)
+        return [] if there_is_none else [name]
 
     def _current(self, backend: BackendChoice, start: bool) -> tuple[str, Batcher | None]:
         """The backend to ask: the first that is ready, else the first, which says why it is not."""

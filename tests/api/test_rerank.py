@@ -145,9 +145,11 @@ def test_late_interaction_reranks_with_the_embedding_model(deploy, notes):
     assert scores == sorted(scores, reverse=True) and 0 < scores[-1] < 0.5 < scores[0] < 1
 
 
-def test_auto_takes_late_interaction_where_there_are_no_weights(deploy, notes):
-    assert deploy(RERANK_BACKEND="auto", CROSS_ENCODER_MODEL="/nowhere/at/all")
-    assert ask(notes)["rerank"] == {"backend": "late_interaction", "skipped": None}
+def test_auto_keeps_candidate_order_where_there_are_no_weights(deploy, notes):
+    assert not deploy(RERANK_BACKEND="auto", CROSS_ENCODER_MODEL="/nowhere/at/all")
+    answer = ask(notes)
+    assert answer["rerank"] == {"backend": "cross_encoder", "skipped": "no_backend"}
+    assert is_candidate_order(answer, ask(notes, rerank=False))
 
 
 def test_late_interaction_loads_whatever_the_budget_of_a_call(deploy, notes):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -309,15 +309,22 @@ def test_late_interaction_blends_with_the_candidates_own_scores():
     assert all(0 < result.score < 1 for result in replaced + kept)
 
 
-def test_auto_takes_late_interaction_where_the_weights_are_missing(tmp_path):
+def test_auto_keeps_candidate_order_where_the_weights_are_missing_and_late_interaction_is_asked_for_by_name(tmp_path):
     auto = Reranker(RerankConfig(model=str(tmp_path / "none"), token_encoder=word_vectors))
     try:
+        assert not auto.warm(30)
+        kept = auto.maybe_rerank("cats", ["dogs", "cats"], timeout_ms=PLENTY_MS)
+        assert not [t for t in threading.enumerate() if "late_interaction" in t.name]
+        auto.maybe_rerank("cats", ["dogs"], timeout_ms=PLENTY_MS, backend="late_interaction")
+        auto.configure(replace(auto.config, backend="late_interaction"))
         assert auto.warm(30)
-        outcome = auto.maybe_rerank("cats", ["dogs", "cats"], timeout_ms=PLENTY_MS)
+        named = auto.maybe_rerank("cats", ["dogs", "cats"], timeout_ms=PLENTY_MS)
     finally:
         auto.close()
-    assert (outcome.backend, outcome.reranked) == ("late_interaction", True)
-    assert outcome.results[0].candidate == "cats"
+    assert (kept.backend, kept.reranked, kept.skipped) == ("cross_encoder", False, "no_backend")
+    assert [result.candidate for result in kept.results] == ["dogs", "cats"]
+    assert (named.backend, named.reranked) == ("late_interaction", True)
+    assert named.results[0].candidate == "cats"
 
 
 def test_max_sim_is_the_mean_of_the_best_cosines():
