@@ -10,6 +10,7 @@ from memory.conf import CANDIDATES_DEFAULT
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import hit_at, ndcg_at, paired_interval, percentile, recall_at
 from memory.evaluation.run import DENSE, FUSED, LEG_CANDIDATES, Ranked
+from memory.indexing.terms import expected_collisions
 
 MEASURES = {
     "recall@3": lambda ranking, relevant: recall_at(3, ranking, relevant),
@@ -45,13 +46,17 @@ def report(collection: Collection, runs: list[Ranked]) -> dict:
             "lexical_language": settings.MEMORY_LEXICAL_LANGUAGE,
             "decay_weight": settings.MEMORY_DECAY_WEIGHT,
             "half_life_days": settings.MEMORY_HALF_LIFE_DAYS,
+            "rerank_blend": settings.RERANK_BLEND,
+            "rerank_window_tokens": settings.RERANK_WINDOW_TOKENS,
         },
         "stages": [row for run in runs for row in _stages(collection, run)],
         "took_ms": {
             step: {"p50": round(percentile(times, 50), 3), "p95": round(percentile(times, 95), 3)}
             for step, times in first.took_ms.items()
         },
-        "rerank_skipped": first.rerank_skipped,
+        "rerank_skipped": dict(first.rerank_skipped),
+        "terms": first.terms,
+        "expected_term_id_collisions": expected_collisions(first.terms),
         "notes": list(NOTES),
     }
     if len(runs) > 1:
@@ -127,6 +132,9 @@ def table(found: dict) -> str:
     if "rotation" in found:
         moved = found["rotation"]["largest_distance_difference"]
         lines.append(f"rotation moved a cosine distance by at most {moved:.1e}: half precision rounds")
-    if found["rerank_skipped"]:
-        lines.append(f"nothing was reranked: {found['rerank_skipped']}")
+    for reason, count in found["rerank_skipped"].items():
+        lines.append(f"not reranked: {count} of {found['queries']} queries ({reason})")
+    if found["terms"]:
+        collisions = found["expected_term_id_collisions"]
+        lines.append(f"{found['terms']} different terms: {collisions:.4f} pairs are expected to share an id")
     return "\n".join(lines + [f"note: {note}" for note in found["notes"]])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
@@ -22,6 +23,7 @@ from memory.evaluation.measures import distinct
 from memory.evaluation.progress import progress
 from memory.evaluation.throwaway import ThrowAwayUser
 from memory.halfvec import half_vectors, unit_vectors
+from memory.indexing.terms import terms
 from memory.indexing.write import DocumentDraft, protect
 from memory.keyring import existing_keys
 from memory.models.chunk import EMBEDDING_DIMENSION
@@ -42,13 +44,15 @@ SHUFFLE_SEED = 4
 REWRITTEN_ONE_IN = 4  # of a shuffled run's documents: first stored with another text, half of them then deleted
 
 DENSE, LEXICAL, FUSED, DECAYED = "dense", "lexical", "fused", "fused + decay"
+RERANKED_TOTAL = "reranked total"
 
 
 @dataclass
 class Ranked:
     """One user's run: document ids by stage and query, best first; times in milliseconds by step, in order.
 
-    `distances` holds each query's nearest passages, by document and place in it.
+    `distances` holds each query's nearest passages, by document and place in it. `terms` are the different terms of
+    all documents, `rerank_skipped` counts the queries that were not reranked, by reason.
     """
 
     rotated: bool
@@ -56,7 +60,8 @@ class Ranked:
     rankings: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     distances: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict)
     took_ms: dict[str, list[float]] = field(default_factory=dict)
-    rerank_skipped: str | None = None
+    terms: int = 0
+    rerank_skipped: Counter[str] = field(default_factory=Counter)
 
     def rank(self, stage: str, query_id: str, passages: list[Candidate]) -> None:
         self.rankings.setdefault(stage, {})[query_id] = distinct(passage.doc_id for passage in passages)
@@ -90,6 +95,11 @@ def run(
     user.call(query_memory, MemoryQuery(next(iter(collection.queries.values()))))  # the first one warms up
     for query_id, text in progress(collection.queries.items(), len(collection.queries), label, stream):
         _ask(user, ranked, query_id, text)
+    if RERANKED_TOTAL not in ranked.took_ms:  # a stage that never ran
+        ranked.rankings = {stage: found for stage, found in ranked.rankings.items() if "rerank" not in stage}
+    if settings.MEMORY_LEXICAL:
+        language = settings.MEMORY_LEXICAL_LANGUAGE
+        ranked.terms = len({term for text in collection.documents.values() for term in terms(text, language)})
     return ranked
 
 
@@ -139,13 +149,12 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
     ranked.time("query", user.call(query_memory, MemoryQuery(text, rerank=False)).took_ms)
 
     reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0))
+    # What the reranker did not see stays behind it, in the order it had; where it was skipped, so does everything.
+    ranked.rank(f"fused + rerank ({reranked.rerank['backend']})", query_id, reranked.results + fused)
     if reranked.reranked:
-        # What the reranker did not see stays behind it, in the order it had.
-        stage = f"fused + rerank ({reranked.rerank['backend']})"
-        ranked.rank(stage, query_id, reranked.results + fused)
         ranked.time("reranked", {step: ms for step, ms in reranked.took_ms.items() if step in ("rerank", "total")})
     else:
-        ranked.rerank_skipped = reranked.rerank["skipped"]
+        ranked.rerank_skipped[reranked.rerank["skipped"]] += 1
 
 
 def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:

@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
+from memory.indexing.terms import expected_collisions, terms
 from memory.indexing.write import DocumentDraft
 from memory.management.commands.evaluate import LOCK
 from memory.retrieval.models import get_embedder
@@ -85,6 +86,19 @@ def test_every_stage_is_measured_and_nothing_stays(collection, rows, capsys):
     assert {"index total", "query embed", "query ann", "query total"} <= found["took_ms"].keys()
     assert all(0 < times["p50"] <= times["p95"] for step, times in found["took_ms"].items() if "total" in step)
     assert "fused + decay" in shown and "query total" in shown and "asking" in shown
+    assert found["rerank_skipped"] == {"no_backend": 3} and "not reranked: 3 of 3 queries (no_backend)" in shown
+    assert not [stage for stage in stages if "rerank" in stage]
+
+
+def test_the_terms_that_are_expected_to_share_an_id_are_printed(collection, capsys, settings):
+    found, shown = evaluate(capsys, collection, "--limit-queries", "1")
+    different = {term for parts in DOCUMENTS.values() for term in terms("\n".join(parts), "english")}
+    assert found["terms"] == len(different) > 40
+    assert found["expected_term_id_collisions"] == expected_collisions(len(different))
+    assert f"{len(different)} different terms: 0.0000 pairs are expected to share an id" in shown
+    settings.MEMORY_LEXICAL = False
+    found, shown = evaluate(capsys, collection, "--limit-queries", "1")
+    assert found["terms"] == 0 and "share an id" not in shown
 
 
 def test_rotation_changes_no_ranking(collection, rows, capsys):
