@@ -2,7 +2,7 @@
 
 Embedding every sentence of 200 chunks would take a CPU some 20 seconds. So the chunks are ranked first, by the vectors
 that are stored with them, and only the most central ones' sentences are embedded: a seventh of the work for a choice
-that is as close to all the sentences (deploy/bench/README.md).
+that is nearly as close to all the sentences (deploy/bench/README.md).
 """
 
 from __future__ import annotations
