@@ -115,7 +115,7 @@ def test_a_user_with_nothing_gets_an_empty_answer(stranger):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"top_k": 0}, {"top_k": -1}, {"top_k": 51}, {"top_k": 10**9}, {"top_k": "10"}, {"top_k": 3.0}, {"top_k": True},
+        {"top_k": 0}, {"top_k": -1}, {"top_k": 51}, {"top_k": 10**9}, {"top_k": "10"}, {"top_k": 3.5}, {"top_k": True},
         {"candidates": 201}, {"rerank_pool": 101}, {"rerank": "yes"}, {"min_score": 1.5}, {"decay_weight": -0.1},
         {"half_life_days": 0}, {"since": "yesterday"}, {"source": []}, {"source": [1]}, {"filter": {"a": 1}},
         {"query": ""}, {"query": "q" * 8193}, {"query": "a\x00"}, {"query": None}, {"thread_id": "a\x01"},
