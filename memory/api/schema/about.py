@@ -14,7 +14,8 @@ token's `sub` and nothing else.
 
 **Requests** are JSON in UTF-8 (`application/json`), at most 1,000,000 bytes, with a `Content-Length` and without a
 `Content-Encoding`. Members that a request does not have are refused (422), but for `user_id`, which is ignored.
-A number is a number and a string a string: nothing is converted, trimmed or normalised.
+A number is a number and a string a string: nothing is converted, trimmed or normalised. Parameters that an address does
+not have are ignored.
 
 **Answers** are JSON in UTF-8; times are RFC 3339 in UTC. Ignore members that you do not know: later versions may add
 some. Every answer has an `X-Request-ID`.

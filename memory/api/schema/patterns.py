@@ -12,7 +12,7 @@ _CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _SPACE = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 STORABLE = r"^[^\u0000]*$"
-NOT_BLANK = rf"^[^\u0000]*[^\u0000{_SPACE}][^\u0000]*$"
+NOT_BLANK = rf"^([^\u0000]*[^\u0000{_SPACE}][^\u0000]*)$"
 IDENTIFIER = rf"^[^{_CONTROL}]*$"
 
 # A path segment that is not empty, "." or "..".
