@@ -31,5 +31,5 @@ class Command(BaseCommand):
             self.stderr.write(f"written: {document.PATH.name}")
         self.stdout.write(json.dumps({"bytes": len(generated), "differs": differs, "checked": options["check"]}))
         if differs and options["check"]:
-            self.stderr.write("the committed document is not what the code says: run export_schema and commit the result")
+            self.stderr.write("the committed document is not what the code says: run export_schema, commit the result")
             sys.exit(1)
