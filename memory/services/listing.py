@@ -50,8 +50,12 @@ class Position:
     doc_id: str
 
     def sealed(self, user_hash: str) -> str:
-        """The position as a cursor. Sealed: it holds a document's id, and addresses end up in logs."""
-        raw = json.dumps([self.side, self.created_at.isoformat(), self.doc_id]).encode()
+        """The position as a cursor. Sealed: it holds a document's id, and addresses end up in logs.
+
+        At most 1,500 characters, so that with every filter it fits a request line.
+        """
+        place = [self.side, self.created_at.isoformat(), self.doc_id]
+        raw = json.dumps(place, ensure_ascii=False, separators=(",", ":")).encode()
         return base64url(seal(raw, *_cursor_seal(user_hash)))
 
 

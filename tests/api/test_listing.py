@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from django.db import connections
+from gunicorn.config import LimitRequestLine
 
 from memory.indexing.write import Passage, index_memory_batch
 from memory.retrieval.plan import Plan
@@ -164,6 +165,25 @@ def test_a_cursor_is_sealed_and_only_the_users_own_untouched_one_is_taken(alice,
         refused = alice.get(f"memory/documents?{urlencode({'cursor': tampered})}")
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "cursor"), tampered
     assert bob.get(f"memory/documents?{urlencode({'cursor': cursor})}").status_code == 422
+
+
+@pytest.mark.parametrize("name", ["🙂" * 256, '"\\' * 128])
+def test_a_page_link_fits_a_request_line_whatever_the_ids_and_filters_are(alice, name):
+    source, thread_id = "🙂" * 64, "🙂" * 128
+    for number in range(3):
+        keep(alice, f"{number}{name[1:]}", minute=number, source=source, thread_id=thread_id)
+    times = {"since": "2025-01-01T00:00:00.123456789+00:00", "until": "2027-01-01T00:00:00.123456789+00:00"}
+    found, walked = page(alice, limit=1, source=source, thread_id=thread_id, **times), []
+    while True:
+        walked += ids(found)
+        for link in (found["next"], found["previous"]):
+            parts = urlsplit(link or "")
+            line = f"GET {parts.path}?{parts.query} HTTP/1.1\r\n"
+            assert len(line) <= LimitRequestLine.default, len(line)
+        if not found["next"]:
+            break
+        found = follow(alice, found["next"])
+    assert walked == [f"{number}{name[1:]}" for number in (2, 1, 0)]
 
 
 @pytest.mark.parametrize(
