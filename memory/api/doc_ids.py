@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
+from memory.doc_ids import is_addressable
+
 
 def refuse_unaddressable(doc_id: str) -> None:
     """Raise a ValidationError for empty and dot segments: proxies fold `//`, `.` and `..` away.
 
     Checked when a document is indexed too, so that every stored document can be read and deleted.
     """
-    if any(segment in ("", ".", "..") for segment in doc_id.split("/")):
+    if not is_addressable(doc_id):
         raise serializers.ValidationError("Empty, `.` and `..` path segments are not allowed.", code="invalid")

@@ -135,7 +135,7 @@ def seal_document(
         created_at=draft.created_at or datetime.now(UTC),
         meta_cipher=sealing.seal_document_metadata(keys, draft.doc_id, mac, draft.metadata or {}),
         content_mac=mac,
-        derived_from=derived_from(draft.source, draft.metadata or {}),
+        derived_from=derived_from(draft.source, draft.metadata or {}, draft.doc_id),
         chunks=tuple(chunks),
     )
 

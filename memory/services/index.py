@@ -174,8 +174,8 @@ def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
     place = {draft.doc_id: index for index, draft in enumerate(drafts)}
     sorter = TopologicalSorter()
     for index, draft in enumerate(drafts):
-        sources = derived_from(draft.source, draft.metadata or {})
-        sorter.add(index, *({place[doc_id] for doc_id in sources if doc_id in place} - {index}))
+        sources = derived_from(draft.source, draft.metadata or {}, draft.doc_id)
+        sorter.add(index, *{place[doc_id] for doc_id in sources if doc_id in place})
     try:
         return list(sorter.static_order())
     except CycleError:

@@ -14,7 +14,7 @@ from pgvector import HalfVector
 from memory.conf import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.errors import LanguageModelError, NotFound, Overloaded, StaleKeys
 from memory.halfvec import unit_vectors
-from memory.indexing.derived import DERIVED_FROM, SUMMARY_SOURCE
+from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, SUMMARY_SOURCE, listed_bytes
 from memory.indexing.write import DocumentDraft, seal_document, store_document
 from memory.keyring import TenantKeys, forget_keys
 from memory.language.abstract import rewrite
@@ -32,8 +32,6 @@ from memory.spaces import active_space
 from memory.stopwatch import Stopwatch
 
 QUERY_PASSAGES = 20
-# Of a summary's metadata, whose 64 KB also hold up to 20 citations of 1 KB and the scope.
-DERIVED_MAX_BYTES = 32 * 1024
 SCOPE_MAX_CHARS = 1_000
 
 _VERSIONS = "SELECT doc_id, content_mac FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
@@ -140,7 +138,7 @@ def _within_metadata(read: ReadChunks) -> ReadChunks:
     kept: dict[str, bool] = {}
     for chunk in read.chunks:
         if chunk.doc_id not in kept:
-            room -= len(json.dumps(chunk.doc_id, ensure_ascii=False).encode()) + 1
+            room -= listed_bytes(chunk.doc_id)
             kept[chunk.doc_id] = room >= 0
     return ReadChunks(read.keys, [c for c in read.chunks if kept[c.doc_id]], read.missing, read.quarantined)
 

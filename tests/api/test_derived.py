@@ -9,6 +9,7 @@ from contextlib import suppress
 import psycopg
 import pytest
 from django.db import connections
+from django.test.utils import CaptureQueriesContext
 
 from memory.errors import NotFound
 from memory.rls import bind_tenant, tenant_transaction
@@ -36,6 +37,11 @@ def summarize(person, doc_id: str, *covered: str, **fields) -> None:
 
 def listed(person) -> set[str]:
     return {found["doc_id"] for found in person.get("memory/documents?limit=200").json()["results"]}
+
+
+def derived(person) -> dict[str, list[str]]:
+    found = person.get("memory/documents?limit=200").json()["results"]
+    return {document["doc_id"]: document["derived_from"] for document in found}
 
 
 def assert_counts_are_true(superuser, person) -> int:
@@ -98,10 +104,92 @@ def test_documents_that_name_each_other_go_together_and_only_once(alice, superus
     summarize(alice, "itself", "itself")
     summarize(alice, "itself", "itself", minute=1)
     assert listed(alice) == {"one", "two", "itself"}
+    assert derived(alice) == {"one": ["two"], "two": ["one"], "itself": []}
     assert alice.delete("memory/documents/one").status_code == 204
     assert listed(alice) == {"itself"}
     assert alice.delete("memory/documents/itself").status_code == 204
     assert assert_counts_are_true(superuser, alice) == 0
+
+
+@pytest.mark.parametrize("written", ["b", "a"])
+def test_a_document_of_a_circle_that_is_written_again_stays_and_the_rest_of_the_circle_goes(alice, superuser, written):
+    """Over several calls: one call that holds a circle is refused."""
+    summarize(alice, "a", "b")
+    summarize(alice, "b", "a", "c")
+    summarize(alice, "outside", "c")
+    summarize(alice, "after-a", "a", "b")
+    assert listed(alice) == {"a", "b", "after-a", "outside"}
+    summarize(alice, written, "b" if written == "a" else "a", minute=2)
+    assert listed(alice) == {written, "outside"}
+    assert assert_counts_are_true(superuser, alice) == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_long_chain_goes_as_a_whole_and_in_as_many_statements_as_a_short_one(alice, bob, superuser, packed):
+    spent = {}
+    for person, length in ((bob, 1), (alice, 60)):
+        keep(person, "0")
+        keep(person, "other")
+        for number in range(length):
+            summarize(person, f"{number + 1}", f"{number}")
+        if packed:
+            pack_terms(person, chunks=length + 1)
+        with bind_tenant(person.user_hash), CaptureQueriesContext(connections["default"]) as captured:
+            delete_document("0")
+        spent[person] = len(captured)
+        assert listed(person) == {"other"}
+        assert assert_counts_are_true(superuser, person) == 1
+    assert spent[alice] == spent[bob] > 0
+
+
+def test_a_summary_of_many_that_were_made_from_one_goes_once(alice, superuser):
+    """A lattice: thirty ways lead from the bottom to the top."""
+    keep(alice, "bottom")
+    for number in range(30):
+        summarize(alice, f"middle-{number}", "bottom", f"middle-{number - 1}")
+    summarize(alice, "top", *(f"middle-{number}" for number in range(30)))
+    keep(alice, "bottom", minute=1)
+    assert listed(alice) == {"bottom"}
+    assert assert_counts_are_true(superuser, alice) == 1
+
+
+NOT_IDS = {
+    "a secret with a line break": ["a", "BEGIN PRIVATE KEY\nMIIE"],
+    "a control character": ["a", "x\x1b[2J"],
+    "a C1 control character": ["a", "x\x85"],
+    "no segment": ["a", ""],
+    "an empty segment": ["a", "b//c"],
+    "a dot segment": ["a", "../b"],
+    "a name too long": ["a", "x" * 257],
+    "a number": ["a", 5],
+    "a list": ["a", ["b"]],
+    "null": ["a", None],
+    "more than summaries name": ["a", *(f"doc-{number:04}" for number in range(2_979))],
+    "an object": {"a": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_IDS)
+def test_metadata_that_holds_anything_but_ids_is_metadata_and_nothing_of_it_stands_in_clear(alice, superuser, kind):
+    keep(alice, "a")
+    sent = {"doc_id": "odd", "text": "A summary?", "source": "summary", "metadata": {"derived_from": NOT_IDS[kind]}}
+    assert alice.post("memory/index", sent).status_code == 201
+    in_clear = "SELECT derived_from FROM memory_documents WHERE user_hash = %s AND doc_id = 'odd'"
+    assert superuser.execute(in_clear, [alice.user_hash]).fetchone() == ([],)
+    assert alice.get("memory/documents/odd").json()["metadata"] == sent["metadata"]
+    assert alice.delete("memory/documents/a").status_code == 204
+    assert listed(alice) == {"odd"}
+
+
+def test_every_id_that_a_document_can_have_can_be_named(alice):
+    odd = ["x" * 256, "🙂" * 256, "a/b c/.d", "zażółć gęślą", '"\\\u2028']
+    ids = odd + [f"doc-{number:04}" for number in range(2_700)]
+    for doc_id in odd:
+        keep(alice, doc_id)
+    summarize(alice, "sum", *ids, *ids)
+    assert derived(alice)["sum"] == ids
+    assert alice.delete("memory/documents/zażółć gęślą").status_code == 204
+    assert "sum" not in listed(alice)
 
 
 def test_only_a_summary_is_made_from_others_whatever_metadata_says(alice):

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from rest_framework.exceptions import ValidationError
 
 from memory.api.fields.base import StrictField
-
-_CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
-
-
-def is_storable_text(text: str) -> bool:
-    """Whether PostgreSQL can hold `text` and UTF-8 can encode it: no NUL, no lone surrogate."""
-    return "\x00" not in text and utf8_bytes(text) is not None
-
-
-def utf8_bytes(text: str) -> int | None:
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        return None
+from memory.doc_ids import CONTROL_CHARACTERS, utf8_bytes
 
 
 class StrictCharField(StrictField):
@@ -67,7 +53,7 @@ class StrictCharField(StrictField):
             self.refuse("unstorable")
         if self.max_bytes is not None and size_bytes > self.max_bytes:
             self.fail("max_bytes", limit=self.max_bytes)
-        if not self.control_characters and _CONTROL_CHARACTERS.search(data):
+        if not self.control_characters and CONTROL_CHARACTERS.search(data):
             self.refuse("control_characters")
         return data
 
