@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from django.conf import settings
+
 from memory import metrics
 from memory.api.answers import stream as answers
 from memory.api.stream_client import PIECE_BYTES, StreamClient
@@ -32,6 +34,8 @@ def frame(event: str, data: dict[str, Any], number: int) -> bytes:
 class EventStream:
     """Bytes to send, in pieces of at most PIECE_BYTES; ends after exactly one `done` or `error`.
 
+    Past MEMORY_STREAM_MAX_SECONDS the answer's iterator ends it with an error, between two events. An event that a
+    slow reader has begun to take by then is broken off with TimeoutError, as a piece is that cannot be sent.
     `started` is the request's `time.perf_counter()`; `problem` makes the problem document of an exception;
     `release` is called once, at the end.
     """
@@ -56,6 +60,8 @@ class EventStream:
         self._outcome: str | None = None
         self._is_finished = False
         self._last_sent = time.monotonic()
+        self._ends_at = self._last_sent + settings.MEMORY_STREAM_MAX_SECONDS
+        self._is_within_event = False
         client.prepare()
 
     def __iter__(self) -> EventStream:
@@ -69,7 +75,12 @@ class EventStream:
                 raise StopIteration
             self._advance()
         self._last_sent = time.monotonic()
-        return self._pieces.pop(0)
+        if self._is_within_event and self._last_sent >= self._ends_at:
+            self._finish()
+            raise TimeoutError("a stream's reader was too slow")
+        piece = self._pieces.pop(0)
+        self._is_within_event = bool(self._pieces)
+        return piece
 
     def close(self) -> None:
         """As often as one likes; a stream that has not come to its end is aborted by it."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from django.conf import settings
+import time
 
-from memory.errors import RateLimited
+from django.conf import settings
+from django.db import Error
+
+from memory.errors import RateLimited, UnsafeDatabase
 from memory.rates import DEFAULT, INDEX, MEMORY, QUERY, RATE_SETTINGS, take_token
 from memory.rls import tenant_transaction
 
-__all__ = ["DEFAULT", "INDEX", "MEMORY", "QUERY", "charge"]
+__all__ = ["DEFAULT", "FAILURES", "INDEX", "MEMORY", "QUERY", "charge", "has_just_failed"]
+
+# What a limiter that cannot be asked raises. Not DatabaseError: django.db.InterfaceError is none.
+FAILURES = (Error, UnsafeDatabase)
+# After a failure, which may have taken the pool's whole wait to show, who can do without is not kept waiting again.
+PAUSE_SECONDS = 5.0
+_failed_at: float | None = None
 
 
 def charge(bucket: str) -> None:
@@ -16,14 +25,24 @@ def charge(bucket: str) -> None:
 
     One short transaction that never waits for the tenant's writers; afterwards no connection is held. Raises
     RateLimited, which says in how many seconds there is a token; TenantNotBound with nobody bound. With the
-    limiter's database away, its pool full or its roles unsafe it raises what a tenant transaction does
-    (`django.db.DatabaseError`, `memory.errors.UnsafeDatabase`): memory then answers 503 or 500, and a
-    caller that must go on without its database catches them.
+    limiter's database away, its pool full or its roles unsafe it raises what a tenant transaction does, one of
+    FAILURES: memory then answers 503 or 500, and a caller that must go on without its database catches them.
     """
+    global _failed_at
     rate = getattr(settings, RATE_SETTINGS[bucket])
     if rate is None:
         return
-    with tenant_transaction(write=True, reads_state=False) as tx:
-        wait_seconds = take_token(tx, bucket, rate)
+    try:
+        with tenant_transaction(write=True, reads_state=False) as tx:
+            wait_seconds = take_token(tx, bucket, rate)
+    except FAILURES:
+        _failed_at = time.monotonic()
+        raise
+    _failed_at = None
     if wait_seconds is not None:
         raise RateLimited(retry_after_seconds=wait_seconds)
+
+
+def has_just_failed() -> bool:
+    """The last `charge` of this process failed, less than PAUSE_SECONDS ago: the next one may wait as long."""
+    return _failed_at is not None and time.monotonic() - _failed_at < PAUSE_SECONDS

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import time
 import tracemalloc
 
 import pytest
 from django.db import connections
 
-from memory import rls
+from memory import metrics, rls
+from memory.api import export_body
+from memory.api.stream_client import PIECE_BYTES
+from memory.api.stream_slots import exports
 from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.indexing.write import Passage, index_memory_batch
 from memory.rls import bind_tenant, tenant_transaction
@@ -31,6 +36,13 @@ MIXED = [
     {"doc_id": "a-summary", "text": "Lemons, seeds and a calm sea.", "source": "summary", "thread_id": None,
      "metadata": {"derived_from": ["family/recipe", "long"]}, "created_at": "2026-01-02T00:00:00Z"},
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _every_slot_comes_back():
+    yield
+    gc.collect()
+    assert exports.taken == 0
 
 
 def exported(person) -> list[dict]:
@@ -217,3 +229,49 @@ def test_an_export_takes_no_more_memory_than_a_few_pages_however_much_there_is(a
         tracemalloc.stop()
     assert exported_bytes > 20_000_000
     assert peak_bytes < 5_000_000
+
+
+def test_a_user_exports_one_at_a_time_and_others_meanwhile(alice, bob):
+    remember(alice, "doc")
+    first = alice.get("memory/export")
+    refused = alice.get("memory/export")
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert int(refused["Retry-After"]) > 0
+    assert exported(bob) == []
+    first.close()
+    assert len(exported(alice)) == 1
+    assert len(exported(alice)) == 1, "one that came to its end gives its slot back too"
+
+
+def test_a_worker_with_few_threads_carries_one_export(alice, bob, settings):
+    settings.GUNICORN_THREADS = 4
+    first = alice.get("memory/export")
+    assert (first.status_code, bob.get("memory/export").status_code) == (200, 503)
+    first.close()
+    assert exported(bob) == []
+
+
+def test_an_export_that_did_not_begin_keeps_no_slot(alice):
+    remember(alice, "doc")
+    spoil(alice, "doc")
+    assert [alice.get("memory/export").status_code for _ in range(2)] == [500, 500]
+
+
+def test_a_reader_that_takes_too_long_in_all_is_broken_off(alice, monkeypatch):
+    monkeypatch.setattr(export_body, "EXPORT_MAX_SECONDS", 0.5)
+    remember(alice, "a", "b")
+    timeouts = metrics.errors.labels("export", "timeout")._value.get()
+    lines = iter(alice.get("memory/export").streaming_content)
+    next(lines)
+    time.sleep(0.6)
+    with pytest.raises(TimeoutError):
+        next(lines)
+    assert exports.taken == 0
+    assert metrics.errors.labels("export", "timeout")._value.get() == timeouts + 1
+
+
+def test_a_long_line_goes_out_in_pieces_that_each_have_their_own_time(alice):
+    assert alice.index("long", "Short.", metadata={"note": "é" * 20_000}).status_code == 201
+    pieces = list(alice.get("memory/export").streaming_content)
+    assert [len(piece) for piece in pieces[:-1]] == [PIECE_BYTES] * 2
+    assert json.loads(b"".join(pieces))["metadata"] == {"note": "é" * 20_000}

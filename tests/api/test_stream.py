@@ -4,12 +4,12 @@ import gc
 import time
 
 import pytest
-from django.db import OperationalError, connections
+from django.db import InterfaceError, OperationalError, connections
 from django.test import Client
 
 from memory import metrics
 from memory.api import sse, throttles
-from memory.api.stream_slots import slots
+from memory.api.stream_slots import streams
 from memory.language import answerer
 from memory.models import Chunk
 from memory.services import stream as stream_service
@@ -47,7 +47,7 @@ def llm(running, settings):
 def _every_slot_comes_back():
     yield
     gc.collect()
-    assert slots.taken == 0
+    assert streams.taken == 0
 
 
 def stream(person, message=QUESTION, **fields):
@@ -258,6 +258,22 @@ def test_one_stream_too_many_is_turned_away_before_any_work(owner, llm, settings
     assert events_of(stream(owner))[-1].name == "done"
 
 
+def test_one_users_streams_leave_slots_for_others(stranger, bob, llm, settings):
+    settings.MEMORY_STREAMS_MAX = 12
+    llm.plays(STATUS_OK, 60)
+    open_streams = [stream(stranger, memory=False) for _ in range(3)]
+    assert [response.status_code for response in open_streams] == [200] * 3
+    refused = stream(stranger, memory=False)
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    open_streams.append(stream(bob, memory=False))
+    assert open_streams[-1].status_code == 200
+    for each in open_streams:
+        each.close()
+    open_streams = [stream(stranger, memory=False)]
+    assert open_streams[0].status_code == 200
+    open_streams[0].close()
+
+
 def test_outcomes_and_the_time_to_the_first_token_are_counted(owner):
     done = metrics.streams.labels("done")._value.get()
     refused = metrics.streams.labels("refused")._value.get()
@@ -323,9 +339,10 @@ def test_with_memory_switched_off_it_is_503_unless_memory_is_not_asked_for(stran
     assert events_of(stream(stranger, memory=False))[-1].name == "done"
 
 
-def test_with_the_limiter_away_memory_is_503_and_a_plain_relay_goes_on(stranger, monkeypatch):
+@pytest.mark.parametrize("failure", [OperationalError, InterfaceError])
+def test_with_the_limiter_away_memory_is_503_and_a_plain_relay_goes_on(stranger, monkeypatch, failure):
     def away(bucket):
-        raise OperationalError("gone")
+        raise failure("gone")
 
     monkeypatch.setattr(throttles, "charge", away)
     response = stream(stranger)
@@ -339,6 +356,34 @@ def test_it_takes_from_the_default_bucket(stranger, settings):
     limited = stream(stranger, memory=False)
     assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
     assert int(limited["Retry-After"]) > 0
+
+
+def test_with_memory_it_takes_from_the_query_bucket_too(owner, bob, settings):
+    settings.MEMORY_RATE_QUERY = Rate(1, 60)
+    assert events_of(stream(owner))[-1].name == "done"
+    limited = stream(owner)
+    assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
+    assert int(limited["Retry-After"]) > 1
+    assert owner.query("filter").status_code == 429
+    assert events_of(stream(owner, memory=False))[-1].name == "done"
+    assert events_of(stream(bob))[-1].name == "done"
+
+
+def test_while_the_limiter_is_away_only_the_first_plain_relay_asks_it(owner, settings):
+    settings.MEMORY_RATE_DEFAULT = Rate(2, 3600)
+    connections["default"].close()
+    pool = connections["default"].pool
+    taken = [pool.getconn() for _ in range(pool.max_size)]
+    asked = pool.get_stats()["requests_num"]
+    try:
+        assert [events_of(stream(owner, memory=False))[-1].name for _ in range(3)] == ["done"] * 3
+    finally:
+        for connection in taken:
+            pool.putconn(connection)
+    assert pool.get_stats()["requests_num"] == asked + 1
+    # Memory needs its database anyway: it asks, and pays.
+    assert events_of(stream(owner))[-1].name == "done"
+    assert [stream(owner, memory=is_asked).status_code for is_asked in (True, False)] == [200, 429]
 
 
 def test_no_connection_is_out_of_the_pool_while_it_streams(owner, llm):

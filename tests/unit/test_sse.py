@@ -1,5 +1,7 @@
 """Events on the wire, and a stream that comes to exactly one end."""
 
+import time
+
 import pytest
 
 from memory.api import sse
@@ -75,6 +77,25 @@ def test_there_is_exactly_one_end_and_nothing_after_it(ending, last):
     assert (events[-1].name, events[-1].data.get("code")) == last
     body.stream.close()
     assert body.was_closed
+
+
+def test_an_event_that_its_reader_is_too_slow_for_is_broken_off(settings):
+    settings.MEMORY_STREAM_MAX_SECONDS = 0.05
+    body = Body([Delta("x" * 3 * PIECE_BYTES), Done("stop", {})])
+    next(body.stream)
+    time.sleep(0.06)
+    with pytest.raises(TimeoutError):
+        next(body.stream)
+    assert (body.released, body.was_closed) == (1, True)
+    assert list(body.stream) == []
+
+
+def test_an_event_that_has_not_begun_to_go_out_is_not_cut(settings):
+    settings.MEMORY_STREAM_MAX_SECONDS = 0.05
+    body = Body([Delta("x" * (PIECE_BYTES - 100)), Overloaded()])
+    next(body.stream)
+    time.sleep(0.06)
+    assert [event.name for event in read_events(b"".join(body.stream))] == ["error"]
 
 
 def test_closing_it_early_or_twice_gives_the_slot_back_once():

@@ -7,7 +7,11 @@ from rest_framework.renderers import BaseRenderer
 
 from memory.api.answers.export import exported_line
 from memory.api.authentication import HasScope
+from memory.api.export_body import ExportBody
+from memory.api.stream_client import StreamClient
+from memory.api.stream_slots import exports
 from memory.api.views.base import MemoryView
+from memory.rls import bound_tenant
 from memory.services.export import export_documents
 
 CONTENT_TYPE = "application/x-ndjson"
@@ -21,7 +25,11 @@ class JsonLinesRenderer(BaseRenderer):
 
 
 class ExportView(MemoryView):
-    """Everything the user has stored, as JSON Lines; what it gives, `index` takes back, line by line."""
+    """Everything the user has stored, as JSON Lines; what it gives, `index` takes back, line by line.
+
+    One at a time for a user, and few at once in a worker (`exports`): each holds a thread for as long as its reader
+    likes, within the limits of StreamClient and ExportBody.
+    """
 
     operation = "export"
     bucket = "memory"
@@ -33,7 +41,16 @@ class ExportView(MemoryView):
         if request.method == "HEAD":
             response = HttpResponse(content_type=CONTENT_TYPE)
         else:
-            lines = (exported_line(document) for document in export_documents())
-            response = StreamingHttpResponse(lines, content_type=CONTENT_TYPE)
+            response = StreamingHttpResponse(_body(request), content_type=CONTENT_TYPE)
         response["Cache-Control"] = "no-store"
         return response
+
+
+def _body(request) -> ExportBody:
+    release = exports.take(bound_tenant())
+    try:
+        lines = (exported_line(document) for document in export_documents())
+    except BaseException:
+        release()
+        raise
+    return ExportBody(lines, client=StreamClient(request.META.get("gunicorn.socket")), release=release)

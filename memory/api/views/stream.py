@@ -6,7 +6,6 @@ import json
 import time
 
 from django.conf import settings
-from django.db import DatabaseError
 from django.http import StreamingHttpResponse
 from django.utils.module_loading import import_string
 from rest_framework.renderers import BaseRenderer
@@ -18,9 +17,10 @@ from memory.api.authentication import HasScope, HasToken
 from memory.api.serializers.stream import MemoryStreamRequest
 from memory.api.sse import MEDIA_TYPE, EventStream
 from memory.api.stream_client import StreamClient
-from memory.api.stream_slots import slots
+from memory.api.stream_slots import streams
 from memory.api.views.base import MemoryView
-from memory.errors import MemoryDisabled, UnsafeDatabase
+from memory.errors import MemoryDisabled
+from memory.rls import bound_tenant
 from memory.services.stream import StreamedQuestion, stream_answer
 
 
@@ -35,8 +35,9 @@ class EventStreamRenderer(BaseRenderer):
 class StreamView(MemoryView):
     """Answer while writing. With `"memory": false` no memory is touched, and none need be there.
 
-    So what stands before other memory endpoints waits here for the body: the switch, the read scope, and the news
-    that the rate limiter could not be asked.
+    So what stands before other memory endpoints waits here for the body: the switch, a token of the query bucket, the
+    read scope, and the news that the rate limiter could not be asked. While it cannot, only one stream in a while
+    waits to find out; the others without memory go on unasked.
     """
 
     operation = "stream"
@@ -46,10 +47,13 @@ class StreamView(MemoryView):
     def initial(self, request, *args, **kwargs):
         self.started = time.perf_counter()
         self.limiter_failure = None
-        try:
-            throttles.charge(throttles.DEFAULT)
-        except (DatabaseError, UnsafeDatabase) as failure:
-            self.limiter_failure = failure
+        self.is_charged = False
+        if not throttles.has_just_failed():
+            try:
+                throttles.charge(throttles.DEFAULT)
+                self.is_charged = True
+            except throttles.FAILURES as failure:
+                self.limiter_failure = failure
         # Not MemoryView's, which asks for all of memory.
         APIView.initial(self, request, *args, **kwargs)
 
@@ -59,18 +63,18 @@ class StreamView(MemoryView):
         question: StreamedQuestion = serializer.validated_data
         if question.memory:
             self._require_memory(request)
-        slots.take()
+        release = streams.take(bound_tenant())
         try:
             events = stream_answer(question)
         except BaseException:
-            slots.release()
+            release()
             raise
         body = EventStream(
             events,
             started=self.started,
             client=StreamClient(request.META.get("gunicorn.socket")),
             problem=lambda error: _problem_document(request, error),
-            release=slots.release,
+            release=release,
         )
         response = StreamingHttpResponse(body, content_type=MEDIA_TYPE)
         response["Cache-Control"] = "no-store"
@@ -87,6 +91,9 @@ class StreamView(MemoryView):
             raise MemoryDisabled()
         if self.limiter_failure is not None:
             raise self.limiter_failure
+        if not self.is_charged:
+            throttles.charge(throttles.DEFAULT)
+        throttles.charge(throttles.QUERY)
         HasScope.read().has_permission(request, self)
 
 
