@@ -7,10 +7,12 @@ added: line breaks that end a paragraph or an item, and the full stops of CJK.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memory.errors import Overloaded
 from memory.language.pipeline import readable, sentence_pipeline
 
 if TYPE_CHECKING:
@@ -22,13 +24,15 @@ TAIL_CHARS = 64  # how far back from a sentence's end is looked for a quote
 WRAPPED_LINE_MIN_CHARS = 50  # a line at least this long may go on in the next one
 
 _ITEM = r"(?:[-*+•‣◦·>|#]|\d{1,3}[.)]\s|\w[)]\s)"
-_LINE_BREAKS = re.compile(rf"(?:\r\n?|[\n\v\f\u0085\u2028\u2029])(?P<blank>\s*[\r\n])?(?P<item>[ \t]*(?={_ITEM}))?")
+_BREAKS = "\r\n\v\f\u0085\u2028\u2029"
+# All the whitespace from a line break on, so that none of it is looked at twice.
+_LINE_BREAKS = re.compile(rf"[{_BREAKS}]\s*(?P<item>(?={_ITEM}))?")
 # The number of a list's item: its full stop ends nothing.
 _ITEM_NUMBER = re.compile(r"^[ \t]*\d{1,3}[.)](?=\s)", re.MULTILINE)
 _CJK_END = re.compile(r"[。！？｡][」』”’）》〉\"']*")
 _OPENING_QUOTE_LEFT_BEHIND = re.compile(r"(?<=\s)[\"'“‘«(\[]+\s*\Z")
 _QUOTED_END = re.compile(r"[?!]['\"”’»]\s*\Z")
-_LINE_BREAK = re.compile(r"[\r\n\v\f\u0085\u2028\u2029]")
+_LINE_BREAK = re.compile(f"[{_BREAKS}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,9 @@ def split_sentences(text: str, *, deadline: float | None = None) -> list[Sentenc
     if not text.strip():
         return []
     cjk_starts = (found.end() for found in _CJK_END.finditer(text))
-    starts = sorted({0, *_spacy_starts(text, deadline), *_line_starts(text), *cjk_starts})
-    return [sentence for start, end in _rejoined(text, starts) for sentence in _pieces(text, start, end)]
+    starts = sorted({0, *_spacy_starts(text, deadline), *_line_starts(text, deadline), *cjk_starts})
+    slices = _rejoined(text, starts, deadline)
+    return [sentence for start, end in slices for sentence in _pieces(text, start, end, deadline)]
 
 
 def _spacy_starts(text: str, deadline: float | None) -> Iterator[int]:
@@ -72,20 +77,26 @@ def _window_starts(nlp: Language, window: str) -> list[int]:
     return [sentence.start_char for sentence in nlp(without_numbers).sents]
 
 
-def _line_starts(text: str) -> Iterator[int]:
+def _line_starts(text: str, deadline: float | None) -> Iterator[int]:
     """Where a line begins that does not go on from the line before it."""
     line = 0
     for found in _LINE_BREAKS.finditer(text):
+        _require_time(deadline)
+        space = found[0]
+        first = 2 if space.startswith("\r\n") else 1
+        last = max(map(space.rfind, _BREAKS)) + 1
         is_short = found.start() - line < WRAPPED_LINE_MIN_CHARS
-        line = found.end()
-        if is_short or found["blank"] is not None or found["item"] is not None:
+        is_item = found["item"] is not None and not space[last:].strip(" \t")
+        line = found.end() if is_item else found.start() + last
+        if is_short or is_item or last > first:
             yield line
 
 
-def _rejoined(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+def _rejoined(text: str, starts: list[int], deadline: float | None) -> Iterator[tuple[int, int]]:
     """Slices from start to start; what belongs to the sentence before it, such as a closing quote, goes back to it."""
     begin = starts[0]
     for index, at in enumerate(starts[1:], 1):
+        _require_time(deadline)
         tail = max(begin, at - TAIL_CHARS)
         left_behind = _OPENING_QUOTE_LEFT_BEHIND.search(text, tail, at)
         if left_behind and left_behind.start() > begin and not text[at : at + 1].isspace():
@@ -101,9 +112,10 @@ def _rejoined(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
     yield begin, len(text)
 
 
-def _pieces(text: str, start: int, end: int) -> Iterator[Sentence]:
+def _pieces(text: str, start: int, end: int, deadline: float | None) -> Iterator[Sentence]:
     """The slice without its outer whitespace, in pieces of at most SENTENCE_MAX_CHARS."""
     while True:
+        _require_time(deadline)
         part = text[start:end]
         start += len(part) - len(part.lstrip())
         end = start + len(part.strip())
@@ -113,6 +125,11 @@ def _pieces(text: str, start: int, end: int) -> Iterator[Sentence]:
         piece = text[start:stop].rstrip()
         yield Sentence(piece, start, start + len(piece))
         start = stop
+
+
+def _require_time(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise Overloaded(retry_after_seconds=2)
 
 
 def _cut(text: str, start: int, end: int) -> int:

@@ -32,6 +32,7 @@ from memory.spaces import active_space
 from memory.stopwatch import Stopwatch
 
 QUERY_PASSAGES = 20
+SPLIT_TIMEOUT_SECONDS = 10.0  # 24 chunks of prose take a tenth of one
 SCOPE_MAX_CHARS = 1_000
 
 _VERSIONS = "SELECT doc_id, content_mac FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
@@ -151,7 +152,7 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     for chunk in chunks:
         chunk.text = open_text(read.keys, chunk)
     watch.lap("open")
-    candidates = cited_sentences(chunks)
+    candidates = cited_sentences(chunks, deadline=time.monotonic() + SPLIT_TIMEOUT_SECONDS)
     watch.lap("split")
 
     embedder = get_embedder()

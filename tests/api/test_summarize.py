@@ -180,13 +180,13 @@ def while_it_works(monkeypatch, happens, times: int) -> None:
     """`happens` in another thread, the first `times` times that chunks are about to be split."""
     real, left = service.cited_sentences, [times]
 
-    def meanwhile(chunks):
+    def meanwhile(chunks, **limits):
         if left[0]:
             left[0] -= 1
             other = threading.Thread(target=lambda: (happens(), connections.close_all()))
             other.start()
             other.join()
-        return real(chunks)
+        return real(chunks, **limits)
 
     monkeypatch.setattr(service, "cited_sentences", meanwhile)
 

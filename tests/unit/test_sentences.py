@@ -2,18 +2,43 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.errors import ModelUnavailable
-from memory.language.pipeline import entity_pipeline, pipeline_name, sentence_pipeline, warm_language
+from memory.errors import ModelUnavailable, Overloaded
+from memory.language import sentences
+from memory.language.pipeline import (
+    RUN_MAX_CHARS,
+    entity_pipeline,
+    pipeline_name,
+    readable,
+    sentence_pipeline,
+    warm_language,
+)
 from memory.language.sentences import SENTENCE_MAX_CHARS, WINDOW_CHARS, split_sentences
 
 
 def texts(text: str) -> list[str]:
     return [sentence.text for sentence in split_sentences(text)]
+
+
+@pytest.fixture
+def clock():
+    """`clock(work, best_of=n)`: the processor seconds of the fastest of n runs, all of this process's threads."""
+
+    def seconds(work, *, best_of: int) -> float:
+        work()
+        took = []
+        for _ in range(best_of):
+            start = time.process_time()
+            work()
+            took.append(time.process_time() - start)
+        return min(took)
+
+    return seconds
 
 
 def require_whole(text: str) -> None:
@@ -40,6 +65,7 @@ def require_whole(text: str) -> None:
         ("A line that was wrapped because it had grown far too long\nfor its column. Next.",
          ["A line that was wrapped because it had grown far too long\nfor its column.", "Next."]),
         ("no end in sight", ["no end in sight"]),
+        ("One\x85\x85\x85two\u2028\n three\x85 \u2028- four", ["One", "two", "three", "- four"]),
         (" \n\t ", []), ("", []),
     ],
 )  # fmt: skip
@@ -58,6 +84,55 @@ def test_a_text_far_longer_than_a_window_is_split_whole(unit):
     text = unit * (5 * WINDOW_CHARS // len(unit))
     require_whole(text)
     assert all(len(sentence.text) <= SENTENCE_MAX_CHARS for sentence in split_sentences(text))
+
+
+PROSE = "Anna's ship left Gdansk at 3 p.m., and (so she wrote) nobody waved. "
+HOSTILE = ["_", "'s", "’S", "(_", ":_)", "\U0001f600_", "(" * 16 + "_", "(" * 15 + "a", "http://", "1km", "+a", "句。"]
+
+
+@pytest.mark.parametrize("unit", ["\x85", "\u2028", "\v ", "\x85\t", " \f\x1c", "\r\x0b", ".\x85", "(\u2028"])
+def test_whitespace_is_looked_at_once_however_long_it_is(unit, clock):
+    def lines(chars):
+        text = "x" + unit * (chars // len(unit))
+        return lambda: list(sentences._line_starts(text, None))
+
+    assert clock(lines(200_000), best_of=3) < 40 * clock(lines(20_000), best_of=3) + 0.01
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_no_text_costs_spacy_far_more_than_prose(unit, clock):
+    def split(text):
+        return lambda: sentence_pipeline().run(lambda nlp: sentences._window_starts(nlp, text))
+
+    prose = clock(split((PROSE * 100)[:WINDOW_CHARS]), best_of=5)
+    assert clock(split((unit * WINDOW_CHARS)[:WINDOW_CHARS]), best_of=2) < 30 * prose
+
+
+@pytest.mark.parametrize("unit", [*HOSTILE, PROSE])
+def test_no_run_that_spacy_reads_holds_many_symbols(unit):
+    text = (unit * WINDOW_CHARS)[:WINDOW_CHARS]
+    read = readable(text)
+    assert len(read) == len(text)
+    assert all(there in (here, " ") for here, there in zip(text, read, strict=True))
+    assert [c for c in read if c.isalnum()][:50] == [c for c in text if c.isalnum()][:50]
+    assert all(sum(not c.isalnum() for c in run) <= RUN_MAX_CHARS for run in read.split())
+
+
+@pytest.mark.parametrize("text", [PROSE, "https://a.org/" + "a-b/" * 30, "ภาษาไทย" * 90, "क्षत्रिय" * 90, "x" * 900])
+def test_ordinary_text_is_read_as_it_stands(text):
+    assert readable(text) == text
+
+
+def test_what_takes_too_long_is_refused_at_every_step():
+    past = time.monotonic() - 1
+    for step in (
+        lambda: split_sentences("One. Two.", deadline=past),
+        lambda: list(sentences._line_starts("One.\nTwo.", past)),
+        lambda: list(sentences._rejoined("One. Two.", [0, 5], past)),
+        lambda: list(sentences._pieces("One.", 0, 4, past)),
+    ):
+        with pytest.raises(Overloaded):
+            step()
 
 
 def test_a_sentence_across_two_windows_stays_one():
