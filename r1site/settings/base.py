@@ -15,9 +15,11 @@ from r1site.settings import databases, env
 BASE_DIR = Path(__file__).resolve().parents[2]
 VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
 
-# Read by libgomp when torch loads it. By default its threads spin while they wait for each other; where other
-# processes want the same cores, PostgreSQL for one, that multiplies the time of a forward pass (deploy/decisions/0009).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read by libgomp when torch loads it: how long its threads spin while they wait for each other. By default that is
+# some milliseconds; where other processes want the same cores, PostgreSQL for one, it multiplies the time of a
+# forward pass (deploy/decisions/0009-model-threads-spin-briefly.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 DEBUG = False
 LOG_LEVEL = env.text("DJANGO_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
