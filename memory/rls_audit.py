@@ -27,9 +27,12 @@ TENANT_TABLES = (
     "memory_tenants",
 )
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+# What is written there stays as it was written.
+APPEND_ONLY_TABLES = ("memory_erasures",)
 # Everything r1_app may do in the schema; whatever is not here, it may not touch.
 APP_MAY = {
     **{table: APP_PRIVILEGES for table in TENANT_TABLES},
+    **{table: {"SELECT", "INSERT"} for table in APPEND_ONLY_TABLES},
     **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
 }
 PARTITIONS = 64
@@ -161,6 +164,9 @@ def _grant_findings(tables, views, grants):
         held.setdefault((relation, grantee), set()).add(privilege)
         if grantable and grantee == APP_ROLE:
             yield f"{relation} lets {APP_ROLE} pass on {privilege}"
+    for table in APPEND_ONLY_TABLES:
+        for changing in sorted({"UPDATE", "column UPDATE"} & held.get((table, "r1_maint"), set())):
+            yield f"{table} is append-only and grants {changing} to r1_maint"
     for (relation, grantee), privileges in held.items():
         words = ", ".join(sorted(privileges))
         if grantee == "public":
@@ -176,7 +182,7 @@ def _grant_findings(tables, views, grants):
         elif relation.startswith("memory") and grantee not in OUR_ROLES:
             yield f"{relation} grants {words} to {grantee}, a role with no part in this"
     for table in TENANT_TABLES:
-        missing = APP_PRIVILEGES - held.get((table, APP_ROLE), set())
+        missing = APP_MAY[table] - held.get((table, APP_ROLE), set())
         if missing:
             yield f"{table} does not grant {', '.join(sorted(missing))} to {APP_ROLE}"
 

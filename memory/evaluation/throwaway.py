@@ -10,7 +10,7 @@ import numpy as np
 
 from memory.keyring import Purpose, TenantKeys, existing_keys, existing_or_new_keys, forget_keys
 from memory.rls import bind_tenant, tenant_transaction
-from memory.rls_audit import TENANT_TABLES
+from memory.rls_audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.security import hmac_user
 
 # Known ids, so that a run finds what an earlier one left when it was killed; no token's `sub` looks like one.
@@ -67,7 +67,7 @@ class _Identity:
 
 def erase(user_hash: str) -> dict[str, int]:
     """Delete every row of one user, keys included, as r1_app bound to that user; rows deleted by table."""
-    tables = sorted(TENANT_TABLES, key=lambda table: table == "memory_tenants")
+    tables = sorted(set(TENANT_TABLES) - set(APPEND_ONLY_TABLES), key=lambda table: (table == "memory_tenants", table))
     with tenant_transaction(user_hash, write=True) as tx:
         deleted = {table: tx.execute(f"DELETE FROM {table} WHERE user_hash = %s", [user_hash]) for table in tables}
         tx.sync()

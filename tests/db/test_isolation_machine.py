@@ -22,7 +22,7 @@ from memory import rls
 from memory.errors import CrossTenantAttempt, TenantNotBound
 from memory.models import Chunk, Document
 from memory.rls import bind_tenant, tenant_transaction
-from memory.rls_audit import TENANT_TABLES
+from memory.rls_audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.spaces import registered_space
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import remember
@@ -34,6 +34,8 @@ POOL = {"min_size": 2, "max_size": 2, "timeout": 10}
 APPLICATION = f"r1-isolation-machine-{os.getpid()}"
 THREADS = 3
 CRASHES = [RuntimeError, SystemExit, KeyboardInterrupt, GeneratorExit, BrokenPipeError]
+
+REWRITING = ["DELETE FROM memory_erasures", "UPDATE memory_erasures SET erased_documents = 0"]
 
 DOC_IDS = st.sampled_from(["a", "b", "c", "d"])
 WORKERS = st.integers(0, THREADS - 1)
@@ -132,11 +134,20 @@ class IsolationMachine(RuleBasedStateMachine):
     def erase(self, user, worker):
         def erase():
             with tenant_transaction(user.user_hash, write=True, using=ALIAS) as tx:
-                for table in TENANT_TABLES:
+                for table in set(TENANT_TABLES) - set(APPEND_ONLY_TABLES):
                     tx.execute(f"DELETE FROM {table}")  # no condition: the policy is the condition
 
         self.on(worker, erase)
         self.documents[user].clear()
+
+    @rule(user=users, worker=WORKERS, statement=st.sampled_from(REWRITING))
+    def rewrite_the_ledger(self, user, worker, statement):
+        def rewrite():
+            with tenant_transaction(user.user_hash, write=True, using=ALIAS) as tx:
+                tx.execute(statement)
+
+        with pytest.raises(ProgrammingError, match="permission denied for table memory_erasures"):
+            self.on(worker, rewrite)
 
     # -- Accidents
 

@@ -7,6 +7,7 @@ memberships are the whole server's, and nobody else ever sees these.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from memory import rls, rls_audit
 from memory.checks import database_keeps_tenants_apart
 from memory.errors import UnsafeDatabase
 from memory.models import Document
-from memory.rls_audit import POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
+from memory.rls_audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
 from memory.rls_probe import probe_two_users
 from tests.db.memories import pack_terms, remember, remember_requests
 from tests.db.scratch import ScratchDatabase, scratch_database
@@ -87,13 +88,24 @@ def _breaches_by_the_service(superuser, house) -> Iterator[str]:
             yield f"alice sees bob's {table}"
         for command in (f"UPDATE {table} SET user_hash = user_hash", f"DELETE FROM {table}"):
             verb = command.split()[0]
-            if not act(f"{command} WHERE user_hash = '{alice}' RETURNING 1"):
+            own, others = (act(f"{command} WHERE user_hash = '{whose}' RETURNING 1") for whose in (alice, bob))
+            if table in APPEND_ONLY_TABLES:
+                if not _is_refused(own):
+                    yield f"alice can {verb} her {table}"
+                if not _is_refused(others) and others != []:
+                    yield f"alice can {verb} bob's {table}"
+                continue
+            if not own:
                 yield f"alice cannot {verb} her {table}"
-            if act(f"{command} WHERE user_hash = '{bob}' RETURNING 1") != []:
+            if others != []:
                 yield f"alice can {verb} bob's {table}"
         insert = f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, '{{}}') RETURNING 1"
         row = _a_row(superuser, table, alice)
-        if act(f"DELETE FROM {table}", insert.format(json.dumps(row))) != [(1,)]:
+        if table in APPEND_ONLY_TABLES:
+            inserted = act(insert.format(json.dumps(row | {"id": str(uuid.uuid4())})))
+        else:
+            inserted = act(f"DELETE FROM {table}", insert.format(json.dumps(row)))
+        if inserted != [(1,)]:
             yield f"alice cannot INSERT her {table}"
         if not _is_refused(act(insert.format(json.dumps(row | {"user_hash": "1" * 64})))):
             yield f"alice can INSERT {table} for somebody else"
@@ -185,7 +197,7 @@ for _table in TENANT_TABLES:
         MUTATIONS[f"{_table} without its {_suffix} policy"] = (
             [f"DROP POLICY {_policy} ON {_table}"],
             f"{_table} lacks the policy {_policy}",
-            f"alice {_verb} her {_table}",
+            None if _table in APPEND_ONLY_TABLES and _suffix in ("update", "delete") else f"alice {_verb} her {_table}",
         )
     MUTATIONS |= {
         f"{_table} readable by a policy that is always true": (
@@ -199,7 +211,7 @@ for _table in TENANT_TABLES:
                 f"ALTER POLICY memory_tenant_isolation_select ON {_table} USING (true)",
             ],
             f"{_table}: the policy memory_tenant_isolation_update is not the one",
-            f"alice can UPDATE bob's {_table}",
+            f"alice sees bob's {_table}" if _table in APPEND_ONLY_TABLES else f"alice can UPDATE bob's {_table}",
         ),
         f"{_table} with one policy too many": (
             [f"CREATE POLICY generous ON {_table} USING (true)"],
@@ -252,6 +264,35 @@ for _table in TENANT_TABLES:
             None,
         ),
     }  # fmt: skip
+for _table in APPEND_ONLY_TABLES:
+    for _verb in ("UPDATE", "DELETE"):
+        MUTATIONS[f"{_table} with {_verb} for the service"] = (
+            [f"GRANT {_verb} ON {_table} TO r1_app"],
+            f"{_table} grants {_verb} to r1_app",
+            f"alice can {_verb} her {_table}",
+        )
+    MUTATIONS |= {
+        f"{_table} with one column to change for the service": (
+            [f"GRANT UPDATE (user_hash) ON {_table} TO r1_app"],
+            f"{_table} grants column UPDATE to r1_app",
+            f"alice can UPDATE her {_table}",
+        ),
+        f"{_table} with UPDATE for maintenance": (
+            [f"GRANT UPDATE ON {_table} TO r1_maint"],
+            f"{_table} is append-only and grants UPDATE to r1_maint",
+            None,
+        ),
+        f"{_table} with one column to change for maintenance": (
+            [f"GRANT UPDATE (erased_at) ON {_table} TO r1_maint"],
+            f"{_table} is append-only and grants column UPDATE to r1_maint",
+            None,
+        ),
+        f"{_table} that takes no line": (
+            [f"REVOKE INSERT ON {_table} FROM r1_app"],
+            f"{_table} does not grant INSERT to r1_app",
+            f"alice cannot INSERT her {_table}",
+        ),
+    }
 MUTATIONS |= {
     "a policy for everybody": (
         ["ALTER POLICY memory_tenant_isolation_select ON memory_chunks TO PUBLIC"],

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from memory.rls_audit import STAFF_VIEWS, TENANT_TABLES
+from memory.rls_audit import APPEND_ONLY_TABLES, STAFF_VIEWS, TENANT_TABLES
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import bind, connect, digest
 
@@ -26,6 +26,10 @@ COMMANDS = {
     "DELETE": "DELETE FROM {table} WHERE {whose} RETURNING user_hash",
     "SELECT FOR UPDATE": "SELECT user_hash FROM {table} WHERE {whose} FOR UPDATE",
 }
+# The ledger is read and added to; whoever asks for more is refused before a policy is asked whose row it is.
+CHANGEABLE = [table for table in TENANT_TABLES if table not in APPEND_ONLY_TABLES]
+REFUSED = [(table, command) for table in APPEND_ONLY_TABLES for command in COMMANDS if command != "SELECT"]
+ALLOWED = [(table, command) for table in TENANT_TABLES for command in COMMANDS if (table, command) not in REFUSED]
 INSERT = "INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, %(row)s)"
 
 # What app.user_hash holds -> how it came to that. None: it was never set.
@@ -63,6 +67,11 @@ def a_row_of(backup: psycopg.Connection, table: str, user_hash: str) -> str:
     return json.dumps(rows.fetchone()[0])
 
 
+def refusal(table: str, command: str, otherwise: str) -> str:
+    """How r1_app is refused `command` on a table where it may not, or may but not like that."""
+    return f"permission denied for table {table}" if (table, command) in REFUSED else otherwise
+
+
 def tables_with_a_user_hash(connection: psycopg.Connection) -> list[str]:
     found = connection.execute(
         "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'user_hash'"
@@ -82,13 +91,13 @@ def partitions_of(connection: psycopg.Connection) -> list[str]:
 
 def test_the_matrix_covers_every_table_that_holds_a_tenants_rows(backup):
     assert tables_with_a_user_hash(backup) == sorted(TENANT_TABLES)
+    assert [("memory_erasures", command) for command in ("UPDATE", "DELETE", "SELECT FOR UPDATE")] == REFUSED
 
 
 # -- The right user
 
 
-@pytest.mark.parametrize("table", TENANT_TABLES)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("table", "command"), ALLOWED)
 def test_a_sweep_without_a_condition_reaches_ones_own_rows_and_no_others(app, backup, keeper, table, command):
     own, _ = digest(backup, table, keeper.user_hash)
     with transaction_as(app, keeper.user_hash):
@@ -101,7 +110,7 @@ def test_one_sees_every_column_of_ones_own_rows_as_they_are_stored(app, backup, 
         assert digest(app, table, keeper.user_hash) == digest(backup, table, keeper.user_hash)
 
 
-@pytest.mark.parametrize("table", TENANT_TABLES)
+@pytest.mark.parametrize("table", CHANGEABLE)
 def test_a_row_that_one_deleted_can_be_inserted_again(app, backup, keeper, table):
     row = a_row_of(backup, table, keeper.user_hash)
     with transaction_as(app, keeper.user_hash):
@@ -109,11 +118,30 @@ def test_a_row_that_one_deleted_can_be_inserted_again(app, backup, keeper, table
         assert run(app, INSERT + " RETURNING user_hash", table, row=row).fetchall() == [(keeper.user_hash,)]
 
 
+@pytest.mark.parametrize(("table", "command"), REFUSED)
+@pytest.mark.parametrize("whose", ["true", "user_hash = %(keeper)s", "user_hash = %(victim)s", "false"])
+def test_what_stands_in_the_ledger_is_changed_deleted_and_locked_by_nobody_it_is_about(
+    app, keeper, victim, table, command, whose
+):
+    with pytest.raises(errors.InsufficientPrivilege, match=f"permission denied for table {table}"):
+        with transaction_as(app, keeper.user_hash):
+            run(app, COMMANDS[command], table, whose, keeper=keeper.user_hash, victim=victim.user_hash)
+
+
+def test_the_ledger_takes_another_line_about_oneself_and_never_the_same_one_twice(app, backup, keeper):
+    row = a_row_of(backup, "memory_erasures", keeper.user_hash)
+    another = json.dumps(json.loads(row) | {"id": "00000000-0000-4000-8000-000000000001"})
+    with transaction_as(app, keeper.user_hash):
+        added = run(app, INSERT + " RETURNING user_hash", "memory_erasures", row=another)
+        assert added.fetchall() == [(keeper.user_hash,)]
+        again = run(app, INSERT + " ON CONFLICT (user_hash, id) DO NOTHING", "memory_erasures", row=row)
+        assert again.rowcount == 0
+
+
 # -- The wrong user
 
 
-@pytest.mark.parametrize("table", TENANT_TABLES)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("table", "command"), ALLOWED)
 def test_naming_another_users_hash_reaches_nothing(app, keeper, victim, table, command):
     with transaction_as(app, keeper.user_hash):
         cursor = run(app, COMMANDS[command], table, "user_hash = %(victim)s", victim=victim.user_hash)
@@ -145,7 +173,8 @@ def test_an_upsert_on_another_users_key_is_refused(app, backup, keeper, victim, 
         " ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) WHERE i.indrelid = %s::regclass AND i.indisprimary",
         [table],
     ).fetchone()[0]
-    with pytest.raises(errors.InsufficientPrivilege, match="violates row-level security policy"):
+    how = refusal(table, "UPDATE", otherwise="violates row-level security policy")
+    with pytest.raises(errors.InsufficientPrivilege, match=how):
         with transaction_as(app, keeper.user_hash):
             upsert = f"{INSERT} ON CONFLICT ({key}) DO UPDATE SET user_hash = excluded.user_hash"
             run(app, upsert, table, row=row)
@@ -154,12 +183,13 @@ def test_an_upsert_on_another_users_key_is_refused(app, backup, keeper, victim, 
 @pytest.mark.parametrize("table", TENANT_TABLES)
 @pytest.mark.parametrize("returning", ["", " RETURNING user_hash"])
 def test_ones_own_row_cannot_be_moved_to_another_user(app, keeper, victim, table, returning):
-    with pytest.raises(errors.InsufficientPrivilege, match="violates row-level security policy"):
+    how = refusal(table, "UPDATE", otherwise="violates row-level security policy")
+    with pytest.raises(errors.InsufficientPrivilege, match=how):
         with transaction_as(app, keeper.user_hash):
             run(app, "UPDATE {table} SET user_hash = %(victim)s" + returning, table, victim=victim.user_hash)
 
 
-@pytest.mark.parametrize("table", TENANT_TABLES)
+@pytest.mark.parametrize("table", CHANGEABLE)
 def test_a_merge_neither_matches_nor_makes_another_users_rows(app, keeper, victim, table):
     source = "MERGE INTO {table} t USING (SELECT %(victim)s::text AS user_hash) s ON t.user_hash = s.user_hash "
     with transaction_as(app, keeper.user_hash):
@@ -172,7 +202,16 @@ def test_a_merge_neither_matches_nor_makes_another_users_rows(app, keeper, victi
             run(app, everything + "UPDATE SET user_hash = s.user_hash", table, victim=victim.user_hash)
 
 
-@pytest.mark.parametrize("table", TENANT_TABLES)
+@pytest.mark.parametrize("table", APPEND_ONLY_TABLES)
+@pytest.mark.parametrize("action", ["DELETE", "UPDATE SET user_hash = s.user_hash"])
+def test_a_merge_cannot_change_the_ledger(app, keeper, table, action):
+    source = "MERGE INTO {table} t USING (SELECT %(keeper)s::text AS user_hash) s ON t.user_hash = s.user_hash "
+    with pytest.raises(errors.InsufficientPrivilege, match=f"permission denied for table {table}"):
+        with transaction_as(app, keeper.user_hash):
+            run(app, source + f"WHEN MATCHED THEN {action}", table, keeper=keeper.user_hash)
+
+
+@pytest.mark.parametrize("table", CHANGEABLE)
 def test_locking_a_table_full_of_rows_locks_ones_own_only(app, keeper, victim, table):
     with connect("r1_app") as other, transaction_as(app, keeper.user_hash), transaction_as(other, victim.user_hash):
         run(app, COMMANDS["SELECT FOR UPDATE"], table)
@@ -209,9 +248,10 @@ def test_a_condition_that_would_fail_on_another_users_row_never_sees_it(app, bac
 def test_without_a_well_formed_hash_every_command_is_an_error(app, backup, keeper, victim, table, binding):
     bound = WRONG_BINDINGS[binding](keeper)
     for whose in ("true", "user_hash = %(victim)s"):
-        for command in COMMANDS.values():
-            with pytest.raises(errors.InsufficientPrivilege, match="no tenant is bound"), transaction_as(app, bound):
-                run(app, command, table, whose, victim=victim.user_hash)
+        for command, statement in COMMANDS.items():
+            how = refusal(table, command, otherwise="no tenant is bound")
+            with pytest.raises(errors.InsufficientPrivilege, match=how), transaction_as(app, bound):
+                run(app, statement, table, whose, victim=victim.user_hash)
     for person in (keeper, victim):
         row = a_row_of(backup, table, person.user_hash)
         with pytest.raises(errors.InsufficientPrivilege, match="no tenant is bound"), transaction_as(app, bound):
@@ -229,7 +269,8 @@ def test_a_connection_remembers_nobody_after_a_transaction_that_bound_someone(ap
         bind(app, keeper.user_hash)
         assert run(app, COMMANDS["SELECT"], table).fetchall()
     assert app.execute("SELECT current_setting('app.user_hash', true)").fetchone() == ("",)
-    with pytest.raises(errors.InsufficientPrivilege, match="no tenant is bound"):
+    how = refusal(table, command, otherwise="no tenant is bound")
+    with pytest.raises(errors.InsufficientPrivilege, match=how):
         run(app, COMMANDS[command], table)
 
 
@@ -482,6 +523,9 @@ def test_maintenance_moves_rows_and_changes_no_structure(keeper, victim, stateme
         for table in TENANT_TABLES:
             with maint.transaction(force_rollback=True):
                 assert run(maint, COMMANDS["DELETE"], table, "user_hash = %(h)s", h=victim.user_hash).rowcount > 0
+        for table in APPEND_ONLY_TABLES:
+            with pytest.raises(errors.InsufficientPrivilege, match=f"permission denied for table {table}"):
+                run(maint, COMMANDS["UPDATE"], table, "user_hash = %(h)s", h=victim.user_hash)
         with pytest.raises(errors.InsufficientPrivilege):
             maint.execute(statement)
 
