@@ -34,7 +34,9 @@ SECRETS = [value for name, value in GOOD.items() if "KEY" in name or "SECRET" in
 
 def python(code: str, **changes: str | None) -> subprocess.CompletedProcess:
     """Run `code` under the good production environment with `changes`; None takes a setting away."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in changes
+    }
     environment |= {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
     return subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
