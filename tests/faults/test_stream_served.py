@@ -1,6 +1,8 @@
-"""Streams as served: gunicorn's threads, real sockets, clients that leave, dawdle and stop, a model that is silent."""
+"""Streams and exports as served: gunicorn, real sockets, clients that leave, dawdle and stop, a silent model."""
 
+import contextlib
 import itertools
+import socket
 import tempfile
 import threading
 import time
@@ -20,6 +22,7 @@ from tests.sse import StreamReader, answer_of
 
 TEXT = "The heat pump was serviced in March. Its filter is changed every six months. The garden has a pear tree."
 QUESTION = {"message": "How often is the filter changed?"}
+# Each user's share is 2 of them.
 STREAMS_MAX = 3
 # What should take half a second, on a machine busy with something else.
 GUARD_SECONDS = 15
@@ -39,8 +42,10 @@ def service(llm):
             "MEMORY_LLM_BASE_URL": llm.base_url,
             "MEMORY_LLM_STALL_SECONDS": "60",
             "MEMORY_STREAMS_MAX": str(STREAMS_MAX),
+            "GUNICORN_THREADS": str(STREAMS_MAX + 1),
             "MEMORY_RATE_DEFAULT": "off",
             "MEMORY_RATE_QUERY": "off",
+            "MEMORY_RATE_INDEX": "off",
         }
         service.start()
         yield service
@@ -55,18 +60,24 @@ def token(service):
     return token
 
 
+@pytest.fixture(scope="module")
+def tokens(service, token):
+    """Of as many users as there are slots, the first being `token`'s."""
+    return [token, *(service.token(f"user-{number}") for number in range(1, STREAMS_MAX))]
+
+
 @pytest.fixture(autouse=True)
-def _every_slot_comes_back(service, token, llm):
+def _every_slot_comes_back(service, tokens, llm):
     yield
     llm.plays(STATUS_OK, *say("One"), *finish())
-    fill_every_slot(service, token)
+    fill_every_slot(service, tokens)
 
 
-def fill_every_slot(service, token):
+def fill_every_slot(service, tokens):
     """As many streams at once as there are slots, as soon as they are free; all of them to their end."""
     deadline = time.monotonic() + GUARD_SECONDS
     while True:
-        with contextmanagers(StreamReader(service.port, token, QUESTION) for _ in range(STREAMS_MAX)) as readers:
+        with contextmanagers(StreamReader(service.port, token, QUESTION) for token in tokens) as readers:
             statuses = [reader.head().status for reader in readers]
             for reader in readers:
                 reader.read_all()
@@ -162,18 +173,51 @@ def test_a_reader_that_stops_reading_loses_its_stream_and_the_model_its_work(ser
         assert llm.gone.wait(SEND_LIMIT_SECONDS + GUARD_SECONDS)
 
 
-def test_one_stream_more_than_there_are_slots_is_503_and_says_when_to_come_back(service, token, llm):
+@contextlib.contextmanager
+def export_that_stops(service, token):
+    """GET /memory/export by a reader that takes its first 100 bytes, and no more than a small buffer after them."""
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.settimeout(GUARD_SECONDS)
+        wire.connect(("127.0.0.1", service.port))
+        head = f"GET /api/v1/memory/export HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+        wire.sendall(head.encode())
+        yield wire.recv(100)
+
+
+def test_readers_of_exports_that_stop_leave_the_worker_its_threads_and_lose_theirs(service, token, tokens):
+    # 3 MB in lines of 60 KB are more than all the buffers between here and there.
+    for first in range(0, 50, 10):
+        documents = [
+            {"doc_id": f"large/{number}", "text": "A bill.", "metadata": {"note": "x" * 60_000}}
+            for number in range(first, first + 10)
+        ]
+        assert service.call("POST", "/api/v1/memory/index", token, {"documents": documents})[0] in (200, 201)
+    with contextlib.ExitStack() as stack:
+        heads = [stack.enter_context(export_that_stops(service, token)) for _ in range(STREAMS_MAX + 1)]
+        assert [head.split(b" ")[1] for head in heads] == [b"200"] + [b"503"] * STREAMS_MAX
+        assert service.call("GET", "/health/live", token)[0] == 200
+        # There is one slot for exports, and the reader that has it keeps it no longer than a piece may take.
+        assert service.call("GET", "/api/v1/memory/export", tokens[1])[0] == 503
+        deadline = time.monotonic() + SEND_LIMIT_SECONDS + GUARD_SECONDS
+        while service.call("GET", "/api/v1/memory/export", tokens[1])[0] == 503:
+            assert time.monotonic() < deadline, "the slot was not given back"
+            time.sleep(0.2)
+        assert service.call("GET", "/health/live", token)[0] == 200
+
+
+def test_one_stream_more_than_there_are_slots_is_503_and_says_when_to_come_back(service, token, tokens, llm):
     llm.plays(STATUS_OK, *say("Every "), 60)
-    with contextmanagers(StreamReader(service.port, token, QUESTION) for _ in range(STREAMS_MAX)) as readers:
+    with contextmanagers(StreamReader(service.port, token, QUESTION) for token in tokens) as readers:
         for reader in readers:
             reader.read_until(lambda events: len(events) == 2)
-        with StreamReader(service.port, token, QUESTION) as refused:
+        with StreamReader(service.port, tokens[-1], QUESTION) as refused:
             assert refused.head().status == 503
             assert int(refused.head().getheader("Retry-After")) > 0
         assert service.call("POST", "/api/v1/memory/query", token, {"query": "filter"})[0] == 200
 
 
-def test_no_transaction_is_open_while_streams_are(service, token, llm):
+def test_no_transaction_is_open_while_streams_are(service, token, tokens, llm):
     """Sampled by the superuser while queries go on beside them, so that there are sessions to see."""
     cluster = Cluster(service.var / "postgres")
     secret = read_secret(service.var / "secrets", "POSTGRES_PASSWORD")
@@ -186,7 +230,7 @@ def test_no_transaction_is_open_while_streams_are(service, token, llm):
 
     with (
         psycopg.connect(cluster.conninfo(SUPERUSER, secret, "postgres"), autocommit=True) as connection,
-        contextmanagers(StreamReader(service.port, token, QUESTION) for _ in range(STREAMS_MAX)) as readers,
+        contextmanagers(StreamReader(service.port, token, QUESTION) for token in tokens) as readers,
     ):
         for reader in readers:
             reader.read_until(lambda events: len(events) == 2)
