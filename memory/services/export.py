@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
@@ -28,19 +29,41 @@ PAGE_DOCUMENTS = 50
 PAGE_CHUNKS = 200
 
 _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
+_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
 # By doc_id, which never changes: a document that is there throughout comes exactly once, whatever is written
 # meanwhile. First those that were sent as they are, then those made from others.
 _DOCUMENTS = f"""
 SELECT chunk_count, {DOCUMENT_COLUMNS}
-FROM memory_documents
-WHERE user_hash = %s AND doc_id > %s AND (cardinality(derived_from) > 0) = %s
-ORDER BY doc_id LIMIT %s"""
+FROM memory_documents d
+WHERE user_hash = %(user_hash)s AND doc_id > %(after)s AND (cardinality(derived_from) > 0) = %(derived)s
+    AND (%(whole)s OR NOT EXISTS (
+        SELECT FROM memory_chunks c
+        WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s AND c.doc_id = d.doc_id
+            AND c.quarantined_at IS NOT NULL))
+ORDER BY doc_id LIMIT %(limit)s"""
 _CHUNKS = f"""
 SELECT doc_id, {CHUNK_COLUMNS}
 FROM memory_chunks WHERE user_hash = %s AND space = %s AND doc_id = ANY(%s) ORDER BY doc_id, chunk_index"""
 
 
-def export_documents() -> Iterator[StoredDocument]:
+@dataclass(frozen=True)
+class Export:
+    """A memory on its way out. `degraded`: `quarantined` where documents are left out, which had been set aside."""
+
+    documents: Iterator[StoredDocument]
+    degraded: list[str]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What is exported. `is_whole`: nothing of it is set aside, and what will not open breaks it off."""
+
+    user_hash: str
+    born: datetime
+    is_whole: bool
+
+
+def export_documents() -> Export:
     """The bound tenant's documents; those made from others last, since indexing what they were made from
     removes them.
 
@@ -48,18 +71,23 @@ def export_documents() -> Iterator[StoredDocument]:
     here; the others as they are asked for, when nobody may be bound any more. A page is one short
     transaction; none is open while a document is out, however slowly the reader takes it.
 
+    Documents of which something was set aside before are left out, and the export says so; in one that says
+    nothing each is there, or it breaks off.
+
     Raises KeyUnavailable (also when the user is erased meanwhile: the rest of a memory is not the memory),
     DecryptionFailed (the rows set aside) and database errors, here or from the iterator.
     """
-    user_hash = bound_tenant()
-    memory = _born(user_hash)
-    return _documents(user_hash, memory, _page(user_hash, memory, after="", derived=False))
+    memory = _memory(bound_tenant())
+    if memory is None:
+        return Export(iter(()), [])
+    first = _page(memory, after="", derived=False)
+    return Export(_documents(memory, first), [] if memory.is_whole else ["quarantined"])
 
 
-def _documents(user_hash: str, memory: datetime | None, first: list[StoredDocument]) -> Iterator[StoredDocument]:
+def _documents(memory: _Memory, first: list[StoredDocument]) -> Iterator[StoredDocument]:
     try:
-        yield from _walk(user_hash, memory, first, derived=False)
-        yield from _walk(user_hash, memory, _page(user_hash, memory, after="", derived=True), derived=True)
+        yield from _walk(memory, first, derived=False)
+        yield from _walk(memory, _page(memory, after="", derived=True), derived=True)
     except Exception as exc:
         # The answer has begun: what is left is to break it off, so that nobody takes it for whole. Whoever
         # logs what goes up from here prints it in full, so only our own fixed sentences do.
@@ -70,38 +98,39 @@ def _documents(user_hash: str, memory: datetime | None, first: list[StoredDocume
         raise MemoryServiceError() from None
 
 
-def _walk(
-    user_hash: str, memory: datetime | None, page: list[StoredDocument], *, derived: bool
-) -> Iterator[StoredDocument]:
+def _walk(memory: _Memory, page: list[StoredDocument], *, derived: bool) -> Iterator[StoredDocument]:
     while page:
         last = page[-1].doc_id
         # Given away one by one: what has been taken is not kept until the page ends.
         page.reverse()
         while page:
             yield page.pop()
-        page = _page(user_hash, memory, after=last, derived=derived)
+        page = _page(memory, after=last, derived=derived)
 
 
-def _born(user_hash: str) -> datetime | None:
-    """When this memory began, which tells it from one begun anew after an erasure; None where there is none."""
+def _memory(user_hash: str) -> _Memory | None:
+    """The user's memory now; when it began tells it from one begun anew after an erasure. None: there is none."""
     with tenant_transaction(user_hash) as tx:
         born = tx.execute(_BORN, [user_hash])
+        quarantined = tx.execute(_QUARANTINED, [user_hash])
         tx.state()
         row = born.fetchone()
-    return row and row[0]
+        return row and _Memory(user_hash, row[0], is_whole=not quarantined.fetchone()[0])
 
 
-def _page(user_hash: str, memory: datetime | None, *, after: str, derived: bool) -> list[StoredDocument]:
+def _page(memory: _Memory, *, after: str, derived: bool) -> list[StoredDocument]:
     """The documents that follow `after`, opened; [] at the end. Rows of one snapshot, and of that memory."""
-    if memory is None:
-        return []
-    space = registered_space()
+    user_hash, space = memory.user_hash, registered_space()
     keys = existing_keys(user_hash)
     with tenant_transaction(user_hash) as tx:
         born = tx.execute(_BORN, [user_hash])
-        found = tx.execute(_DOCUMENTS, [user_hash, after, derived, PAGE_DOCUMENTS])
+        found = tx.execute(
+            _DOCUMENTS,
+            {"user_hash": user_hash, "space": space, "after": after, "derived": derived, "whole": memory.is_whole,
+             "limit": PAGE_DOCUMENTS},
+        )  # fmt: skip
         state, row, rows = tx.state(), born.fetchone(), _prefix(found.fetchall())
-        if state is None or row[0] != memory:
+        if state is None or row[0] != memory.born:
             raise KeyUnavailable()
         doc_ids = [row[0] for row in rows]
         chunks = tx.execute(_CHUNKS, [user_hash, space, doc_ids]).fetchall() if rows else []

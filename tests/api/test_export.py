@@ -25,6 +25,7 @@ from tests.db.memories import remember, unit_vector
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "backup"])
 
+DEFAULTS = {"source": "api", "thread_id": None, "metadata": {}}
 MIXED = [
     {"doc_id": "family/recipe", "text": "Two lemons\nand a cup of poppy seeds.\r\n", "source": "notes",
      "thread_id": "cake", "metadata": {"stars": 5, "by": ["Ömer", None, {"x": 1.5e-7}], "big": 2**62},
@@ -52,7 +53,7 @@ def exported(person) -> list[dict]:
     assert response["Cache-Control"] == "no-store"
     lines = b"".join(response.streaming_content)
     assert lines == b"" or lines.endswith(b"\n")
-    return [json.loads(line) for line in lines.decode().split("\n")[:-1]]
+    return [DEFAULTS | json.loads(line) for line in lines.decode().split("\n")[:-1]]
 
 
 def in_order(documents: list[dict]) -> list[dict]:
@@ -103,7 +104,7 @@ def test_while_others_come_and_go_every_document_that_stays_is_exported_once(ali
     monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
     remember(alice, *(f"m-{number}" for number in range(9)))
     with bind_tenant(alice.user_hash):
-        documents = export_documents()
+        documents = export_documents().documents
     seen = []
     for number, document in enumerate(documents):
         seen.append(document.doc_id)
@@ -160,6 +161,70 @@ def test_a_document_that_does_not_open_breaks_the_export_off_and_is_set_aside(al
             lines.append(json.loads(line)["doc_id"])
     assert lines == ["doc-0", "doc-1"]
     assert alice.get("memory/stats").json()["quarantined_chunks"] == 1
+
+
+def test_what_was_set_aside_before_is_left_out_of_an_export_that_says_so(alice, bob, monkeypatch):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
+    remember(alice, *(f"doc-{number}" for number in range(6)))
+    remember(bob, "doc-3")
+    spoil(alice, "doc-3")
+    with pytest.raises(DecryptionFailed):
+        b"".join(alice.get("memory/export").streaming_content)
+    again = alice.get("memory/export")
+    assert again["X-R1-Degraded"] == "quarantined"
+    lines = [json.loads(line)["doc_id"] for line in again.streaming_content]
+    assert lines == ["doc-0", "doc-1", "doc-2", "doc-4", "doc-5"]
+    others = bob.get("memory/export")
+    assert "X-R1-Degraded" not in others
+    assert [json.loads(line)["doc_id"] for line in others.streaming_content] == ["doc-3"]
+
+    remember(alice, "doc-3")
+    healed = alice.get("memory/export")
+    assert "X-R1-Degraded" not in healed
+    assert len(list(healed.streaming_content)) == 6
+
+
+def test_what_is_set_aside_during_an_export_that_said_nothing_breaks_it_off_and_is_never_just_left_out(
+    alice, monkeypatch
+):
+    monkeypatch.setattr(export, "PAGE_DOCUMENTS", 1)
+    remember(alice, "a", "b", "c")
+    response = alice.get("memory/export")
+    assert "X-R1-Degraded" not in response
+    lines = iter(response.streaming_content)
+    next(lines)
+    spoil(alice, "b")
+    assert alice.get("memory/documents/b").status_code == 500
+    with pytest.raises(DecryptionFailed):
+        next(lines)
+
+
+def test_a_second_damaged_document_breaks_a_degraded_export_off_too_and_is_left_out_the_next_time(alice):
+    remember(alice, "a", "b", "c")
+    for doc_id in "ab":
+        spoil(alice, doc_id)
+        assert alice.get("memory/export").status_code == 500
+    response = alice.get("memory/export")
+    assert (response.status_code, response["X-R1-Degraded"]) == (200, "quarantined")
+    assert [json.loads(line)["doc_id"] for line in response.streaming_content] == ["c"]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_body_of_the_very_limit_with_its_time_is_a_line_that_index_takes_back(alice, settings, spare):
+    settings.MEMORY_MAX_BODY_BYTES = 3_000
+    body = {"doc_id": "big", "text": "", "created_at": "2026-01-01T00:00:00Z"}
+    compact = lambda: json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()  # noqa: E731
+    room = settings.MEMORY_MAX_BODY_BYTES - len(compact()) - spare
+    body["text"] = "zażółć " * (room // 11) + "x" * (room % 11)
+    sent = compact()
+    assert len(sent) == settings.MEMORY_MAX_BODY_BYTES - spare
+    post = lambda raw: alice.client().post("/api/v1/memory/index", raw, content_type="application/json")  # noqa: E731
+    assert post(sent).status_code == 201
+    assert post(sent + b" " * (spare + 1)).status_code == 413
+    [line] = alice.get("memory/export").streaming_content
+    assert line == sent + b"\n"
+    assert post(line.rstrip(b"\n")).status_code == 200
+    assert json.loads(line) == body, "nothing in it that was not sent"
 
 
 def test_an_export_that_fails_at_once_is_a_problem_document_and_no_stream(alice):
@@ -252,9 +317,11 @@ def test_a_worker_with_few_threads_carries_one_export(alice, bob, settings):
 
 
 def test_an_export_that_did_not_begin_keeps_no_slot(alice):
-    remember(alice, "doc")
-    spoil(alice, "doc")
-    assert [alice.get("memory/export").status_code for _ in range(2)] == [500, 500]
+    remember(alice, "a", "b")
+    for doc_id in "ab":
+        spoil(alice, doc_id)
+        assert alice.get("memory/export").status_code == 500
+    assert exports.taken == 0
 
 
 def test_a_reader_that_takes_too_long_in_all_is_broken_off(alice, monkeypatch):

@@ -61,7 +61,7 @@ def assert_every_row_opens(superuser, person) -> int:
     ).fetchone()
     assert orphans == (0, 0)
     with bind_tenant(person.user_hash):
-        documents = list(export_documents())
+        documents = list(export_documents().documents)
     for document in documents:
         assert document.text == f"What is kept under {document.doc_id}."
     found = superuser.execute(
@@ -139,7 +139,7 @@ def test_writers_readers_and_erasers_at_once_leave_only_rows_that_open(alice, su
 
     def read(number):
         with bind_tenant(alice.user_hash):
-            for document in export_documents():
+            for document in export_documents().documents:
                 assert document.text == f"What is kept under {document.doc_id}."
 
     with ThreadPoolExecutor(6) as pool:

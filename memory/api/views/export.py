@@ -41,16 +41,22 @@ class ExportView(MemoryView):
         if request.method == "HEAD":
             response = HttpResponse(content_type=CONTENT_TYPE)
         else:
-            response = StreamingHttpResponse(_body(request), content_type=CONTENT_TYPE)
+            body, degraded = _body(request)
+            response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)
+            if degraded:
+                response["X-R1-Degraded"] = ", ".join(degraded)
         response["Cache-Control"] = "no-store"
         return response
 
 
-def _body(request) -> ExportBody:
+def _body(request) -> tuple[ExportBody, list[str]]:
+    """What goes out, and what it has to do without."""
     release = exports.take(bound_tenant())
     try:
-        lines = (exported_line(document) for document in export_documents())
+        export = export_documents()
+        lines = (exported_line(document) for document in export.documents)
     except BaseException:
         release()
         raise
-    return ExportBody(lines, client=StreamClient(request.META.get("gunicorn.socket")), release=release)
+    body = ExportBody(lines, client=StreamClient(request.META.get("gunicorn.socket")), release=release)
+    return body, export.degraded

@@ -58,7 +58,7 @@ ANSWERS: dict[str, Schema] = {
         },
     ),
     "ExportedDocument": obj(
-        "One line of an export: the body that `POST /memory/index` takes to store it again.",
+        "One line of an export: the body that `POST /memory/index` takes to store it again, without defaults.",
         {
             "doc_id": doc_id(),
             "text": string("The text, exactly as it was sent."),
@@ -67,6 +67,7 @@ ANSWERS: dict[str, Schema] = {
             "metadata": ref("Metadata"),
             "created_at": moment("When the text came to be."),
         },
+        optional=("source", "thread_id", "metadata"),
     ),
     "MemoryStats": obj(
         "The user's memory in numbers.",

@@ -72,6 +72,12 @@ OPERATIONS = [
         answers={
             200: Answer(
                 description="One document a line. A connection that ends early is an error.",
+                headers={
+                    "X-R1-Degraded": {
+                        "description": "`quarantined`: documents whose rows were set aside before are left out.",
+                        "schema": {"type": "string", "enum": ["quarantined"]},
+                    }
+                },
                 schema={
                     "type": "string",
                     "contentMediaType": "application/x-ndjson",
