@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from memory.errors import LanguageModelError, NotFound, Overloaded, StaleKeys
 from memory.halfvec import unit_vectors
 from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, SUMMARY_SOURCE, listed_bytes
 from memory.indexing.write import DocumentDraft, seal_document, store_document
-from memory.keyring import TenantKeys, forget_keys
+from memory.keyring import forget_keys
 from memory.language.abstract import rewrite
 from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
 from memory.language.llm import language_model
@@ -25,7 +27,7 @@ from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_ch
 from memory.retrieval.models import get_embedder
 from memory.retrieval.open import open_text
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing import content_mac
+from memory.service_keys import service_key
 from memory.services.index import count_chunks
 from memory.services.query import MemoryQuery, query_memory
 from memory.spaces import active_space
@@ -35,6 +37,7 @@ QUERY_PASSAGES = 20
 SPLIT_TIMEOUT_SECONDS = 10.0  # 24 chunks of prose take a tenth of one
 SCOPE_MAX_CHARS = 1_000
 
+_WORD = re.compile(r"[^\W_]")
 _VERSIONS = "SELECT doc_id, content_mac FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
 
 
@@ -45,11 +48,13 @@ class SummaryScope:
     kind: str
     value: str | tuple[str, ...]
 
-    def doc_id(self, keys: TenantKeys) -> str:
-        """The id of this scope's summary: an HMAC under the user's key, the same each time, that says nothing."""
-        # No document's text holds a NUL, so no content's MAC is ever a scope's.
-        canonical = "\x00scope\x00" + json.dumps([self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
-        return f"{SUMMARY_SOURCE}/{content_mac(keys, canonical).hex()[:32]}"
+    def doc_id(self, user_hash: str) -> str:
+        """The id of this scope's summary: 32 hex digits of an HMAC-SHA256 under the service's key, that say nothing.
+
+        The same each time for one user, also under another data key, and for nobody else.
+        """
+        canonical = json.dumps([user_hash, self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
+        return f"{SUMMARY_SOURCE}/{hmac.digest(service_key('summary-scope'), canonical.encode(), 'sha256').hex()[:32]}"
 
     @property
     def must_exist(self) -> bool:
@@ -84,11 +89,12 @@ def summarize_memory(
     """Summarise `scope` of the bound tenant's memory; summaries are never summarised.
 
     1. Read the chunks, the newest 200 at most; for a query, the passages it finds.
-    2. Keep the most central ones, by their stored vectors, and open them.
+    2. Open them, and keep the most central ones of those that hold a word, by their stored vectors.
     3. Split them into sentences and embed these; no database connection is held.
     4. Choose central sentences that do not repeat each other, in document order.
     5. Have the language model rewrite them, where there is one.
-    6. Store the summary, if every document that it covers is still as it was read; else all once more.
+    6. Store the summary, if it says anything and every document that it covers is still as it was read; if one is
+       not, all once more.
 
     Raises NotFound for documents or a thread that are not there, Overloaded, ModelUnavailable, KeyUnavailable,
     DecryptionFailed, SpaceMismatch, database errors; whatever it raises, nothing was stored.
@@ -103,7 +109,7 @@ def summarize_memory(
                 raise NotFound()
             return Summary("", [], 0, 0, "extractive", None, _degraded(read), watch.total())
         summary = _summarize(scope, read, max_sentences, watch)
-        if not store:
+        if not store or not summary.text:
             return _timed(summary, None, watch)
         try:
             doc_id = _store(user_hash, scope, read, summary)
@@ -145,13 +151,15 @@ def _within_metadata(read: ReadChunks) -> ReadChunks:
 
 
 def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch: Stopwatch) -> Summary:
-    chunks = [read.chunks[index] for index in central_chunks(_stored_units(read.chunks))]
+    for chunk in read.chunks:
+        chunk.text = open_text(read.keys, chunk)
+    watch.lap("open")
+    # A chunk can be blank, or a line of dashes: alike among themselves, such would pass for central.
+    chunks = [chunk for chunk in read.chunks if _WORD.search(chunk.text)] or read.chunks
+    chunks = [chunks[index] for index in central_chunks(_stored_units(chunks))]
     # Oldest document first: that is how they were written.
     chunks.sort(key=lambda chunk: (chunk.created_at, chunk.doc_id, chunk.chunk_index))
     watch.lap("rank")
-    for chunk in chunks:
-        chunk.text = open_text(read.keys, chunk)
-    watch.lap("open")
     candidates = cited_sentences(chunks, deadline=time.monotonic() + SPLIT_TIMEOUT_SECONDS)
     watch.lap("split")
 
@@ -164,7 +172,7 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     watch.lap("rank")
 
     text, backend, degraded = " ".join(sentence.text for sentence in sentences), "extractive", _degraded(read)
-    if model := language_model():
+    if sentences and (model := language_model()):
         try:
             text = rewrite(model, [sentence.text for sentence in sentences], count=max_sentences)
             backend = f"llm:{settings.MEMORY_LLM_MODEL}"
@@ -188,7 +196,7 @@ def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summa
     """
     versions = _versions(read.chunks)
     draft = DocumentDraft(
-        doc_id=scope.doc_id(read.keys),
+        doc_id=scope.doc_id(user_hash),
         source=SUMMARY_SOURCE,
         text=summary.text,
         thread_id=scope.value if scope.kind == "thread_id" else None,

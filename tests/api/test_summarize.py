@@ -1,5 +1,6 @@
 """POST /memory/summarize: cited sentences, kept as a document that goes with what it was made from."""
 
+import json
 import logging
 import threading
 
@@ -7,8 +8,10 @@ import pytest
 from django.db import connections
 
 from memory.language import llm
+from memory.language.extract import CENTRAL_CHUNKS
 from memory.rls import tenant_transaction
 from memory.services import summarize as service
+from r1site.settings.env import Rate
 from tests.llm_server import CUT, STATUS_OK, LLMServer, finish, say, status
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -99,6 +102,36 @@ def test_nothing_is_stored_on_demand(library):
     made = summarized(library, source="notes", store=False)
     assert made["summary"] and (made["doc_id"], made["stored"]) == (None, False)
     assert document_ids(library) == before
+
+
+def test_a_memory_that_is_erased_and_imported_has_one_summary_of_a_scope_still(library):
+    made = summarized(library, thread_id="t")
+    lines = b"".join(library.get("memory/export").streaming_content).splitlines()
+    assert library.post("memory/erase", {"confirm": library.user_id}).status_code == 200
+    assert {library.post("memory/index", json.loads(line)).status_code for line in lines} == {201}
+    before = document_ids(library)
+    assert summarized(library, thread_id="t")["doc_id"] == made["doc_id"]
+    assert document_ids(library) == before == {"harbour", "bakery", "other", made["doc_id"]}
+
+
+def test_two_users_summaries_of_one_scope_have_different_ids(library, bob):
+    bob.index("mine", HARBOUR, thread_id="t")
+    assert summarized(library, thread_id="t")["doc_id"] != summarized(bob, thread_id="t")["doc_id"]
+
+
+def test_blank_chunks_are_not_what_a_document_is_about(library):
+    assert library.index("blanks", "hello" + " " * 400_000).json()["chunks"] > CENTRAL_CHUNKS
+    made = summarized(library, doc_ids=["blanks"])
+    assert (made["summary"], made["stored"]) == ("hello", True)
+
+
+def test_a_query_is_paid_for_as_one_and_another_scope_is_not(library, settings):
+    settings.MEMORY_RATE_QUERY = Rate(1, 3600)
+    assert library.post("memory/summarize", {"query": ""}).status_code == 422
+    body = {"query": "harbour crane", "store": False}
+    assert [library.post("memory/summarize", body).status_code for _ in range(2)] == [200, 429]
+    assert library.query("train").status_code == 429
+    summarized(library, thread_id="t")
 
 
 def test_a_summary_goes_with_any_document_it_covers(library):
@@ -229,6 +262,14 @@ def test_a_language_model_writes_the_summary_of_the_cited_sentences(library, ser
     assert len(made["sentences"]) == 2
     assert all(sentence["text"] in sent for sentence in made["sentences"])
     assert "cousin" not in sent
+
+
+def test_nothing_is_neither_rewritten_nor_stored(library, server, monkeypatch):
+    monkeypatch.setattr(service, "cited_sentences", lambda chunks, **limits: [])
+    made = summarized(library, doc_ids=["harbour"])
+    assert (made["summary"], made["sentences"], made["doc_id"], made["stored"]) == ("", [], None, False)
+    assert not server.requests
+    assert document_ids(library) == {"harbour", "bakery", "other"}
 
 
 @pytest.mark.parametrize(

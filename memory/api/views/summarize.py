@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
+from memory.api import throttles
 from memory.api.answers import summarize as answers
 from memory.api.authentication import HasScope
 from memory.api.serializers.summarize import MemorySummaryRequest
@@ -12,7 +13,10 @@ from memory.services.summarize import summarize_memory
 
 
 class SummarizeView(MemoryView):
-    """Summarise part of the memory. Writing, with `store: false` too: one rule that a token's owner can remember."""
+    """Summarise part of the memory. Writing, with `store: false` too: one rule that a token's owner can remember.
+
+    What a query finds is summarised by running that query, so it takes a query's token as well.
+    """
 
     operation = "summarize"
     permission_classes = [HasScope.write]
@@ -20,4 +24,7 @@ class SummarizeView(MemoryView):
     def post(self, request):
         serializer = MemorySummaryRequest(data=request.data)
         serializer.is_valid(raise_exception=True)
-        return Response(answers.summary(summarize_memory(**serializer.validated_data)))
+        asked = serializer.validated_data
+        if asked["scope"].kind == "query":
+            throttles.charge(throttles.QUERY)
+        return Response(answers.summary(summarize_memory(**asked)))
