@@ -209,6 +209,39 @@ def test_a_service_that_is_away_is_a_problem_document_of_ours(tmp_path, token):
             nginx.stop()
 
 
+def test_a_head_that_nginx_refuses_is_a_problem_document(nginx):
+    with socket.create_connection(("127.0.0.1", nginx.port), timeout=GUARD_SECONDS) as wire:
+        wire.sendall(b"GET /api/v1/auth/check HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n")
+        response = http.client.HTTPResponse(wire)
+        response.begin()
+        assert (response.status, response.getheader("Content-Type")) == (400, "application/problem+json")
+        assert json.loads(response.read())["code"] == "bad_request"
+
+
+def test_an_answer_of_two_megabytes_leaves_the_service_though_its_reader_has_stopped(tmp_path):
+    """Behind nginx a server whose own socket keeps next to nothing, and in front of it a reader that never reads."""
+    with socket.create_server(("127.0.0.1", 0)) as upstream, socket.socket() as reader:
+        upstream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        upstream.settimeout(GUARD_SECONDS)
+        nginx = Nginx(tmp_path / "run", upstream.getsockname()[1])
+        shipped = nginx.folder / "r1-memory.conf"
+        # Else the kernel might keep it all for nginx.
+        shipped.write_text(shipped.read_text().replace(f":{nginx.port};", f":{nginx.port} sndbuf=16k;"))
+        nginx.start()
+        try:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(("127.0.0.1", nginx.port))
+            reader.sendall(b"GET /api/v1/memory/documents/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            service, _ = upstream.accept()
+            with service:
+                service.settimeout(GUARD_SECONDS)
+                assert service.recv(65536).startswith(b"GET /api/v1/memory/documents/a ")
+                # What does not leave within the time raises TimeoutError.
+                service.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000)
+        finally:
+            nginx.stop()
+
+
 def test_slow_senders_hold_no_thread_of_the_service(call, nginx, token):
     """More half-sent requests than the service has threads, of heads and of bodies; others go on."""
     head = b"POST /api/v1/memory/query HTTP/1.1\r\nHost: localhost\r\n"
@@ -244,7 +277,7 @@ def test_one_address_has_no_more_than_its_share_of_connections(nginx, token):
     request = f"GET /api/v1/auth/check HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n".encode()
     body = b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n"
     with ExitStack() as stack:
-        waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", nginx.port))) for _ in range(130)]
+        waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", nginx.port))) for _ in range(330)]
         for wire in waiting:
             wire.settimeout(GUARD_SECONDS)
             wire.sendall(request.replace(b"GET", b"POST", 1) + body)
