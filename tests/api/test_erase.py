@@ -239,10 +239,13 @@ def test_rows_of_before_do_not_open_under_the_key_of_after(alice, superuser):
     erased(alice)
     alice.index("new", "The spare key hangs behind the blue coat.")
     put_back(superuser, backup, without=set(TENANT_TABLES) - {"memory_chunks", "memory_documents"})
-    read = alice.get("memory/documents/recipe")
-    assert (read.status_code, read.json()["code"]) == (500, "decryption_failed")
-    assert b"poppy" not in read.content
-    assert alice.get("memory/export").json()["code"] == "decryption_failed"
+    for path in ("memory/export", "memory/documents/recipe"):
+        read = alice.get(path)
+        assert (read.status_code, read.json()["code"]) == (500, "decryption_failed")
+        assert b"poppy" not in read.content
+    set_aside = alice.get("memory/export")
+    assert set_aside["X-R1-Degraded"] == "quarantined"
+    assert [json.loads(line)["doc_id"] for line in set_aside.streaming_content] == ["new"]
 
 
 def test_a_batch_reads_the_rows_it_deletes_and_no_others(alice, superuser):
