@@ -1,6 +1,6 @@
 """gunicorn for the memory service: threads for waiting, processes for cores.
 
-Environment: PORT (8123), WEB_CONCURRENCY (workers, default half the cores), GUNICORN_THREADS (32),
+Environment: PORT (8123), WEB_CONCURRENCY (workers, default half the cores), GUNICORN_THREADS (40),
 OMP_NUM_THREADS (default cores / workers), PROMETHEUS_MULTIPROC_DIR (default a fresh temporary
 folder). Another address: `gunicorn -b HOST:PORT -c ...`.
 """
@@ -26,7 +26,7 @@ def _at_least_one(name, default):
 bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
 workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
 worker_class = "gthread"
-threads = _at_least_one("GUNICORN_THREADS", 32)
+threads = _at_least_one("GUNICORN_THREADS", 40)
 
 # CUDA and OpenMP do not survive a fork: each worker loads the application and its models itself.
 preload_app = False

@@ -47,8 +47,8 @@ class StreamSlots:
                 del self._taken_by[user_hash]
 
 
-# So that no user's streams keep all others out.
-streams = StreamSlots(lambda: settings.MEMORY_STREAMS_MAX, share=lambda limit: max(2, limit // 4))
+# So that no user's streams keep all others out: one in six, at least one, is left to them.
+streams = StreamSlots(lambda: settings.MEMORY_STREAMS_MAX, share=lambda limit: max(2, limit - max(1, limit // 6)))
 # Fewer than streams, since one may last far longer; together they leave threads for requests that do not last.
 exports = StreamSlots(
     lambda: max(1, min(settings.MEMORY_STREAMS_MAX, settings.GUNICORN_THREADS) // 4), share=lambda limit: 1

@@ -69,7 +69,7 @@ MEMORY_LLM_TIMEOUT_SECONDS = env.decimal("MEMORY_LLM_TIMEOUT_SECONDS", 60.0, at_
 MEMORY_LLM_STALL_SECONDS = env.decimal("MEMORY_LLM_STALL_SECONDS", 10.0, at_least=0.1, at_most=120)
 
 # -- Streams and rates
-MEMORY_STREAMS_MAX = env.integer("MEMORY_STREAMS_MAX", 24, at_least=1, at_most=500)
+MEMORY_STREAMS_MAX = env.integer("MEMORY_STREAMS_MAX", 32, at_least=1, at_most=500)
 MEMORY_STREAM_MAX_SECONDS = env.decimal("MEMORY_STREAM_MAX_SECONDS", 120.0, at_least=0.1, at_most=3600)
 MEMORY_RATE_QUERY = env.rate("MEMORY_RATE_QUERY", "600/min")
 MEMORY_RATE_INDEX = env.rate("MEMORY_RATE_INDEX", "600/min")
@@ -85,7 +85,7 @@ MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
 # gunicorn.conf.py makes the threads; here to compare them with the pool.
-GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 32, at_least=1, at_most=500)
+GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 40, at_least=1, at_most=500)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(

@@ -259,7 +259,7 @@ def test_one_stream_too_many_is_turned_away_before_any_work(owner, llm, settings
 
 
 def test_one_users_streams_leave_slots_for_others(stranger, bob, llm, settings):
-    settings.MEMORY_STREAMS_MAX = 12
+    settings.MEMORY_STREAMS_MAX = 4
     llm.plays(STATUS_OK, 60)
     open_streams = [stream(stranger, memory=False) for _ in range(3)]
     assert [response.status_code for response in open_streams] == [200] * 3
