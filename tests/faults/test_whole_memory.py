@@ -73,7 +73,7 @@ def erase(service, token: str, user: str) -> dict:
 def test_export_erase_and_import_give_equal_documents(service):
     token = service.token("alice")
     remember(service, token)
-    summary = {"doc_id": "a-summary", "text": "Calm.", "source": "summary", "thread_id": None,
+    summary = {"doc_id": "a-summary", "text": "Calm.", "source": "summary",
                "metadata": {"derived_from": sorted(DOCUMENTS)}, "created_at": "2026-02-01T00:00:00Z"}  # fmt: skip
     remember(service, token, [summary])
     response = export(service, token)
