@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.conf import settings
-from django.db import connections
 
+from memory.advisory_lock import running_alone
 from memory.rates import RATE_SETTINGS
 from memory.services.idempotency import IDEMPOTENCY_HOURS
 
-MAINT = "maint"
 BATCH_ROWS = 5_000
 # One number for all such runs in a database, so that two of them do not wait for each other's rows.
 ADVISORY_LOCK = 0x52315045
@@ -24,37 +23,22 @@ WHERE bucket = %(bucket)s
 _OFF = {"limit": 1, "per_second": 1 / 3600}
 
 
-class Busy(Exception):
-    """Another run is under way."""
-
-    def __init__(self):
-        super().__init__(self.__doc__)
-
-
 def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[str, int]:
     """Remove (or count) them as r1_maint, in transactions of at most BATCH_ROWS rows; how many of each.
 
     A row that changes meanwhile is looked at again before it goes, so nobody gains or loses a token.
     Raises Busy, and database errors; what was removed before one stays removed.
     """
-    connection = connections[MAINT]
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK])
-            if not cursor.fetchone()[0]:
-                raise Busy()
-            found = {"answers": _prune(cursor, _EXPIRED_ANSWERS, {"hours": IDEMPOTENCY_HOURS}, dry_run)}
-            progress(f"answers: {found['answers']}")
-            found["buckets"] = 0
-            for bucket, setting in RATE_SETTINGS.items():
-                rate = getattr(settings, setting)
-                limits = {"limit": rate.limit, "per_second": rate.per_second} if rate else _OFF
-                found["buckets"] += _prune(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, dry_run)
-            progress(f"buckets: {found['buckets']}")
-        return found
-    finally:
-        # The lock is the session's.
-        connection.close()
+    with running_alone(ADVISORY_LOCK) as connection, connection.cursor() as cursor:
+        found = {"answers": _prune(cursor, _EXPIRED_ANSWERS, {"hours": IDEMPOTENCY_HOURS}, dry_run)}
+        progress(f"answers: {found['answers']}")
+        found["buckets"] = 0
+        for bucket, setting in RATE_SETTINGS.items():
+            rate = getattr(settings, setting)
+            limits = {"limit": rate.limit, "per_second": rate.per_second} if rate else _OFF
+            found["buckets"] += _prune(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, dry_run)
+        progress(f"buckets: {found['buckets']}")
+    return found
 
 
 def _prune(cursor, of: str, params: dict, dry_run: bool) -> int:

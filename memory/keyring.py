@@ -16,12 +16,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 
 from memory import metrics
+from memory.derivation import derived_key
 from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.master_keys import MASTER_KEY_BYTES, master_keys
 from memory.rls import TenantState, TenantTransaction, refuse_cross_tenant, tenant_transaction
@@ -60,9 +59,7 @@ class TenantKeys:
     def subkey(self, purpose: Purpose) -> bytes:
         """The 32-byte sub-key for one purpose."""
         if purpose not in self._subkeys:
-            info = f"r1-memory/1/{purpose.value}".encode()
-            hkdf = HKDF(algorithm=hashes.SHA256(), length=MASTER_KEY_BYTES, salt=None, info=info)
-            self._subkeys[purpose] = hkdf.derive(self._data_key)
+            self._subkeys[purpose] = derived_key(self._data_key, purpose.value)
         return self._subkeys[purpose]
 
     def cipher(self, purpose: Purpose) -> AESGCM:

@@ -16,7 +16,7 @@ from django.db import DatabaseError, connections
 
 from memory.errors import MemoryServiceError
 from memory.rls import USER_HASH_PATTERN, bind_tenant, tenant_transaction
-from memory.services.erase import ERASED_TABLES, erase_memory
+from memory.services.erase import ANY_ROWS, erase_memory
 
 _COLUMNS = "user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks"
 _READ = f"SELECT {_COLUMNS} FROM memory_erasures WHERE erased_at >= %s ORDER BY erased_at, id"
@@ -25,9 +25,6 @@ _RECORD = f"""
 INSERT INTO memory_erasures ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_hash, id) DO NOTHING"""
 _AT = "SELECT user_hash FROM memory_erasures WHERE erased_at = %s"
 _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
-_ANY_ROWS = "SELECT " + " OR ".join(
-    f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)" for table in (*ERASED_TABLES, "memory_data_keys")
-)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -136,7 +133,7 @@ def replay(entries: Iterable[LedgerEntry], *, dry_run: bool, using: str = "maint
 def _is_back(entry: LedgerEntry) -> bool:
     with tenant_transaction(entry.user_hash, reads_state=False) as tx:
         born = tx.execute(_BORN, [entry.user_hash])
-        has_rows = tx.execute(_ANY_ROWS, {"user_hash": entry.user_hash})
+        has_rows = tx.execute(f"SELECT {ANY_ROWS}", {"user_hash": entry.user_hash})
         row = born.fetchone()
         return has_rows.fetchone()[0] if row is None else row[0] < entry.erased_at
 

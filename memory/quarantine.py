@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 _SET_ASIDE = "UPDATE memory_chunks c SET quarantined_at = now() WHERE user_hash = %s AND quarantined_at IS NULL"
 
+# Whether some of a user's rows are set aside, so that an answer may be missing them.
+ANY_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
+
 # Each names what was read, so that a row written anew in the meantime is left alone.
 _TEXT = " AND id = %s AND text_cipher = %s"
 _META = " AND id = %s AND meta_cipher = %s"

@@ -5,15 +5,10 @@ They never change while users keep their names, need no setting of their own, an
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
+from memory.derivation import derived_key
 from memory.master_keys import tenant_hmac_key
-
-SERVICE_KEY_BYTES = 32
 
 
 def service_key(purpose: str) -> bytes:
-    """32 bytes for one purpose, whose name is part of the derivation and must never change."""
-    info = f"r1-memory/1/{purpose}".encode()
-    return HKDF(algorithm=hashes.SHA256(), length=SERVICE_KEY_BYTES, salt=None, info=info).derive(tenant_hmac_key())
+    """32 bytes for one purpose."""
+    return derived_key(tenant_hmac_key(), purpose)

@@ -7,8 +7,6 @@ attribute says which rule refused, in one word of a closed set, for logs and met
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import time
 import uuid
@@ -19,6 +17,7 @@ from typing import Any, NoReturn
 import jwt
 
 from memory.api.json_body import parse_json
+from memory.base64url import from_base64url
 from memory.environment import SettingError
 from memory.errors import InvalidToken, InvalidUserId, MalformedJSON, MissingToken, NestingTooDeep
 from memory.jwks import JwksCache
@@ -244,12 +243,9 @@ def _decoded(segment: str) -> bytes:
     if not _BASE64URL.fullmatch(segment):
         _refuse("format")
     try:
-        raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except binascii.Error:
-        raw = b""
-    if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != segment:
+        return from_base64url(segment)
+    except ValueError:
         _refuse("format")
-    return raw
 
 
 def _json_object(segment: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from memory.errors import StaleKeys
 from memory.keyring import TenantKeys, existing_keys, forget_keys
+from memory.quarantine import ANY_QUARANTINED
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
 from memory.sealing import Place
 from memory.spaces import registered_space
@@ -78,7 +79,6 @@ WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint{conditions}
 ORDER BY c.created_at DESC, c.doc_id, c.chunk_index
 LIMIT %(limit)s"""
 _KNOWN = "SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
-_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
 
 
 def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
@@ -95,7 +95,7 @@ def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
         with tenant_transaction(user_hash) as tx:
             found = _queue(tx, scope, space, limit)
             known = tx.execute(_KNOWN, [user_hash, list(scope.doc_ids)])
-            quarantined = tx.execute(_QUARANTINED, [user_hash])
+            quarantined = tx.execute(ANY_QUARANTINED, [user_hash])
             state = tx.state()
             if keys.matches(state):
                 rows = found.fetchall()

@@ -42,13 +42,18 @@ def open_candidates(keys: TenantKeys, candidates: list[Candidate]) -> None:
 
 def open_text(keys: TenantKeys, row: SealedRow) -> str:
     """The text of one chunk; raises as `open_candidates`."""
-    if row.generation != keys.generation:
-        quarantine_keyless(keys.user_hash, row.chunk_id)
+    return open_slice(keys, row.place, row.generation, row.text_cipher)
+
+
+def open_slice(keys: TenantKeys, place: sealing.Place, generation: int, text_cipher: bytes) -> str:
+    """As `open_text`, for a row that was not read as one of those."""
+    if generation != keys.generation:
+        quarantine_keyless(keys.user_hash, place.chunk_id)
         raise KeyUnavailable()
     try:
-        return sealing.open_text(keys, row.place, row.text_cipher)
+        return sealing.open_text(keys, place, text_cipher)
     except InvalidTag:
-        quarantine_text(keys.user_hash, row.chunk_id, row.text_cipher)
+        quarantine_text(keys.user_hash, place.chunk_id, text_cipher)
         raise DecryptionFailed() from None
 
 

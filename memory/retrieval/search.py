@@ -12,6 +12,7 @@ from datetime import datetime
 
 from pgvector import HalfVector
 
+from memory.quarantine import ANY_QUARANTINED
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.lexical import LexicalQuery, ctes
 from memory.rls import TenantTransaction, refuse_cross_tenant
@@ -71,9 +72,6 @@ FROM (
 _ALL_COLUMNS = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, generation,
            text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"""
 
-_QUARANTINED = """
-SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"""
-
 
 def candidate_statement(
     user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters, lexical: LexicalQuery | None = None
@@ -114,7 +112,7 @@ class Search:
     ):  # fmt: skip
         self._user_hash = tx.user_hash
         self._found = tx.execute(*candidate_statement(tx.user_hash, space, vector, limit, filters, lexical))
-        self._any_quarantined = tx.execute(_QUARANTINED, [tx.user_hash])
+        self._any_quarantined = tx.execute(ANY_QUARANTINED, [tx.user_hash])
 
     def candidates(self) -> list[Candidate]:
         """Nearest first. Raises CrossTenantAttempt if the server ever returned another tenant's row."""

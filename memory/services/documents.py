@@ -11,7 +11,8 @@ from memory import sealing
 from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
 from memory.indexing.slices import join_slices
 from memory.keyring import TenantKeys, existing_keys, forget_keys, open_state
-from memory.quarantine import quarantine_document, quarantine_keyless, quarantine_text
+from memory.quarantine import quarantine_document
+from memory.retrieval.open import open_slice
 from memory.rls import TenantState, bound_tenant, tenant_transaction
 from memory.security import InvalidTag
 from memory.spaces import registered_space
@@ -79,9 +80,12 @@ def open_document(keys: TenantKeys, row: tuple, chunks: Sequence[tuple]) -> Stor
     except (InvalidTag, ValueError):
         quarantine_document(keys.user_hash, doc_id, meta_cipher)
         raise DecryptionFailed() from None
-    texts = [_open_slice(keys, doc_id, chunk) for chunk in chunks]
+    slices = [
+        (start, open_slice(keys, sealing.Place(chunk_id, doc_id, index, start, end), generation, text_cipher))
+        for chunk_id, index, start, end, generation, text_cipher in chunks
+    ]
     try:
-        text = join_slices(texts)
+        text = join_slices(slices)
     except ValueError:
         text = ""
     if len(text) != char_count:
@@ -89,16 +93,3 @@ def open_document(keys: TenantKeys, row: tuple, chunks: Sequence[tuple]) -> Stor
     return StoredDocument(
         doc_id, source, thread_id, text, metadata, [chunk[0] for chunk in chunks], created_at, updated_at
     )
-
-
-def _open_slice(keys: TenantKeys, doc_id: str, chunk: tuple) -> tuple[int, str]:
-    """(start, text) of one row of CHUNK_COLUMNS. Raises DecryptionFailed or KeyUnavailable, after setting it aside."""
-    chunk_id, index, start, end, generation, blob = chunk
-    if generation != keys.generation:
-        quarantine_keyless(keys.user_hash, chunk_id)
-        raise KeyUnavailable()
-    try:
-        return start, sealing.open_text(keys, sealing.Place(chunk_id, doc_id, index, start, end), blob)
-    except InvalidTag:
-        quarantine_text(keys.user_hash, chunk_id, blob)
-        raise DecryptionFailed() from None

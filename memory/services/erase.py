@@ -28,15 +28,15 @@ ERASED_TABLES = {
 # While a tenant is being erased its counts say what has been erased so far.
 _COUNTED = {"memory_chunks": "chunk_count", "memory_documents": "document_count"}
 
+# Whether any row of a user's memory is there, keys included; the user's own row apart.
+ANY_ROWS = " OR ".join(
+    f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)" for table in (*ERASED_TABLES, "memory_data_keys")
+)
 # Rows that came back without their user's, from a backup say, are erased like any.
 _ADOPT = (
     "INSERT INTO memory_tenants (user_hash, user_id_cipher, state, created_at)"
-    " SELECT %(user_hash)s, '', 'erasing', clock_timestamp() WHERE "
-    + " OR ".join(
-        f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)"
-        for table in (*ERASED_TABLES, "memory_data_keys")
-    )
-    + " ON CONFLICT (user_hash) DO NOTHING"
+    f" SELECT %(user_hash)s, '', 'erasing', clock_timestamp() WHERE {ANY_ROWS}"
+    " ON CONFLICT (user_hash) DO NOTHING"
 )
 _LOCK = "SELECT state, created_at, now() FROM memory_tenants WHERE user_hash = %s FOR UPDATE"
 # When the memory began says which one it is: another call may have finished, the user begun anew, and that memory be

@@ -11,6 +11,7 @@ from itertools import groupby
 from memory import metrics
 from memory.errors import KeyUnavailable, MemoryServiceError
 from memory.keyring import existing_keys
+from memory.quarantine import ANY_QUARANTINED
 from memory.rls import bound_tenant, tenant_transaction
 from memory.services.documents import (
     CHUNK_COLUMNS,
@@ -29,7 +30,6 @@ PAGE_DOCUMENTS = 50
 PAGE_CHUNKS = 200
 
 _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
-_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
 # By doc_id, which never changes: a document that is there throughout comes exactly once, whatever is written
 # meanwhile. First those that were sent as they are, then those made from others.
 _DOCUMENTS = f"""
@@ -112,7 +112,7 @@ def _memory(user_hash: str) -> _Memory | None:
     """The user's memory now; when it began tells it from one begun anew after an erasure. None: there is none."""
     with tenant_transaction(user_hash) as tx:
         born = tx.execute(_BORN, [user_hash])
-        quarantined = tx.execute(_QUARANTINED, [user_hash])
+        quarantined = tx.execute(ANY_QUARANTINED, [user_hash])
         tx.state()
         row = born.fetchone()
         return row and _Memory(user_hash, row[0], is_whole=not quarantined.fetchone()[0])

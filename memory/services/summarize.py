@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from django.conf import settings
@@ -238,4 +238,4 @@ def _degraded(read: ReadChunks) -> list[str]:
 
 
 def _timed(summary: Summary, doc_id: str | None, watch: Stopwatch) -> Summary:
-    return Summary(**{**vars(summary), "doc_id": doc_id, "took_ms": watch.total()})
+    return replace(summary, doc_id=doc_id, took_ms=watch.total())

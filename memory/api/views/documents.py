@@ -20,7 +20,6 @@ class DocumentsView(MemoryView):
     """The user's documents, newest first, a page at a time."""
 
     operation = "documents"
-    bucket = "memory"
     permission_classes = [HasScope.read]
 
     def get(self, request):

@@ -15,7 +15,6 @@ class EraseView(MemoryView):
     """Erase the user: keys and rows, for good."""
 
     operation = "erase"
-    bucket = "memory"
     permission_classes = [HasScope.write]
 
     def post(self, request):

@@ -32,7 +32,6 @@ class ExportView(MemoryView):
     """
 
     operation = "export"
-    bucket = "memory"
     permission_classes = [HasScope.read]
     renderer_classes = [JsonLinesRenderer]
 

@@ -14,7 +14,6 @@ class StatsView(MemoryView):
     """The user's memory in numbers."""
 
     operation = "stats"
-    bucket = "memory"
     permission_classes = [HasScope.read]
 
     def get(self, request):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
 
+from memory.advisory_lock import Busy, running_alone
 from memory.errors import MemoryServiceError
 from memory.evaluation.collections import Collection, CollectionError, load_collection
 from memory.evaluation.report import report, table
@@ -99,16 +99,11 @@ class Command(BaseCommand):
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hold the advisory lock; the server lets go of it when this process ends, however it ends."""
-    connection = connections["maint"]
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
-        if not cursor.fetchone()[0]:
-            raise CommandError("another evaluation is running", returncode=BUSY)
     try:
-        yield
-    finally:
-        connection.close()
+        with running_alone(LOCK):
+            yield
+    except Busy:
+        raise CommandError("another evaluation is running", returncode=BUSY) from None
 
 
 @contextmanager

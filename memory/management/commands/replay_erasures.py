@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
 
+from memory.advisory_lock import MAINT, Busy, running_alone
 from memory.ledger import LedgerEntry, parse_entry, read_ledger, replay
 
 FINDINGS, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
@@ -27,17 +27,13 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="only count who is back")
 
     def handle(self, *, file, dry_run, **options):
-        maint = connections["maint"]
-        with maint.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
-            if not cursor.fetchone()[0]:
-                raise CommandError("another replay is running", returncode=BUSY)
         try:
-            entries = _entries(file) if file else list(read_ledger(using="maint"))
-            self.stderr.write(f"{len(entries)} erasures in the ledger")
-            done = replay(entries, dry_run=dry_run)
-        finally:
-            maint.close()  # and the lock with it
+            with running_alone(LOCK):
+                entries = _entries(file) if file else list(read_ledger(using=MAINT))
+                self.stderr.write(f"{len(entries)} erasures in the ledger")
+                done = replay(entries, dry_run=dry_run)
+        except Busy:
+            raise CommandError("another replay is running", returncode=BUSY) from None
         self.stdout.write(json.dumps({"dry_run": dry_run, **asdict(done)}))
         if done.failed:
             sys.exit(PARTIAL)
