@@ -90,6 +90,7 @@ def existing_keys(user_hash: str) -> TenantKeys | None:
     keys = _cached(user_hash)
     if keys is None:
         with tenant_transaction(user_hash) as tx:
+            tx.end()
             state = tx.state()
         keys = state and open_state(user_hash, state)
     return keys

@@ -60,11 +60,15 @@ def take_token(tx: TenantTransaction, bucket: str, rate: Rate) -> int | None:
     """Take a token from the tenant's `bucket`; None, or in how many whole seconds there is one.
 
     A refusal changes nothing, so refused requests do not keep a client waiting. `tx`: a writing transaction that
-    need not read the tenant's state. Over any time at most `limit + seconds * per_second` tokens are taken.
+    need not read the tenant's state; this ends it. Over any time at most `limit + seconds * per_second` tokens are
+    taken.
     """
     params = {"user_hash": tx.user_hash, "bucket": bucket, "limit": rate.limit, "per_second": rate.per_second}
-    if tx.execute(_TAKE, params).fetchone():
+    taken = tx.execute(_TAKE, params)
+    # Asked along, to wait for the server only once. A refused statement holds the row's lock: this is what it saw.
+    left = tx.execute(_HELD, [rate.per_second, tx.user_hash, bucket])
+    tx.end()
+    if taken.fetchone():
         return None
-    # The refused statement holds the row's lock, so this is what it saw.
-    held = tx.execute(_HELD, [rate.per_second, tx.user_hash, bucket]).fetchone()
+    held = left.fetchone()
     return max(1, math.ceil((1 - (held[0] if held else 0)) / rate.per_second))

@@ -7,21 +7,21 @@ transaction-local, always: a session-level SET would outlive its request in ever
     with bind_tenant(user_hash), tenant_transaction() as tx:
         rows = tx.execute("SELECT ... WHERE user_hash = %s", [tx.user_hash]).fetchall()
 
-Statements inside are pipelined: they travel together, and only a fetch waits for the server.
+Statements inside are pipelined, BEGIN and COMMIT with them: they travel together, and only a fetch waits for
+the server. Who has asked everything says so with `tx.end()`, and waits once for the whole transaction.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
-from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
 
 from memory import metrics
@@ -42,6 +42,8 @@ __all__ = [
 
 USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 
+BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
 
 # Read by every tenant transaction, so that a key erased or rotated elsewhere is noticed before a
@@ -108,18 +110,23 @@ def set_rls_context(conn, user_hash: str) -> None:
 
 
 class TenantTransaction:
-    """An open transaction of one tenant. Made by `tenant_transaction()` only."""
+    """An open transaction of one tenant. Made by `tenant_transaction()` and `joined_transaction()` only."""
 
-    def __init__(self, connection, user_hash: str, *, write: bool, pipeline=None):
+    def __init__(self, connection, user_hash: str, *, write: bool, pipeline=None, closing: ExitStack | None = None):
         self.connection = connection
         self.user_hash = user_hash
         self.write = write
         self._pipeline = pipeline
+        self._closing = closing
+        self._joined = 0
+        self._has_ended = False
         self._state_cursor = None
         self._state: TenantState | None = None
 
     def execute(self, sql: str, params=()):
         """Queue one statement and return its cursor; a fetch from it waits for the server."""
+        if self._has_ended:
+            raise transaction.TransactionManagementError("the tenant transaction has ended")
         cursor = self.connection.cursor()
         cursor.execute(sql, params)
         return cursor
@@ -129,6 +136,24 @@ class TenantTransaction:
         if self._pipeline is not None:
             with self.connection.wrap_database_errors:
                 self._pipeline.sync()
+
+    def end(self) -> None:
+        """Commit together with what is queued, and wait for all of it: from here one can only fetch.
+
+        Otherwise the commit travels when the block ends. Does nothing where this transaction was joined: it is for
+        its owner to end. Raises what failed; then nothing is written.
+        """
+        if self._closing is None or self._joined or self._has_ended:
+            return
+        self._has_ended = True
+        if self.connection.needs_rollback:
+            return
+        with self.connection.wrap_database_errors:
+            commit = self.connection.connection.execute("COMMIT", prepare=False)
+            self._closing.close()
+        # PostgreSQL answers ROLLBACK, and no error, for a transaction that had failed.
+        if commit.statusmessage != "COMMIT":
+            raise transaction.TransactionManagementError("the tenant transaction had failed, and was rolled back")
 
     def _queue_state(self) -> None:
         self._state_cursor = self.execute(TENANT_STATE_FOR_WRITE if self.write else TENANT_STATE, [self.user_hash])
@@ -170,39 +195,48 @@ def tenant_transaction(
     if outer is not None:
         if write and not outer.write:
             raise transaction.TransactionManagementError("a write cannot join a read-only tenant transaction")
-        yield outer
+        outer._joined += 1
+        try:
+            yield outer
+        finally:
+            outer._joined -= 1
         return
 
     connection = connections[using]
     try:
         require_safe_database(connection)
-        with transaction.atomic(using=using, durable=True):
-            connection.ensure_connection()
-            _begin_as(connection.connection, write=write)
-            with connection.wrap_database_errors, connection.connection.pipeline() as pipeline:
-                set_rls_context(connection, tenant)
-                tx = TenantTransaction(connection, tenant, write=write, pipeline=pipeline)
-                if reads_state:
-                    tx._queue_state()
-                token = _open.set({**_open.get(), using: tx})
-                try:
-                    yield tx
-                finally:
-                    _open.reset(token)
+        with transaction.atomic(using=using, durable=True), _pipelined(connection, tenant, write=write) as tx:
+            if reads_state:
+                tx._queue_state()
+            token = _open.set({**_open.get(), using: tx})
+            try:
+                yield tx
+            finally:
+                _open.reset(token)
+            tx.end()
     except DatabaseError as exc:
         count_refusal(exc)
         raise
     finally:
         if not connection.in_atomic_block:
-            if connection.connection is not None and not connection.connection.closed:
-                _begin_as(connection.connection, write=True)
             connection.close()
 
 
-def _begin_as(raw, *, write: bool) -> None:
-    """How psycopg's next BEGIN on `raw` reads: READ COMMITTED for a write, REPEATABLE READ READ ONLY for a read."""
-    raw.read_only = None if write else True
-    raw.isolation_level = None if write else IsolationLevel.REPEATABLE_READ
+@contextmanager
+def _pipelined(connection, user_hash: str, *, write: bool) -> Iterator[TenantTransaction]:
+    """A tenant's transaction in a pipeline of its own, from BEGIN on, inside the block of `transaction.atomic()`.
+
+    psycopg would send its own BEGIN ahead and wait for it, and COMMIT after the pipeline: between them and the
+    statements the session would be idle in transaction.
+    """
+    connection.ensure_connection()
+    raw = connection.connection
+    raw.autocommit = True
+    with connection.wrap_database_errors, ExitStack() as closing:
+        pipeline = closing.enter_context(raw.pipeline())
+        raw.execute(BEGIN_WRITE if write else BEGIN_READ)
+        set_rls_context(connection, user_hash)
+        yield TenantTransaction(connection, user_hash, write=write, pipeline=pipeline, closing=closing)
 
 
 @contextmanager

@@ -237,6 +237,7 @@ def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dic
         started = time.perf_counter()
         with tenant_transaction(user_hash) as tx:
             search = Search(tx, space, vector, CANDIDATES, Filters())
+            tx.end()
             tx.state()
             search.candidates()
             search.quarantined()

@@ -168,4 +168,6 @@ def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
     vector = half_vectors(protect(keys, unit))[0]
     lexical = lexical_query(keys, text, settings.MEMORY_LEXICAL_LANGUAGE) if settings.MEMORY_LEXICAL else None
     with tenant_transaction(user_hash) as tx:
-        return Search(tx, active_space(embedder), vector, candidates, Filters(), lexical).candidates()
+        search = Search(tx, active_space(embedder), vector, candidates, Filters(), lexical)
+        tx.end()
+        return search.candidates()

@@ -96,6 +96,7 @@ def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
             found = _queue(tx, scope, space, limit)
             known = tx.execute(_KNOWN, [user_hash, list(scope.doc_ids)])
             quarantined = tx.execute(ANY_QUARANTINED, [user_hash])
+            tx.end()
             state = tx.state()
             if keys.matches(state):
                 rows = found.fetchall()

@@ -53,6 +53,7 @@ def get_document(doc_id: str) -> StoredDocument:
     with tenant_transaction(user_hash) as tx:
         document = tx.execute(_DOCUMENT, [user_hash, doc_id])
         slices = tx.execute(_CHUNKS, [user_hash, doc_id, space])
+        tx.end()
         state, row, chunks = tx.state(), document.fetchone(), slices.fetchall()
     if row is None or state is None:
         raise NotFound()

@@ -113,6 +113,7 @@ def _memory(user_hash: str) -> _Memory | None:
     with tenant_transaction(user_hash) as tx:
         born = tx.execute(_BORN, [user_hash])
         quarantined = tx.execute(ANY_QUARANTINED, [user_hash])
+        tx.end()
         tx.state()
         row = born.fetchone()
         return row and _Memory(user_hash, row[0], is_whole=not quarantined.fetchone()[0])

@@ -93,6 +93,7 @@ def list_documents(filters: ListingFilters, *, limit: int, cursor: str | None = 
         if position is not None:
             turned = Position(_OTHER_SIDE[position.side], position.created_at, position.doc_id)
             behind = tx.execute(*page_statement(user_hash, filters, turned, 1))
+        tx.end()
         state = tx.state()
         documents = [ListedDocument(*row) for row in page.fetchall()]
         is_more_behind = behind is not None and behind.fetchone() is not None

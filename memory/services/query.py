@@ -132,6 +132,7 @@ def _search(
             lexical = lexical_query(keys, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
         with tenant_transaction(user_hash) as tx:
             search = Search(tx, space, vector, limit, query.filters, lexical)
+            tx.end()
             state = tx.state()
             if keys.matches(state):
                 return keys, search.candidates(), search.quarantined()

@@ -46,6 +46,7 @@ def memory_stats() -> MemoryStats:
         documents = tx.execute(_DOCUMENTS, [user_hash])
         sources = tx.execute(_SOURCES, [user_hash, SOURCES_MAX])
         quarantined = tx.execute(_QUARANTINED, [user_hash])
+        tx.end()
         state = tx.state()
         counted, by_source, [set_aside] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
     if state is not None and state.sealed_key is None:

@@ -6,6 +6,7 @@ import contextvars
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -349,6 +350,92 @@ def test_an_error_that_only_the_end_of_the_block_notices_rolls_everything_back(a
         tx.execute("DELETE FROM memory_documents WHERE user_hash = %s", [tx.user_hash])
         tx.execute("SELECT 1 / 0")
     assert documents_of(alice) == ["a"]
+
+
+# -- How it ends
+
+
+def session(pid: int) -> tuple:
+    """What the server says that a backend is doing: (state, whether it is in a transaction)."""
+    with connect(SUPERUSER) as superuser:
+        found = "SELECT state, xact_start IS NOT NULL FROM pg_stat_activity WHERE pid = %s"
+        return superuser.execute(found, [pid]).fetchone()
+
+
+def test_once_ended_the_server_has_committed_and_what_was_asked_can_still_be_fetched(alice):
+    remember(alice, "a", "b")
+    with tenant_transaction(alice.user_hash, write=True) as tx:
+        pid = tx.execute(BACKEND)
+        deleted = tx.execute("DELETE FROM memory_documents WHERE doc_id = 'a' RETURNING doc_id")
+        left = tx.execute(MINE, [tx.user_hash])
+        tx.end()
+        assert documents_seen_from_elsewhere(alice) == ["b"]
+        assert session(pid.fetchone()[0]) == ("idle", False)
+        assert (deleted.fetchall(), left.fetchall(), tx.state().state) == ([("a",)], [("b",)], "active")
+
+
+def documents_seen_from_elsewhere(person) -> list[str]:
+    with connect("r1_app") as elsewhere, elsewhere.transaction():
+        bind(elsewhere, person.user_hash)
+        return [doc_id for (doc_id,) in elsewhere.execute(MINE, [person.user_hash]).fetchall()]
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_between_begin_and_commit_no_session_is_idle_in_transaction(alice, write):
+    """As pg_stat_activity has it; only a `sync()` in the middle makes it so."""
+    with tenant_transaction(alice.user_hash, write=write) as tx:
+        [pid] = tx.execute(BACKEND).fetchone()
+        assert session(pid) == ("active", True)
+        tx.execute(COUNT).fetchone()
+        assert session(pid) == ("active", True)
+        tx.sync()
+        assert session(pid) == ("idle in transaction", True)
+    assert session(pid) == ("idle", False)
+
+
+def test_nothing_can_be_asked_of_a_transaction_that_has_ended(alice):
+    remember(alice, "a")
+    with pytest.raises(transaction.TransactionManagementError, match="has ended"):
+        with tenant_transaction(alice.user_hash, write=True) as tx:
+            tx.end()
+            tx.execute("DELETE FROM memory_documents WHERE user_hash = %s", [tx.user_hash])
+    with pytest.raises(ProgrammingError, match="no tenant is bound"), tenant_transaction(alice.user_hash) as tx:
+        tx.end()
+        Document.objects.count()
+    assert documents_of(alice) == ["a"]
+
+
+def test_a_statement_that_failed_is_an_error_at_the_end_and_nothing_is_written(alice):
+    remember(alice, "a")
+    with pytest.raises(DatabaseError), tenant_transaction(alice.user_hash, write=True) as tx:
+        tx.execute("DELETE FROM memory_documents WHERE user_hash = %s", [tx.user_hash])
+        tx.execute("SELECT 1 / 0")
+        tx.end()
+    assert documents_of(alice) == ["a"]
+
+
+@pytest.mark.parametrize("fail", [lambda tx: tx.sync(), lambda tx: tx.execute(COUNT).fetchone()])
+def test_who_swallows_an_error_is_not_told_that_it_was_committed(alice, fail):
+    remember(alice, "a")
+    with pytest.raises((DatabaseError, transaction.TransactionManagementError)):
+        with tenant_transaction(alice.user_hash, write=True) as tx:
+            tx.execute("DELETE FROM memory_documents WHERE user_hash = %s", [tx.user_hash])
+            tx.execute("SELECT 1 / 0")
+            with suppress(DatabaseError):
+                fail(tx)
+    assert documents_of(alice) == ["a"]
+
+
+def test_a_transaction_that_was_joined_is_for_its_owner_to_end(alice):
+    remember(alice, "a", "b")
+    with pytest.raises(ClientLeft), tenant_transaction(alice.user_hash, write=True) as outer:
+        with tenant_transaction(alice.user_hash) as inner:
+            mine = inner.execute("DELETE FROM memory_documents WHERE doc_id = 'a' RETURNING doc_id")
+            inner.end()
+            assert mine.fetchall() == [("a",)]
+        outer.execute("DELETE FROM memory_documents WHERE doc_id = 'b'")
+        raise ClientLeft
+    assert documents_of(alice) == ["a", "b"]
 
 
 # -- What is left behind
