@@ -207,6 +207,8 @@ class Batcher:
                 logger.error("the reranker's queue failed: %s", type(error).__name__)
                 with self._changed:
                     self._skip_all("error")
+        if self.runner.backend is not None:
+            self.runner.backend.close()
 
     def _step(self) -> None:
         """Wait for something to do, and do it: run one batch, load, probe, or measure."""

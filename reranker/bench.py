@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -32,6 +32,8 @@ _WORDS = re.findall(
 
 
 Ask = Callable[[str, list[str]], Any]
+Way = Literal["queue", "pass", "predict"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,22 @@ def run_bench(
     plan: BenchPlan,
     progress: Callable[[str], None] = lambda line: None,
     *,
-    unbatched: bool = False,
+    way: Way = "queue",
 ) -> list[dict[str, Any]]:
     """Rows {backend, dtype, candidates, tokens, concurrency, p50_ms, p95_ms, p99_ms, per_second}.
 
     `tokens` is of a pair, special tokens included; `per_second` counts calls. Each config must
     name one backend (not `auto`). A call that fails ends the bench with its `RerankSkipped`.
-    With `unbatched` the same calls go to the same loaded model one at a time, each in a forward pass
-    of its own behind a lock: what a service without a queue does.
+    `way` is how the calls reach the loaded model: through the `queue`; or behind a lock, one call at a
+    time, as a service without a queue does it: in a `pass` of its own, or with sentence-transformers'
+    own `predict` (cross-encoders only).
     """
     rows = []
     for config in configs:
         reranker = Reranker(replace(config, max_queued_tokens=2**40, stuck_after_seconds=_PATIENCE_MS / 1000))
         try:
             reranker.warm()
-            for row in _rows(reranker, plan, _one_at_a_time(reranker) if unbatched else _batched(reranker)):
+            for row in _rows(reranker, plan, _WAYS[way](reranker)):
                 progress(f"{row['backend']} {row['dtype']} {row['tokens']} tokens, {row['concurrency']} callers: "
                          f"p50 {row['p50_ms']} ms, p95 {row['p95_ms']} ms, {row['per_second']}/s")  # fmt: skip
                 rows.append(row)
@@ -72,7 +75,7 @@ def run_bench(
     return rows
 
 
-def _batched(reranker: Reranker) -> Ask:
+def _queued(reranker: Reranker) -> Ask:
     return lambda query, passages: reranker.rerank(query, passages, timeout_ms=_PATIENCE_MS)
 
 
@@ -84,6 +87,19 @@ def _one_at_a_time(reranker: Reranker) -> Ask:
             backend.score(backend.prepare(query, passages, float("inf")))
 
     return ask
+
+
+def _predict(reranker: Reranker) -> Ask:
+    model, lock = reranker.cross_encoder(), threading.Lock()
+
+    def ask(query: str, passages: list[str]) -> None:
+        with lock:
+            model.predict([(query, passage) for passage in passages], show_progress_bar=False)
+
+    return ask
+
+
+_WAYS: dict[Way, Callable[[Reranker], Ask]] = {"queue": _queued, "pass": _one_at_a_time, "predict": _predict}
 
 
 def _rows(reranker: Reranker, plan: BenchPlan, ask: Ask) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,9 @@ class Backend(Protocol):
     def release_memory(self) -> None:
         """Give cached memory back to the device, after it ran out."""
 
+    def close(self) -> None:
+        """End its threads; nothing runs, and it is not asked again."""
+
 
 def synthetic_pairs(backend: Backend, pairs: int, words: int) -> list[Pair]:
     """Pairs of like length that say nothing, to warm and probe a model with; no two are equal."""

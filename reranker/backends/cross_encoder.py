@@ -11,6 +11,7 @@ import numpy as np
 
 from reranker.backends import Pair
 from reranker.backends.first_token import shorten_last_layer
+from reranker.backends.lanes import Lanes
 from reranker.config import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, RerankConfig
 from reranker.faults import TokenizerFault
 from reranker.loader import LoadedModel, LoadFailure, load_cross_encoder
@@ -36,7 +37,7 @@ class CrossEncoderBackend:
 
     name = "cross_encoder"
 
-    def __init__(self, loaded: LoadedModel, max_tokens: int, batch_tokens: int | None):
+    def __init__(self, loaded: LoadedModel, max_tokens: int, batch_tokens: int | None, lanes: int | None = None):
         import torch
         from tokenizers import Tokenizer
 
@@ -59,7 +60,10 @@ class CrossEncoderBackend:
         self._most_characters = self.max_tokens * _MOST_CHARACTERS_PER_TOKEN
         if loaded.dtype in ("bfloat16", "float16"):
             self._keep_last_layer_exact()
+        self._lanes: Lanes | None = None
         self._shorten_and_compare()
+        if loaded.device == "cpu" and lanes != 1:
+            self._lanes = Lanes(lanes or torch.get_num_threads(), torch.set_num_threads)
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
         query = query[: self._most_characters]
@@ -78,6 +82,9 @@ class CrossEncoderBackend:
         return pairs
 
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
+        return self._lanes.score(self._forward, pairs) if self._lanes else self._forward(pairs)
+
+    def _forward(self, pairs: Sequence[Pair]) -> np.ndarray:
         torch = self._torch
         longest = max(pair.tokens for pair in pairs)
         ids = np.full((len(pairs), longest), self._pad_id, dtype=np.int64)
@@ -98,6 +105,10 @@ class CrossEncoderBackend:
     def release_memory(self) -> None:
         if self.device.startswith("cuda"):
             self._torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        if self._lanes:
+            self._lanes.close()
 
     def _keep_last_layer_exact(self) -> None:
         """Run the last layer in fp32: 8 bits of mantissa give unlike passages the same score."""
@@ -137,4 +148,4 @@ class CrossEncoderBackend:
 
 def load_cross_encoder_backend(config: RerankConfig) -> CrossEncoderBackend:
     """Load the configured model; raises `LoadFailure`, and whatever torch raises."""
-    return CrossEncoderBackend(load_cross_encoder(config), config.max_tokens, config.batch_tokens)
+    return CrossEncoderBackend(load_cross_encoder(config), config.max_tokens, config.batch_tokens, config.lanes)

@@ -56,6 +56,9 @@ class LateInteractionBackend:
     def release_memory(self) -> None:
         """The memory is the token encoder's, and so is giving it back."""
 
+    def close(self) -> None:
+        """It has no threads."""
+
 
 def max_sim(query: np.ndarray, passage: np.ndarray) -> float:
     """Mean over query tokens of the best cosine with a passage token.

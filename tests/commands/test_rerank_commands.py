@@ -74,7 +74,26 @@ def test_a_backend_that_cannot_be_measured_is_a_finding_and_the_others_are_measu
     assert "cross_encoder was not measured: no_backend: the model's folder does not exist" in err
 
 
-@pytest.mark.parametrize("wrong", [["--queries", "0"], ["--callers", "0"], ["--tokens", "8"], ["--backend", "none"]])
+PREDICT = ["--way", "predict"]
+
+
+def test_what_the_queue_is_compared_with_is_measured_on_the_same_model(capsys, folder):
+    status, out, _ = run(capsys, rerank_bench, "--json", "--model", folder, "--dtype", "float32", *PREDICT, *SMOKE)
+    rows = json.loads(out)["rows"]
+    assert status == 0
+    assert [(row["backend"], row["concurrency"]) for row in rows] == [("cross_encoder", 1), ("cross_encoder", 2)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--queries", "0"],
+        ["--callers", "0"],
+        ["--tokens", "8"],
+        ["--backend", "none"],
+        [*PREDICT, "--backend", "late_interaction"],
+    ],
+)
 def test_what_cannot_be_measured_is_usage(capsys, wrong):
     assert run(capsys, rerank_bench, *wrong)[0] == 2
 

@@ -37,7 +37,11 @@ def copied(folder, tmp_path) -> Path:
 
 @pytest.fixture
 def tiny(folder):
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", backend="cross_encoder", stuck_after_seconds=0.5))
+    """In one lane, so that each batch of the queue is one forward pass for the gate to see."""
+    config = RerankConfig(
+        model=str(folder), device="cpu", backend="cross_encoder", lanes=1, stuck_after_seconds=0.5
+    )  # fmt: skip
+    tiny = Reranker(config)
     assert tiny.warm(60)
     yield tiny
     tiny.close()

@@ -18,7 +18,7 @@ from reranker import RerankConfig, Reranker, RerankSkipped
 from reranker.backends import Pair
 from reranker.backends.late_interaction import max_sim
 from reranker.backends.windows import best_windows, estimated_tokens
-from reranker.bench import BenchPlan, run_bench
+from reranker.bench import WAYS, BenchPlan, run_bench
 from reranker.blend import best_first, blended, sigmoid
 from reranker.jobs import Job, next_batch
 from reranker.pace import Pace
@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def tiny(folder):
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu"))
+    """In one lane, so that each batch of the queue is one forward pass for the gate to see."""
+    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", lanes=1))
     assert tiny.warm(60)
     yield tiny
     tiny.close()
@@ -199,10 +200,10 @@ def test_the_process_has_one_reranker_and_it_loads_once_for_all_threads(folder):
 
 def test_new_settings_load_again_only_what_they_change(folder, tiny):
     model = tiny.cross_encoder()
-    config = RerankConfig(model=str(folder), device="cpu", token_encoder=word_vectors, blend=1.0)
+    config = RerankConfig(model=str(folder), device="cpu", lanes=1, token_encoder=word_vectors, blend=1.0)
     tiny.configure(config)
     assert tiny.cross_encoder() is model
-    tiny.configure(RerankConfig(model=str(folder), device="cpu", max_tokens=64))
+    tiny.configure(RerankConfig(model=str(folder), device="cpu", lanes=1, max_tokens=64))
     assert tiny.cross_encoder() is not model
 
 
@@ -416,9 +417,10 @@ def test_threads_end_with_close(folder):
         return [thread for thread in threading.enumerate() if thread.name.startswith("reranker-")]
 
     assert not ours()
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu"))
+    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", lanes=2))
     assert tiny.warm(60) and tiny.rerank("query", TEXTS, PLENTY_MS)
-    assert len(ours()) == 1
+    # The owner and, since the model was warmed, one lane beside its own.
+    assert len(ours()) == 2
     tiny.close()
     assert not ours()
     assert tiny.warm(60) and tiny.rerank("query", TEXTS, PLENTY_MS)
@@ -429,10 +431,11 @@ def test_threads_end_with_close(folder):
 # What operators run
 
 
-def test_the_bench_gives_a_row_per_length_and_number_of_callers(folder):
+@pytest.mark.parametrize("way", WAYS)
+def test_the_bench_gives_a_row_per_length_and_number_of_callers(folder, way):
     config = RerankConfig(backend="cross_encoder", model=str(folder), device="cpu", dtype="float32")
     plan = BenchPlan(queries=6, candidates=3, token_counts=(24, 48), concurrencies=(1, 3))
-    rows = run_bench([config], plan)
+    rows = run_bench([config], plan, way=way)
     assert [(row["tokens"], row["concurrency"]) for row in rows] == [(24, 1), (24, 3), (48, 1), (48, 3)]
     assert {"backend", "dtype", "candidates", "p50_ms", "p95_ms", "p99_ms", "per_second"} < set(rows[0])
     assert all(0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] and row["per_second"] > 0 for row in rows)

@@ -1,4 +1,4 @@
-"""manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--unbatched] [--p95-limit-ms N]"""
+"""manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--way W] [--p95-limit-ms N]"""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from memory.retrieval.rerank import deployed_config
 from reranker import RerankConfig, RerankSkipped
-from reranker.bench import BenchPlan, run_bench
+from reranker.bench import WAYS, BenchPlan, run_bench
 
 BACKENDS = ("cross_encoder", "late_interaction")
 DTYPES = ("bfloat16", "float32")
@@ -37,18 +37,25 @@ class Command(BaseCommand):
         parser.add_argument("--tokens", type=int, nargs="+", default=plan.token_counts, help="default %(default)s")
         parser.add_argument("--callers", type=int, nargs="+", default=plan.concurrencies, help="default %(default)s")
         parser.add_argument(
-            "--unbatched", action="store_true", help="one call at a time in a pass of its own, to compare with"
+            "--way",
+            choices=WAYS,
+            default="queue",
+            help="pass, predict: to compare, one call at a time in a pass of its own, or by the library's predict",
         )
         parser.add_argument("--p95-limit-ms", type=float, help="exit 1 when a row of one caller is slower")
 
     def handle(self, *, backend, dtype, model, device, queries, candidates, tokens, callers, p95_limit_ms, **options):
         if min(queries, candidates, *callers) < 1 or min(tokens) < 16:
             raise CommandError("queries, candidates and callers are at least 1, tokens at least 16", returncode=2)
+        if options["way"] == "predict":
+            if "late_interaction" in (backend or ()):
+                raise CommandError("--way predict is for the cross-encoder", returncode=2)
+            backend = ["cross_encoder"]
         plan = BenchPlan(queries, candidates, tuple(tokens), tuple(callers))
         rows, findings = [], []
         for config in _configs(backend or BACKENDS, dtype or DTYPES, model, device):
             try:
-                rows += run_bench([config], plan, progress=self.stderr.write, unbatched=options["unbatched"])
+                rows += run_bench([config], plan, progress=self.stderr.write, way=options["way"])
             except RerankSkipped as exc:
                 findings.append(f"{config.backend} was not measured: {exc}")
         findings += [

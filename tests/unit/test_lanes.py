@@ -1,0 +1,110 @@
+"""Forward passes side by side: the scores of one pass, and nothing left running when one of them fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reranker import RerankConfig
+from reranker.backends import Pair
+from reranker.backends.lanes import Lanes, _parts
+from reranker.reranker import Reranker
+from tests.tiny_models import ForwardGate, build_cross_encoder
+
+PLENTY_MS = 60_000
+QUERY = "what was said and when"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_cross_encoder(tmp_path_factory.mktemp("model") / "random", hand_set=False)
+
+
+def reranker_of(folder, lanes: int | None) -> Reranker:
+    reranker = Reranker(RerankConfig(model=str(folder), device="cpu", dtype="float32", lanes=lanes))
+    assert reranker.warm(60)
+    return reranker
+
+
+def pairs_of(tokens) -> list[Pair]:
+    return [Pair(count, number) for number, count in enumerate(tokens)]
+
+
+def test_a_model_scores_the_same_in_one_lane_and_in_three(folder):
+    texts = [f"it was {'plain ' * (7 * n % 40)}{'good' * (n % 3)} yesterday {n}" for n in range(24)]
+    whole, shared = reranker_of(folder, 1), reranker_of(folder, 3)
+    try:
+        expected = {r.candidate: r.score for r in whole.rerank(QUERY, texts, PLENTY_MS)}
+        found = {r.candidate: r.score for r in shared.rerank(QUERY, texts, PLENTY_MS)}
+    finally:
+        whole.close()
+        shared.close()
+    assert len(set(expected.values())) > 12
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_large_pass_is_shared_out_and_a_small_one_is_not(folder, monkeypatch):
+    shared = reranker_of(folder, 2)
+    gate = ForwardGate(shared, monkeypatch)
+    try:
+        shared.rerank(QUERY, ["plain"] * 7, PLENTY_MS)
+        assert [len(batch) for batch in gate.batches] == [7]
+        shared.rerank(QUERY, ["plain"] * 24, PLENTY_MS)
+        assert sorted(len(batch) for batch in gate.batches[1:]) == [12, 12]
+        assert gate.threads == {"reranker-cross_encoder", "reranker-lane_0"}
+    finally:
+        shared.close()
+
+
+@pytest.mark.parametrize(("cores", "pairs", "threads"), [(2, 8, [1, 1]), (8, 8, [4, 4]), (8, 24, [1] * 6), (2, 7, [2])])
+def test_the_cores_are_shared_out_over_the_lanes_there_are(cores, pairs, threads):
+    asked = []
+    with closing(Lanes(cores, asked.append)) as lanes:
+        lanes.score(lambda some: np.zeros(len(some)), pairs_of([16] * pairs))
+    assert asked == threads
+
+
+@pytest.mark.parametrize("fails", ["the first", "another", "both"])
+def test_what_a_lane_raises_is_raised_when_no_lane_runs_any_more(fails):
+    running, threads = [], []
+
+    def score(pairs):
+        is_first = threading.current_thread() is threading.main_thread()
+        threads.append(is_first)
+        running.append(None)
+        # The one that is well takes longer.
+        time.sleep(0.0 if fails == "both" or (fails == "the first") == is_first else 0.2)
+        running.pop()
+        if fails == "both" or (fails == "the first") == is_first:
+            raise ValueError("no")
+        return np.zeros(len(pairs))
+
+    with closing(Lanes(2, lambda threads: None)) as lanes, pytest.raises(ValueError, match="no"):
+        lanes.score(score, pairs_of([16] * 8))
+    assert running == [] and sorted(threads) == [False, True]
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=64), st.integers(1, 16))
+def test_every_pair_is_in_one_part_and_the_parts_are_alike(tokens, count):
+    parts = _parts(tokens, count)
+    assert sorted(i for part in parts for i in part) == list(range(len(tokens)))
+    assert 1 <= len(parts) <= count and all(parts)
+    lengths = [tokens[i] for part in parts for i in part]
+    assert lengths == sorted(lengths, reverse=True)
+    # None has more than its share by more than its pairs are long.
+    assert max(sum(tokens[i] for i in part) for part in parts) <= sum(tokens) / count + 2 * max(tokens)
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=64), st.integers(1, 8))
+def test_scores_come_back_in_the_order_of_the_pairs(tokens, cores):
+    def by_number(pairs):
+        return np.array([pair.content for pair in pairs], dtype=np.float32)
+
+    with closing(Lanes(cores, lambda threads: None)) as lanes:
+        assert lanes.score(by_number, pairs_of(tokens)).tolist() == list(range(len(tokens)))
