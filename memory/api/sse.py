@@ -1,8 +1,7 @@
 """Server-sent events (WHATWG HTML, section 9.2) over a stream of answers.
 
-An `EventStream` is the body of one streaming response. However it ends (to its end, by an error, with a client that
-leaves or never reads), `close()` runs: the answer's iterator is closed and with it the language model's connection,
-the slot is given back, and the outcome counted once.
+An `EventStream` is the body of one streaming response. However it ends, the answer's iterator is closed and with it
+the language model's connection, the slot is given back, and the outcome counted once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from django.conf import settings
 
 from memory import metrics
 from memory.api.answers import stream as answers
-from memory.api.stream_client import PIECE_BYTES, StreamClient
+from memory.api.stream_client import StreamClient
+from memory.api.streamed_body import StreamedBody
 from memory.errors import MemoryServiceError
 from memory.services.stream import Citations, Delta, Done, Silence, StreamEvent
 
@@ -31,13 +31,12 @@ def frame(event: str, data: dict[str, Any], number: int) -> bytes:
     return f"id: {number}\nevent: {event}\ndata: {text}\n\n".encode(errors="replace")
 
 
-class EventStream:
-    """Bytes to send, in pieces of at most PIECE_BYTES; ends after exactly one `done` or `error`.
+class EventStream(StreamedBody):
+    """Events as bytes; ends after exactly one `done` or `error`.
 
     Past MEMORY_STREAM_MAX_SECONDS the answer's iterator ends it with an error, between two events. An event that a
     slow reader has begun to take by then is broken off with TimeoutError, as a piece is that cannot be sent.
-    `started` is the request's `time.perf_counter()`; `problem` makes the problem document of an exception;
-    `release` is called once, at the end.
+    `started` is the request's `time.perf_counter()`; `problem` makes the problem document of an exception.
     """
 
     def __init__(
@@ -49,28 +48,19 @@ class EventStream:
         problem: Callable[[BaseException], dict[str, Any]],
         release: Callable[[], None],
     ):
-        self._events = events
+        super().__init__(events, client=client, release=release)
         self._started = started
-        self._client = client
         self._problem = problem
-        self._release = release
-        self._pieces: list[bytes] = []
         self._number = 0
         self._ttfv_ms: float | None = None
         self._outcome: str | None = None
-        self._is_finished = False
         self._last_sent = time.monotonic()
         self._ends_at = self._last_sent + settings.MEMORY_STREAM_MAX_SECONDS
         self._is_within_event = False
-        client.prepare()
-
-    def __iter__(self) -> EventStream:
-        return self
 
     def __next__(self) -> bytes:
         while self._is_finished or not self._pieces:
             if self._outcome is not None or self._is_finished:
-                # Before the server says that this was all: who comes back then finds the slot free.
                 self._finish()
                 raise StopIteration
             self._advance()
@@ -82,29 +72,18 @@ class EventStream:
         self._is_within_event = bool(self._pieces)
         return piece
 
-    def close(self) -> None:
-        """As often as one likes; a stream that has not come to its end is aborted by it."""
-        self._finish()
-        self._client.restore()
-
-    def __del__(self):
-        # A response that the server never iterated and never closed.
-        self._finish()
-
     def _finish(self) -> None:
         if self._is_finished:
             return
-        self._is_finished = True
         try:
-            self._events.close()  # type: ignore[attr-defined]
+            super()._finish()
         finally:
-            self._release()
             was_sent = self._outcome is not None and not self._pieces
             metrics.streams.labels(self._outcome if was_sent else "aborted").inc()
 
     def _advance(self) -> None:
         try:
-            event = next(self._events)
+            event = next(self._source)
         except Exception as error:
             if isinstance(error, StopIteration):
                 error = MemoryServiceError()
@@ -130,8 +109,7 @@ class EventStream:
 
     def _send(self, event: str, data: dict[str, Any]) -> None:
         self._number += 1
-        whole = frame(event, data, self._number)
-        self._pieces += [whole[at : at + PIECE_BYTES] for at in range(0, len(whole), PIECE_BYTES)]
+        self._queue(frame(event, data, self._number))
 
     def _elapsed_ms(self) -> float:
         return (time.perf_counter() - self._started) * 1000
