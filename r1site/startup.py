@@ -12,6 +12,7 @@ from django.db import DatabaseError, connections
 from memory.checks import settings_fit_together
 from memory.environment import SettingError
 from memory.errors import MemoryServiceError, UnsafeDatabase
+from memory.garbage import spare_what_is_loaded
 from memory.language.pipeline import warm_language
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.middleware import token_verifier
@@ -64,6 +65,7 @@ def warm_worker() -> None:
         embedder = get_embedder()
         embedder.embed_query("warm up")
         warm_reranker()
+        spare_what_is_loaded()
         warm_language()
         # Last: a database that is away must not leave the models cold.
         active_space(embedder)

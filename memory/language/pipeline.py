@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.conf import settings
 
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
+from memory.garbage import spare_what_is_loaded
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -79,6 +80,7 @@ class OwnedPipeline:
                 raise type(self._failure[1])(self._failure[1].detail)
             try:
                 self._nlp = self._load()
+                spare_what_is_loaded()
             except Exception as error:
                 if not isinstance(error, MemoryServiceError):
                     failure = ModelUnavailable("The spaCy pipeline could not be loaded.")

