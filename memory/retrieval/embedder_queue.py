@@ -28,6 +28,8 @@ _LANES_IN_ORDER: tuple[Lane, ...] = ("query", "tokens", "passage")
 QUERY_BATCHES_BEFORE_PASSAGES = 8
 _MAX_RETRY_AFTER_SECONDS = 30
 _THREAD_CHECK_SECONDS = 1.0
+# A batch is padded to its longest text, so less than half of it is padding, except where all of it is short.
+_SHORT_BITS = 5
 
 
 class _Job:
@@ -45,6 +47,16 @@ class _Job:
         self.error: MemoryServiceError | None = None
         self.done = threading.Event()
 
+    @property
+    def length_class(self) -> int:
+        """Of its longest text that waits: all up to 32 tokens are of one class, those up to 64 of the next, ...
+
+        To be reranked come short windows and their question: a pass of its own for that would cost more than padding.
+        """
+        if self.lane == "tokens":
+            return 0
+        return max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
+
     def fail(self, error: MemoryServiceError) -> None:
         self.error = error
         self.waiting.clear()
@@ -54,10 +66,10 @@ class _Job:
 class EmbedderQueue:
     """Runs `encode(lane, texts) -> rows` in one thread, for any number of callers.
 
-    A batch is at most `batch_tokens` long, counted with padding, or a single text. At most
-    `max_queued_tokens` of passages wait, and an eighth of that of each other lane besides, so that a
-    full indexing queue does not refuse a query; a single job is taken on an empty lane whatever
-    its size. Passage jobs take turns, batch by batch.
+    A batch is at most `batch_tokens` long, counted with padding, or a single text; its texts are of like length,
+    so that short questions are quick beside long ones. At most `max_queued_tokens` of passages wait, and an
+    eighth of that of each other lane besides, so that a full indexing queue does not refuse a query; a single
+    job is taken on an empty lane whatever its size. Passage jobs take turns, batch by batch.
     """
 
     def __init__(
@@ -177,26 +189,32 @@ class EmbedderQueue:
         overtook = lane != "passage" and bool(self._jobs["passage"])
         self._query_batches_in_a_row = self._query_batches_in_a_row + 1 if overtook else 0
 
+        return lane, self._batch_of(lane)
+
+    def _batch_of(self, lane: Lane) -> list[tuple[_Job, int]]:
+        """The oldest job's longest text, and in order of the jobs what is of its length class, while it fits."""
+        jobs = self._jobs[lane]
         batch: list[tuple[_Job, int]] = []
         longest = 0
-        jobs = self._jobs[lane]
-        for _ in range(len(jobs)):
-            job = jobs.popleft()
-            while job.waiting:
+        wanted = jobs[0].length_class if jobs else None
+        is_full = False
+        for job in jobs:
+            while job.waiting and job.length_class == wanted and not is_full:
                 longest_with = max(longest, job.tokens[job.waiting[-1]])
-                if batch and longest_with * (len(batch) + 1) > self._batch_tokens:
-                    break
-                longest = longest_with
-                batch.append((job, job.waiting.pop()))
-            if job.waiting:
-                # A query keeps its place; a passage job that had its turn goes to the back.
-                had_turn = any(owner is job for owner, _ in batch)
-                if had_turn and lane == "passage":
-                    jobs.append(job)
-                else:
-                    jobs.appendleft(job)
+                is_full = bool(batch) and longest_with * (len(batch) + 1) > self._batch_tokens
+                if not is_full:
+                    longest = longest_with
+                    batch.append((job, job.waiting.pop()))
+            if is_full:
                 break
-        return lane, batch
+        left = [job for job in jobs if job.waiting]
+        if lane == "passage":
+            # Who had a turn goes to the back; a query keeps its place.
+            had_turn = {id(job) for job, _ in batch}
+            left.sort(key=lambda job: id(job) in had_turn)
+        jobs.clear()
+        jobs.extend(left)
+        return batch
 
     def _run(self, lane: Lane, batch: list[tuple[_Job, int]]) -> None:
         started = time.monotonic()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,21 @@ def test_queries_that_wait_share_a_batch(gate):
     for query in queries:
         query.result(30)
     assert [sorted(batch) for batch in gate.batches[1:]] == [["good", "late", "query"]]
+
+
+def test_short_questions_do_not_share_a_batch_with_long_ones_and_none_is_left_behind(tiny_folder, monkeypatch):
+    with closing(Embedder(str(tiny_folder), batch_tokens=256)) as embedder:
+        gate = Gate(embedder, monkeypatch)
+        try:
+            gate.hold_first_batch()
+            long, short = " ".join(["one two three four"] * 10), "query"
+            questions = [gate.query(text) for text in (short, long, short, long, short)]
+            gate.open()
+            for question in questions:
+                question.result(30)
+            assert gate.batches[1:] == [[short] * 3, [long] * 2]
+        finally:
+            gate.close()
 
 
 def test_a_small_document_does_not_wait_for_the_whole_of_a_large_one(gate):
