@@ -141,13 +141,19 @@ class TenantTransaction:
         """Commit together with what is queued, and wait for all of it: from here one can only fetch.
 
         Otherwise the commit travels when the block ends. Does nothing where this transaction was joined: it is for
-        its owner to end. Raises what failed; then nothing is written.
+        its owner to end. Raises what failed, or that it is to be rolled back; then nothing is written. What is raised
+        in the block after it undoes nothing.
         """
-        if self._closing is None or self._joined or self._has_ended:
+        if self._closing is None or self._joined:
+            return
+        if self.connection.needs_rollback:
+            raise transaction.TransactionManagementError("the tenant transaction is to be rolled back")
+        self._commit()
+
+    def _commit(self) -> None:
+        if self._has_ended:
             return
         self._has_ended = True
-        if self.connection.needs_rollback:
-            return
         with self.connection.wrap_database_errors:
             commit = self.connection.connection.execute("COMMIT", prepare=False)
             self._closing.close()
@@ -213,7 +219,9 @@ def tenant_transaction(
                 yield tx
             finally:
                 _open.reset(token)
-            tx.end()
+            # Else the end of the atomic block rolls it back.
+            if not connection.needs_rollback:
+                tx._commit()
     except DatabaseError as exc:
         count_refusal(exc)
         raise
@@ -231,12 +239,31 @@ def _pipelined(connection, user_hash: str, *, write: bool) -> Iterator[TenantTra
     """
     connection.ensure_connection()
     raw = connection.connection
-    raw.autocommit = True
     with connection.wrap_database_errors, ExitStack() as closing:
+        if pool := getattr(raw, "_pool", None):
+            raw._pool = _ClosingPool(pool)
+            closing.callback(setattr, raw, "_pool", pool)
+        raw.autocommit = True
         pipeline = closing.enter_context(raw.pipeline())
         raw.execute(BEGIN_WRITE if write else BEGIN_READ)
         set_rls_context(connection, user_hash)
         yield TenantTransaction(connection, user_hash, write=write, pipeline=pipeline, closing=closing)
+
+
+class _ClosingPool:
+    """The pool of a connection as long as it is in a tenant's transaction: closes what is given back from in there.
+
+    In a pipeline libpq takes a connection for idle though its transaction is open. The pool would believe it and
+    lend it, tenant and all, to the next.
+    """
+
+    def __init__(self, pool):
+        self._pool = pool
+
+    def putconn(self, raw) -> None:
+        raw._pool = self._pool
+        raw.pgconn.finish()
+        self._pool.putconn(raw)
 
 
 @contextmanager

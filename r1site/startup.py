@@ -66,7 +66,7 @@ def warm_worker() -> None:
         embedder.embed_query("warm up")
         warm_reranker()
         spare_what_is_loaded()
-        warm_language()
+        warm_language(then=spare_what_is_loaded)
         # Last: a database that is away must not leave the models cold.
         active_space(embedder)
     except DatabaseError as exc:

@@ -200,15 +200,17 @@ class Batcher:
     # What the owner does.
 
     def _own(self) -> None:
-        while not self._closed:
-            try:
-                self._step()
-            except Exception as error:  # a fault of ours; the thread must not die of it
-                logger.error("the reranker's queue failed: %s", type(error).__name__)
-                with self._changed:
-                    self._skip_all("error")
-        if self.runner.backend is not None:
-            self.runner.backend.close()
+        try:
+            while not self._closed:
+                try:
+                    self._step()
+                except Exception as error:  # a fault of ours; the thread must not die of it
+                    logger.error("the reranker's queue failed: %s", type(error).__name__)
+                    with self._changed:
+                        self._skip_all("error")
+        finally:
+            if self.runner.backend is not None:
+                self.runner.backend.close()
 
     def _step(self) -> None:
         """Wait for something to do, and do it: run one batch, load, probe, or measure."""

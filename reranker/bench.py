@@ -75,6 +75,7 @@ def run_bench(
                          f"p50 {row['p50_ms']} ms, p95 {row['p95_ms']} ms, {row['per_second']}/s")  # fmt: skip
                 rows.append(row)
         finally:
+            gc.unfreeze()
             reranker.close()
     return rows
 

@@ -48,7 +48,6 @@ class EventStream(StreamedBody):
         problem: Callable[[BaseException], dict[str, Any]],
         release: Callable[[], None],
     ):
-        super().__init__(events, client=client, release=release)
         self._started = started
         self._problem = problem
         self._number = 0
@@ -57,6 +56,7 @@ class EventStream(StreamedBody):
         self._last_sent = time.monotonic()
         self._ends_at = self._last_sent + settings.MEMORY_STREAM_MAX_SECONDS
         self._is_within_event = False
+        super().__init__(events, client=client, release=release)
 
     def __next__(self) -> bytes:
         while self._is_finished or not self._pieces:

@@ -16,14 +16,13 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
-from memory.garbage import spare_what_is_loaded
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -65,9 +64,11 @@ class OwnedPipeline:
             future.cancel()
             raise Overloaded(retry_after_seconds=2) from None
 
-    def warm(self) -> None:
+    def warm(self) -> Future:
         """Load it in its own thread, and do not wait. A failure is logged here, and raised to whoever asks next."""
-        self._owner.submit(self._work, lambda nlp: len(nlp("Warm up."))).add_done_callback(_log_failure)
+        future = self._owner.submit(self._work, lambda nlp: len(nlp("Warm up.")))
+        future.add_done_callback(_log_failure)
+        return future
 
     def _work(self, work: Callable[[Language], T]) -> T:
         nlp = self._loaded()
@@ -80,7 +81,6 @@ class OwnedPipeline:
                 raise type(self._failure[1])(self._failure[1].detail)
             try:
                 self._nlp = self._load()
-                spare_what_is_loaded()
             except Exception as error:
                 if not isinstance(error, MemoryServiceError):
                     failure = ModelUnavailable("The spaCy pipeline could not be loaded.")
@@ -120,10 +120,10 @@ def _log_failure(future: Future) -> None:
         logger.error("no sentences and entities: %s", error.detail)
 
 
-def warm_language() -> None:
-    """Load both pipelines in the background; the first one also imports spaCy."""
-    sentence_pipeline().warm()
-    entity_pipeline().warm()
+def warm_language(then: Callable[[], None]) -> None:
+    """Load both pipelines in the background; the first one also imports spaCy. `then` is called after the last."""
+    loading = [sentence_pipeline().warm(), entity_pipeline().warm()]
+    threading.Thread(target=lambda: (wait(loading), then()), name="language-loads", daemon=True).start()
 
 
 _lock = threading.Lock()

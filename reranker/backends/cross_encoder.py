@@ -11,7 +11,7 @@ import numpy as np
 
 from reranker.backends import Pair
 from reranker.backends.first_token import shorten_last_layer
-from reranker.backends.lanes import Lanes
+from reranker.backends.lanes import Lanes, cpu_threads
 from reranker.config import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, RerankConfig
 from reranker.faults import TokenizerFault
 from reranker.loader import LoadedModel, LoadFailure, load_cross_encoder
@@ -63,7 +63,7 @@ class CrossEncoderBackend:
         self._lanes: Lanes | None = None
         self._shorten_and_compare()
         if loaded.device == "cpu" and lanes != 1:
-            self._lanes = Lanes(lanes or torch.get_num_threads(), torch.set_num_threads)
+            self._lanes = Lanes(lanes or cpu_threads(), torch.set_num_threads)
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
         query = query[: self._most_characters]

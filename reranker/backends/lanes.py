@@ -1,60 +1,106 @@
 """A forward pass on a CPU as several side by side, each on cores of its own.
 
 The threads of one pass wait for each other at every operator, some seventy times in two layers; passes beside each
-other wait once. 24 pairs of 256 tokens took 32 ms as one pass of two threads and 26 ms as two of one, 8 of 64 tokens
-7.3 and 4.9 (TinyBERT-shaped, bfloat16, 2 cores, medians).
+other wait once. 24 pairs of 256 tokens took 44 ms as one pass of two threads and 33 ms as two of one, 8 of 64 tokens
+9.9 and 6.7 (TinyBERT-shaped, bfloat16, 2 cores, medians).
 """
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from reranker.backends import Pair
 
+Score = Callable[[Sequence[Pair]], np.ndarray]
+
 # Fewer are not worth a pass of their own.
 _LEAST_PAIRS = 4
+
+
+@cache
+def cpu_threads() -> int:
+    """How many threads torch's operators use in this process, as it was before any lane set it."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 class Lanes:
     """Shares pairs out over at most `cores` lanes; the cores over the lanes there are.
 
-    `set_threads` says how many threads the operators of the calling thread's passes may use.
+    `set_threads` says how many threads the operators of the calling thread's passes may use. torch's own also says it
+    for every thread that is new to it, so it is set back to `cores` after each pass.
     """
 
     def __init__(self, cores: int, set_threads: Callable[[int], None]):
         self._cores = max(1, cores)
         self._set_threads = set_threads
-        # One lane runs in the thread that calls.
-        self._others = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="reranker-lane")
+        # Beside the thread that calls, which is a lane too.
+        self._others = [_Lane(f"reranker-lane-{n}") for n in range(1, self._cores)]
 
-    def score(self, score: Callable[[Sequence[Pair]], np.ndarray], pairs: Sequence[Pair]) -> np.ndarray:
+    def score(self, score: Score, pairs: Sequence[Pair]) -> np.ndarray:
         """float32[n] as `score(pairs)` would give it, in the order of `pairs`; raises what any lane raises."""
         count = min(self._cores, len(pairs) // _LEAST_PAIRS)
         if count < 2:
-            return self._run(score, pairs, self._cores)
+            return score(pairs)
         parts = _parts([pair.tokens for pair in pairs], count)
-        threads = max(1, self._cores // len(parts))
-        own, *others = [[pairs[i] for i in part] for part in parts]
-        futures = [self._others.submit(self._run, score, part, threads) for part in others]
+        threads, over = divmod(self._cores, len(parts))
+        own, *others = [
+            (score, [pairs[i] for i in part], threads + (n < over)) for n, part in enumerate(parts)
+        ]  # fmt: skip
+        futures = [lane.run(self._run, *work) for lane, work in zip(self._others, others, strict=False)]
         try:
-            found = [self._run(score, own, threads)]
+            found = [self._run(*own)]
         finally:
             # Whatever went wrong: nothing runs any more when this returns.
             wait(futures)
+            self._set_threads(self._cores)
         found += [future.result() for future in futures]
         scores = np.empty(len(pairs), dtype=np.float32)
         scores[np.concatenate(parts)] = np.concatenate(found)
         return scores
 
     def close(self) -> None:
-        self._others.shutdown()
+        for lane in self._others:
+            lane.close()
 
-    def _run(self, score: Callable[[Sequence[Pair]], np.ndarray], pairs: Sequence[Pair], threads: int) -> np.ndarray:
+    def _run(self, score: Score, pairs: Sequence[Pair], threads: int) -> np.ndarray:
         self._set_threads(threads)
         return score(pairs)
+
+
+class _Lane:
+    """A thread that does one thing after the other. A daemon: one that never comes back does not hold up the exit."""
+
+    def __init__(self, name: str):
+        self._work: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._own, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, do: Callable[..., Any], *arguments) -> Future:
+        future: Future = Future()
+        self._work.put((future, do, arguments))
+        return future
+
+    def close(self) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+    def _own(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, do, arguments = work
+            try:
+                future.set_result(do(*arguments))
+            except BaseException as error:  # whatever it is, somebody waits
+                future.set_exception(error)
+            del work, future, do, arguments  # users' texts do not stay here until the next pass
 
 
 def _parts(tokens: Sequence[int], count: int) -> list[list[int]]:

@@ -19,9 +19,9 @@ from reranker.results import RerankSkipped
 # Of a text, what is looked at for a window: about 1,500 words.
 _MOST_CHARACTERS = 8_192
 _SPECIAL_TOKENS = 2
-# About one caller's windows. The encoder has a queue and batches of its own: taking several callers' together gains
-# nothing, and who comes while they are encoded waits for all of them.
-_BATCH_TOKENS = 512
+# About one caller's windows, and no fewer than eight. The encoder has a queue and batches of its own: taking several
+# callers' together gains nothing, and who comes while they are encoded waits for all of them.
+_BATCH_TOKENS, _BATCH_WINDOWS = 512, 8
 
 
 class LateInteractionBackend:
@@ -41,7 +41,7 @@ class LateInteractionBackend:
         # A window and a short query's share. What the queue first takes a long passage for: were it more than the
         # window really costs, calls that fit the budget would be refused before they are looked at.
         self.max_tokens = window_tokens + 2 * _SPECIAL_TOKENS
-        self.batch_tokens = batch_tokens or _BATCH_TOKENS
+        self.batch_tokens = batch_tokens or max(_BATCH_TOKENS, _BATCH_WINDOWS * self.max_tokens)
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
         if time.monotonic() >= deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from django.db import connections
@@ -91,7 +92,8 @@ def test_a_search_among_neighbours_visits_ones_own_rows_only(neighbours, capsys,
     status, printed, plan = explain_ann(capsys, "--user", person.user_id)
     assert (status, printed["findings"], printed["owned_rows"]) == (0, [], rows)
     assert printed["one_time_filter"]
-    partitions = {scan.rpartition(" ")[2] for scan in printed["scans"] if "memory_chunks_p" in scan}
+    # A bitmap is named by its index, and that by its partition.
+    partitions = set(re.findall(r"memory_chunks_p\d+", " ".join(printed["scans"])))
     assert len(partitions) == 1
     assert f"user_hash = '{person.user_hash}'" in plan
     assert neighbours[1 - who].user_hash not in plan

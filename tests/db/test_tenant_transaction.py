@@ -426,6 +426,35 @@ def test_who_swallows_an_error_is_not_told_that_it_was_committed(alice, fail):
     assert documents_of(alice) == ["a"]
 
 
+def test_who_ends_what_is_to_be_rolled_back_is_told_so(alice):
+    remember(alice, "a")
+    with pytest.raises(transaction.TransactionManagementError, match="is to be rolled back"):
+        with tenant_transaction(alice.user_hash, write=True) as tx:
+            tx.execute("DELETE FROM memory_documents WHERE user_hash = %s", [tx.user_hash])
+            transaction.set_rollback(True)
+            tx.end()
+    assert documents_of(alice) == ["a"]
+
+
+def test_a_joined_block_left_open_does_not_keep_the_owner_from_learning_that_nothing_was_written(alice):
+    remember(alice, "a")
+
+    def joined():
+        with tenant_transaction(alice.user_hash):
+            yield
+
+    suspended = joined()
+    with pytest.raises(transaction.TransactionManagementError, match="was rolled back"):
+        with tenant_transaction(alice.user_hash, write=True) as tx:
+            next(suspended)
+            tx.execute("DELETE FROM memory_documents WHERE user_hash = %s", [tx.user_hash])
+            tx.execute("SELECT 1 / 0")
+            with suppress(DatabaseError):
+                tx.sync()
+    suspended.close()
+    assert documents_of(alice) == ["a"]
+
+
 def test_a_transaction_that_was_joined_is_for_its_owner_to_end(alice):
     remember(alice, "a", "b")
     with pytest.raises(ClientLeft), tenant_transaction(alice.user_hash, write=True) as outer:
@@ -485,6 +514,21 @@ def test_a_stream_that_is_closed_inside_the_block_gives_its_connection_back(alic
     assert available == size
     with pytest.raises(TenantNotBound):
         bound_tenant()
+
+
+def test_a_connection_that_is_closed_inside_the_block_is_not_lent_to_the_next_with_its_tenant(alice):
+    """Django closes it at the end of any request, also of one that was made from in there."""
+    remember(alice, "a")
+    with pytest.raises(DatabaseError), tenant_transaction(alice.user_hash, write=True) as tx:
+        assert tx.execute("DELETE FROM memory_documents WHERE doc_id = 'a' RETURNING doc_id").fetchall() == [("a",)]
+        connections["default"].close()
+    size, available = settled_pool()
+    assert size == available
+    for _ in range(2 * size):
+        with pytest.raises(ProgrammingError, match="no tenant is bound"):
+            Document.objects.count()
+        connections["default"].close()
+    assert documents_of(alice) == ["a"]
 
 
 def test_a_backend_killed_inside_the_block_is_an_error_once_and_then_all_is_well(alice):

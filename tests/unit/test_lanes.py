@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -57,17 +59,60 @@ def test_a_large_pass_is_shared_out_and_a_small_one_is_not(folder, monkeypatch):
         assert [len(batch) for batch in gate.batches] == [7]
         shared.rerank(QUERY, ["plain"] * 24, PLENTY_MS)
         assert sorted(len(batch) for batch in gate.batches[1:]) == [12, 12]
-        assert gate.threads == {"reranker-cross_encoder", "reranker-lane_0"}
+        assert gate.threads == {"reranker-cross_encoder", "reranker-lane-1"}
     finally:
         shared.close()
 
 
-@pytest.mark.parametrize(("cores", "pairs", "threads"), [(2, 8, [1, 1]), (8, 8, [4, 4]), (8, 24, [1] * 6), (2, 7, [2])])
-def test_the_cores_are_shared_out_over_the_lanes_there_are(cores, pairs, threads):
+def test_a_pass_in_lanes_changes_nothing_for_threads_and_models_that_come_after_it(folder):
+    """torch gives a thread that is new to it the number that was set last, wherever it was set."""
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+import torch
+torch.set_num_threads(3)
+from reranker import RerankConfig
+from reranker.reranker import Reranker
+
+def lanes_of(reranker):
+    return reranker.ready_backend()._lanes._cores
+
+reranker = Reranker(RerankConfig(model={str(folder)!r}, device="cpu"))
+assert reranker.warm(120) and lanes_of(reranker) == 3, lanes_of(reranker)
+reranker.rerank("query", ["plain"] * 24, 60_000)
+with ThreadPoolExecutor(1) as new_thread:
+    assert new_thread.submit(torch.get_num_threads).result() == 3
+reranker.close()
+assert reranker.warm(120) and lanes_of(reranker) == 3, lanes_of(reranker)
+reranker.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_lane_that_never_comes_back_does_not_hold_up_the_exit():
+    code = """
+import threading, time
+from reranker.backends import Pair
+from reranker.backends.lanes import Lanes
+lanes, entered = Lanes(2, lambda threads: None), threading.Event()
+def stuck(pairs):
+    entered.set()
+    time.sleep(600)
+threading.Thread(target=lanes.score, args=(stuck, [Pair(16, None)] * 8), daemon=True).start()
+assert entered.wait(30)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("cores", "pairs", "threads"),
+    [(2, 8, [1, 1]), (8, 8, [4, 4]), (8, 24, [1, 1, 1, 1, 2, 2]), (15, 32, [1] + [2] * 7), (2, 7, [])],
+)
+def test_all_the_cores_are_shared_out_over_the_lanes_there_are(cores, pairs, threads):
     asked = []
     with closing(Lanes(cores, asked.append)) as lanes:
         lanes.score(lambda some: np.zeros(len(some)), pairs_of([16] * pairs))
-    assert asked == threads
+    # Last, the calling thread has all of them again.
+    assert sorted(asked[:-1]) == threads and asked[-1:] == [cores] * bool(threads)
 
 
 @pytest.mark.parametrize("fails", ["the first", "another", "both"])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -161,7 +162,9 @@ def test_nothing_of_a_model_is_imported_before_it_is_asked():
 
 def test_a_pipeline_that_cannot_be_warmed_is_logged_and_named_by_its_setting(settings, caplog):
     settings.MEMORY_SPACY_MODEL = "no_such_pipeline"
-    warm_language()
+    then = threading.Event()
+    warm_language(then.set)
+    assert then.wait(60)
     for pipeline in (sentence_pipeline(), entity_pipeline()):
         with pytest.raises(ModelUnavailable):
             pipeline.run(len)
