@@ -12,6 +12,8 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
+from r1site.embedded.data_folder import SUPERUSER
+from tests.db.server import connect
 from tests.people import Person
 
 
@@ -68,3 +70,10 @@ def bob(transactional_db) -> Person:
 def stranger(transactional_db) -> Person:
     """A user who never stored anything."""
     return Person.new("stranger")
+
+
+@pytest.fixture
+def superuser(cluster, transactional_db):
+    """A connection that no policy and no grant holds back: it sees every row as it is."""
+    with connect(SUPERUSER) as connection:
+        yield connection

@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import psycopg
 import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
@@ -14,21 +13,12 @@ from django.test.utils import CaptureQueriesContext
 from memory.errors import NotFound
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services.forget import delete_document
-from r1site.embedded.data_folder import SUPERUSER
 from tests.api.test_listing import keep
 from tests.db.memories import pack_terms, remember_requests
-from tests.db.server import connect
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
 LEXICAL = ("memory_lexical_chunks", "memory_lexical_segments", "memory_lexical_blocks")
-
-
-@pytest.fixture
-def superuser(cluster, transactional_db) -> psycopg.Connection:
-    """Sees every row as it is."""
-    with connect(SUPERUSER) as connection:
-        yield connection
 
 
 def summarize(person, doc_id: str, *covered: str, **fields) -> None:

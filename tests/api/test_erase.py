@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 
-import psycopg
 import pytest
 from django.conf import settings
 
@@ -16,22 +15,13 @@ from memory.rls import bind_tenant, tenant_transaction
 from memory.rls_audit import TENANT_TABLES
 from memory.services import erase
 from memory.services.erase import ERASED_TABLES, erase_memory
-from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import pack_terms, remember, remember_requests
-from tests.db.server import connect
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
 TEXT = "Grandmother's recipe needs two lemons and a cup of poppy seeds."
 # What outlives an erasure: the ledger, and how much of the rate is left.
 KEPT = {"memory_erasures", "memory_rate_buckets"}
-
-
-@pytest.fixture
-def superuser(cluster, transactional_db) -> psycopg.Connection:
-    """Sees every row as it is."""
-    with connect(SUPERUSER) as connection:
-        yield connection
 
 
 def rows(superuser, person) -> dict[str, int]:

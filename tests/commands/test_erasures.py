@@ -10,7 +10,6 @@ import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 
-import psycopg
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -24,21 +23,12 @@ from memory.management.commands.replay_erasures import LOCK
 from memory.master_keys import forget_parsed_keys
 from memory.rls import bound_tenant
 from memory.rls_audit import TENANT_TABLES
-from r1site.embedded.data_folder import SUPERUSER
 from tests.api.test_erase import erased, fill, killed_at, put_aside, put_back, rows
 from tests.db.memories import remember
-from tests.db.server import connect
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 NOT_ROWS = {"memory_erasures", "memory_rate_buckets"}
-
-
-@pytest.fixture
-def superuser(cluster, transactional_db) -> psycopg.Connection:
-    """Sees every row as it is."""
-    with connect(SUPERUSER) as connection:
-        yield connection
 
 
 def run(monkeypatch, name: str, *arguments: str, stdin: str = "") -> tuple[int, str]:

@@ -9,17 +9,9 @@ from django.core.management import CommandError, call_command
 from memory import expiry
 from memory.api import throttles
 from memory.rls import bind_tenant
-from r1site.embedded.data_folder import SUPERUSER
 from r1site.settings.env import Rate
-from tests.db.server import connect
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
-
-
-@pytest.fixture
-def superuser(cluster, transactional_db):
-    with connect(SUPERUSER) as connection:
-        yield connection
 
 
 def prune(*arguments: str) -> dict:
