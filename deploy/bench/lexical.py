@@ -145,6 +145,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
         lexical = None if question is None else lexical_query(keys, question, "english")
         with tenant_transaction(user_hash) as tx:
             search = Search(tx, space, vector, CANDIDATES, Filters(), lexical)
+            tx.end()
             tx.state()
             found = search.candidates()
             search.quarantined()

@@ -9,7 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,3 +117,16 @@ class Service:
             except TimeoutError:
                 pass
         return received
+
+
+@contextmanager
+def running(**environment: str) -> Iterator[Service]:
+    """A service over a new data folder, with `environment` set beside what it has, as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
+        service = Service(Path(folder) / "var")
+        service.environment |= environment
+        service.start()
+        try:
+            yield service
+        finally:
+            service.stop()

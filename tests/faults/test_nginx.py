@@ -6,16 +6,14 @@ import http.client
 import json
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.faults.nginx import Nginx
-from tests.faults.service import Service
+from tests.faults.service import running
 from tests.llm_server import STATUS_OK, LLMServer, finish, say
 from tests.sse import StreamReader
 
@@ -31,12 +29,8 @@ def llm():
 
 @pytest.fixture(scope="module")
 def service(llm):
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        service = Service(Path(folder) / "var")
-        service.environment |= {"MEMORY_LLM_BASE_URL": llm.base_url, "MEMORY_LLM_STALL_SECONDS": "60"}
-        service.start()
+    with running(MEMORY_LLM_BASE_URL=llm.base_url, MEMORY_LLM_STALL_SECONDS="60") as service:
         yield service
-        service.stop()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -19,7 +18,7 @@ import pytest
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.secrets import read_secret
-from tests.faults.service import Service
+from tests.faults.service import running
 
 WORKERS = 2
 LIMIT, PER_SECOND, REQUESTS = 60, 1, 200
@@ -29,20 +28,16 @@ PATIENCE_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def service():
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        service = Service(Path(folder) / "var")
-        service.environment |= {
-            "WEB_CONCURRENCY": str(WORKERS),
-            "MEMORY_RATE_QUERY": f"{LIMIT}/min",
-            # So that 200 chunks are written, and not a minute spent on embedding them.
-            "MEMORY_CHUNK_TOKENS": "32",
-            "MEMORY_CHUNK_OVERLAP": "0",
-            "MEMORY_EMBED_QUERY_TIMEOUT_SECONDS": "60",
-            "RERANK_BACKEND": "none",
-        }
-        service.start()
+    with running(
+        WEB_CONCURRENCY=str(WORKERS),
+        MEMORY_RATE_QUERY=f"{LIMIT}/min",
+        # So that 200 chunks are written, and not a minute spent on embedding them.
+        MEMORY_CHUNK_TOKENS="32",
+        MEMORY_CHUNK_OVERLAP="0",
+        MEMORY_EMBED_QUERY_TIMEOUT_SECONDS="60",
+        RERANK_BACKEND="none",
+    ) as service:
         yield service
-        service.stop()
 
 
 @pytest.fixture

@@ -2,24 +2,19 @@
 
 import os
 import signal
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from tests.faults.service import Service
+from tests.faults.service import running
 
 TEXT = "The lighthouse keeper writes down the weather twice a day."
 
 
 @pytest.fixture(scope="module")
 def service():
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        service = Service(Path(folder) / "var")
-        service.start()
+    with running() as service:
         yield service
-        service.stop()
 
 
 @pytest.fixture(scope="module")

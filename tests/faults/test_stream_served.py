@@ -3,10 +3,8 @@
 import contextlib
 import itertools
 import socket
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,7 +14,7 @@ from memory.api.stream_client import SEND_LIMIT_SECONDS
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.secrets import read_secret
-from tests.faults.service import Service
+from tests.faults.service import running
 from tests.llm_server import STATUS_OK, LLMServer, finish, say
 from tests.sse import StreamReader, answer_of
 
@@ -36,20 +34,16 @@ def llm():
 
 @pytest.fixture(scope="module")
 def service(llm):
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        service = Service(Path(folder) / "var")
-        service.environment |= {
-            "MEMORY_LLM_BASE_URL": llm.base_url,
-            "MEMORY_LLM_STALL_SECONDS": "60",
-            "MEMORY_STREAMS_MAX": str(STREAMS_MAX),
-            "GUNICORN_THREADS": str(STREAMS_MAX + 1),
-            "MEMORY_RATE_DEFAULT": "off",
-            "MEMORY_RATE_QUERY": "off",
-            "MEMORY_RATE_INDEX": "off",
-        }
-        service.start()
+    with running(
+        MEMORY_LLM_BASE_URL=llm.base_url,
+        MEMORY_LLM_STALL_SECONDS="60",
+        MEMORY_STREAMS_MAX=str(STREAMS_MAX),
+        GUNICORN_THREADS=str(STREAMS_MAX + 1),
+        MEMORY_RATE_DEFAULT="off",
+        MEMORY_RATE_QUERY="off",
+        MEMORY_RATE_INDEX="off",
+    ) as service:
         yield service
-        service.stop()
 
 
 @pytest.fixture(scope="module")

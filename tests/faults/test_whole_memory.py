@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from r1site.embedded.cluster import PORT, socket_dir
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.secrets import read_secret
-from tests.faults.service import Service
+from tests.faults.service import running
 
 # A worker that was killed is replaced by one that loads its model anew, beside whatever else the machine does.
 LIMIT_SECONDS = 180
@@ -32,12 +31,8 @@ DOCUMENTS = {
 
 @pytest.fixture(scope="module")
 def service():
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        service = Service(Path(folder) / "var")
-        service.environment["WEB_CONCURRENCY"] = "2"
-        service.start()
+    with running(WEB_CONCURRENCY="2") as service:
         yield service
-        service.stop()
 
 
 def superuser(service) -> psycopg.Connection:
