@@ -84,27 +84,29 @@ def _queued(reranker: Reranker) -> Ask:
     return lambda query, passages: reranker.rerank(query, passages, timeout_ms=_PATIENCE_MS)
 
 
-def _one_at_a_time(reranker: Reranker) -> Ask:
-    backend, lock = reranker.ready_backend(), threading.Lock()
-
-    def ask(query: str, passages: list[str]) -> None:
-        with lock:
-            backend.score(backend.prepare(query, passages, float("inf")))
-
-    return ask
+def _own_passes(reranker: Reranker) -> Ask:
+    backend = reranker.ready_backend()
+    return _one_at_a_time(lambda query, passages: backend.score(backend.prepare(query, passages, float("inf"))))
 
 
 def _predict(reranker: Reranker) -> Ask:
-    model, lock = reranker.cross_encoder(), threading.Lock()
+    model = reranker.cross_encoder()
+    return _one_at_a_time(
+        lambda query, passages: model.predict([(query, passage) for passage in passages], show_progress_bar=False)
+    )
 
-    def ask(query: str, passages: list[str]) -> None:
+
+def _one_at_a_time(ask: Ask) -> Ask:
+    lock = threading.Lock()
+
+    def alone(query: str, passages: list[str]) -> Any:
         with lock:
-            model.predict([(query, passage) for passage in passages], show_progress_bar=False)
+            return ask(query, passages)
 
-    return ask
+    return alone
 
 
-_WAYS: dict[Way, Callable[[Reranker], Ask]] = {"queue": _queued, "pass": _one_at_a_time, "predict": _predict}
+_WAYS: dict[Way, Callable[[Reranker], Ask]] = {"queue": _queued, "pass": _own_passes, "predict": _predict}
 
 
 def _rows(reranker: Reranker, plan: BenchPlan, ask: Ask) -> Iterator[dict[str, Any]]:

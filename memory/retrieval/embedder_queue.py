@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -192,21 +192,8 @@ class EmbedderQueue:
         return lane, self._batch_of(lane)
 
     def _batch_of(self, lane: Lane) -> list[tuple[_Job, int]]:
-        """The oldest job's longest text, and in order of the jobs what is of its length class, while it fits."""
         jobs = self._jobs[lane]
-        batch: list[tuple[_Job, int]] = []
-        longest = 0
-        wanted = jobs[0].length_class if jobs else None
-        is_full = False
-        for job in jobs:
-            while job.waiting and job.length_class == wanted and not is_full:
-                longest_with = max(longest, job.tokens[job.waiting[-1]])
-                is_full = bool(batch) and longest_with * (len(batch) + 1) > self._batch_tokens
-                if not is_full:
-                    longest = longest_with
-                    batch.append((job, job.waiting.pop()))
-            if is_full:
-                break
+        batch = list(self._fitting(jobs))
         left = [job for job in jobs if job.waiting]
         if lane == "passage":
             # Who had a turn goes to the back; a query keeps its place.
@@ -215,6 +202,18 @@ class EmbedderQueue:
         jobs.clear()
         jobs.extend(left)
         return batch
+
+    def _fitting(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, int]]:
+        """The oldest job's longest text, and in order of the jobs what is of its length class, while it fits."""
+        taken = longest = 0
+        wanted = jobs[0].length_class if jobs else None
+        for job in jobs:
+            while job.waiting and job.length_class == wanted:
+                longest = max(longest, job.tokens[job.waiting[-1]])
+                if taken and longest * (taken + 1) > self._batch_tokens:
+                    return
+                taken += 1
+                yield job, job.waiting.pop()
 
     def _run(self, lane: Lane, batch: list[tuple[_Job, int]]) -> None:
         started = time.monotonic()
