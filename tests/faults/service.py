@@ -15,6 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
+from r1site.embedded.cluster import Cluster
+from r1site.embedded.data_folder import SUPERUSER
+from r1site.embedded.secrets import read_secret
+
 ROOT = Path(__file__).resolve().parents[2]
 END_LIMIT_SECONDS = 30
 
@@ -81,6 +87,12 @@ class Service:
         connection.request(method, path, raw, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"{}")
+
+    def superuser(self) -> psycopg.Connection:
+        """The service's own database, past every policy."""
+        password = read_secret(self.var / "secrets", "POSTGRES_PASSWORD")
+        conninfo = Cluster(self.var / "postgres").conninfo(SUPERUSER, password, "r1")
+        return psycopg.connect(conninfo, autocommit=True)
 
     def processes(self) -> list[int]:
         """Every process started by this service: the launcher's session, gunicorn, and PostgreSQL over this folder."""

@@ -12,12 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from r1site.embedded.cluster import Cluster
-from r1site.embedded.data_folder import SUPERUSER
-from r1site.embedded.secrets import read_secret
 from tests.faults.service import running
 
 WORKERS = 2
@@ -42,9 +38,7 @@ def service():
 
 @pytest.fixture
 def superuser(service):
-    cluster = Cluster(service.var / "postgres")
-    password = read_secret(service.var / "secrets", "POSTGRES_PASSWORD")
-    with closing(psycopg.connect(cluster.conninfo(SUPERUSER, password, "r1"), autocommit=True)) as connection:
+    with service.superuser() as connection:
         yield connection
 
 

@@ -6,14 +6,10 @@ import socket
 import threading
 import time
 
-import psycopg
 import pytest
 
 from memory.api.sse import HEARTBEAT_SECONDS
 from memory.api.stream_client import SEND_LIMIT_SECONDS
-from r1site.embedded.cluster import Cluster
-from r1site.embedded.data_folder import SUPERUSER
-from r1site.embedded.secrets import read_secret
 from tests.faults.service import running
 from tests.llm_server import STATUS_OK, LLMServer, finish, say
 from tests.sse import StreamReader, answer_of
@@ -213,8 +209,6 @@ def test_one_stream_more_than_there_are_slots_is_503_and_says_when_to_come_back(
 
 def test_no_transaction_is_open_while_streams_are(service, token, tokens, llm):
     """Sampled by the superuser while queries go on beside them, so that there are sessions to see."""
-    cluster = Cluster(service.var / "postgres")
-    secret = read_secret(service.var / "secrets", "POSTGRES_PASSWORD")
     llm.plays(STATUS_OK, *say("Every "), 60)
     stop, statuses = threading.Event(), []
 
@@ -223,7 +217,7 @@ def test_no_transaction_is_open_while_streams_are(service, token, tokens, llm):
             statuses.append(service.call("POST", "/api/v1/memory/query", token, {"query": "filter"})[0])
 
     with (
-        psycopg.connect(cluster.conninfo(SUPERUSER, secret, "postgres"), autocommit=True) as connection,
+        service.superuser() as connection,
         contextmanagers(StreamReader(service.port, token, QUESTION) for token in tokens) as readers,
     ):
         for reader in readers:

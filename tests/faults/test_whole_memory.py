@@ -12,9 +12,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from r1site.embedded.cluster import PORT, socket_dir
-from r1site.embedded.data_folder import SUPERUSER
-from r1site.embedded.secrets import read_secret
 from tests.faults.service import running
 
 # A worker that was killed is replaced by one that loads its model anew, beside whatever else the machine does.
@@ -33,14 +30,6 @@ DOCUMENTS = {
 def service():
     with running(WEB_CONCURRENCY="2") as service:
         yield service
-
-
-def superuser(service) -> psycopg.Connection:
-    """The service's own database, past every policy."""
-    return psycopg.connect(
-        host=str(socket_dir(service.var / "postgres")), port=PORT, dbname="r1", user=SUPERUSER,
-        password=read_secret(service.var / "secrets", "POSTGRES_PASSWORD"), autocommit=True,
-    )  # fmt: skip
 
 
 def remember(service, token: str, documents=None) -> None:
@@ -96,7 +85,7 @@ def test_a_slow_reader_of_an_export_holds_no_transaction(service):
         assert service.call("POST", "/api/v1/memory/index", token, batch)[0] == 201
     response = export(service, token)
     exported = [json.loads(response.readline())["doc_id"]]
-    with superuser(service) as watcher:
+    with service.superuser() as watcher:
         # It may still be reading the page that it then waits with; what it holds as it waits never ends.
         deadline = time.monotonic() + LIMIT_SECONDS
         held = "SELECT state, query FROM pg_stat_activity WHERE usename = 'r1_app' AND xact_start IS NOT NULL"
@@ -112,7 +101,7 @@ def test_a_slow_reader_of_an_export_holds_no_transaction(service):
 def test_an_export_that_meets_a_document_which_does_not_open_ends_so_that_the_client_notices(service):
     """More than a page of small documents, so that the answer has begun when it happens."""
     token = service.token("broken")
-    with superuser(service) as database:
+    with service.superuser() as database:
         before = {row[0] for row in database.execute("SELECT user_hash FROM memory_tenants")}
         remember(service, token, [{"doc_id": f"doc-{number:03}", "text": "Calm."} for number in range(60)])
         [user_hash] = {row[0] for row in database.execute("SELECT user_hash FROM memory_tenants")} - before
@@ -134,7 +123,7 @@ def test_an_export_that_meets_a_document_which_does_not_open_ends_so_that_the_cl
 def test_an_erasure_cut_short_by_the_death_of_its_worker_is_finished_by_the_next_call(service):
     """The worker is killed outright while a lock holds its erasure up in the middle of the rows."""
     token = service.token("killed")
-    with superuser(service) as database, superuser(service) as watcher:
+    with service.superuser() as database, service.superuser() as watcher:
         before = {row[0] for row in database.execute("SELECT user_hash FROM memory_tenants")}
         remember(service, token)
         [user_hash] = {row[0] for row in database.execute("SELECT user_hash FROM memory_tenants")} - before
