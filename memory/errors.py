@@ -99,6 +99,18 @@ class IdempotencyConflict(MemoryServiceError):
     code = "idempotency_conflict"
 
 
+class TooManyRequestsAtOnce(MemoryServiceError):
+    """This user has as many requests under way as one user may; wait for one to be answered."""
+
+    code = "too_many_requests_at_once"
+
+
+class BodyTooSlow(MemoryServiceError):
+    """The request body did not arrive in time."""
+
+    code = "request_timeout"
+
+
 class RateLimited(MemoryServiceError):
     """Too many requests; try again later."""
 

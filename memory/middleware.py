@@ -1,4 +1,4 @@
-"""From the bearer token to a bound tenant, for the length of one request.
+"""From the bearer token to a bound tenant and room in the worker, for the length of one request.
 
 The verified token's user is the request's user; nothing else in the request is ever asked. While
 the view runs the tenant is bound, and every `tenant_transaction()` it opens sets `app.user_hash` to
@@ -15,9 +15,11 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from memory import metrics
+from memory.admission import deadline
+from memory.admission.concurrency import Budget
 from memory.environment import SettingError
 from memory.errors import MemoryServiceError
-from memory.rls import bind_tenant
+from memory.rls import bind_tenant, bound_tenant, give_back_connection
 from memory.security import hmac_user
 from memory.tokens import TokenVerifier, bearer_token
 
@@ -66,3 +68,43 @@ class TenantMiddleware:
             metrics.auth_ms.observe((time.perf_counter() - started) * 1000)
         with bind_tenant(user_hash):
             return self.get_response(request)
+
+
+class AdmissionMiddleware:
+    """Let a request in if there is room for it, before its body is read; answer 429 or 503 itself if not.
+
+    A view's class says what it takes: `budget` (memory.admission.concurrency; None for a view that waits for
+    nothing), and `deadline_setting`, the name of the setting with the seconds that its requests may last in all. The
+    slot comes back with the response, unless the view has handed it over to a body that goes on. Stands after
+    TenantMiddleware; a request without a verified token passes, for it reaches no memory.
+    """
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+        self.problem_response = import_string(settings.MEMORY_PROBLEM_RESPONSE)
+
+    def __call__(self, request):
+        request.slot = None
+        started_at = getattr(request, "started_at", None) or time.monotonic()
+        try:
+            with deadline.counting_from(started_at):
+                return self.get_response(request)
+        finally:
+            # A streamed body must not hold it, and Django would close it only after that.
+            give_back_connection()
+            if request.slot is not None and not request.slot.outlasts_request:
+                request.slot.release()
+
+    def process_view(self, request, view, args, kwargs):
+        """Called by Django once it knows the view; what it returns is the answer."""
+        view_class = getattr(view, "cls", None)
+        budget: Budget | None = getattr(view_class, "budget", None)
+        if getattr(request, "verified_token", None) is None or budget is None:
+            return None
+        try:
+            request.slot = budget.take(bound_tenant())
+        except MemoryServiceError as exc:
+            view_class.count_refusal(exc)
+            return self.problem_response(request, exc)
+        deadline.allow(getattr(settings, view_class.deadline_setting))
+        return None

@@ -13,11 +13,13 @@ the server. Who has asked everything says so with `tx.end()`, and waits once for
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import psycopg
@@ -25,6 +27,8 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
 from psycopg.pq import TransactionStatus
 
 from memory import metrics
+from memory.admission.deadline import deadline_at, remaining_seconds, require_time
+from memory.admission.writers import WAIT_MAX_SECONDS, writers_turn
 from memory.errors import CrossTenantAttempt, KeyUnavailable, TenantNotBound
 from memory.rls_audit import require_safe_database, verify_rls_isolation
 
@@ -33,6 +37,7 @@ __all__ = [
     "TenantTransaction",
     "bind_tenant",
     "bound_tenant",
+    "give_back_connection",
     "joined_transaction",
     "refuse_cross_tenant",
     "set_rls_context",
@@ -45,6 +50,9 @@ USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
+# For a request, which has a deadline; without one the role's own limits hold.
+SET_LIMITS = "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
+STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
 
 # Read by every tenant transaction, so that a key erased or rotated elsewhere is noticed before a
 # row is written or opened with it. A write locks the row until its commit: an erasure or a rotation of
@@ -182,16 +190,25 @@ class TenantTransaction:
 
 @contextmanager
 def tenant_transaction(
-    user_hash: str | None = None, *, write: bool = False, reads_state: bool = True, using: str = DEFAULT_DB_ALIAS
+    user_hash: str | None = None,
+    *,
+    write: bool = False,
+    reads_state: bool = True,
+    takes_turn: bool | None = None,
+    keeps_connection: bool = False,
+    using: str = DEFAULT_DB_ALIAS,
 ) -> Iterator[TenantTransaction]:
     """One short transaction as one tenant: the bound one, or `user_hash` where commands name it.
 
     Durable and outermost; READ ONLY, with one snapshot for all its statements, unless `write`. With
     `reads_state=False`, for what needs no key and must not wait for the tenant's writers, the tenant's row is
-    neither read nor locked.
+    neither read nor locked. A write that locks it, or `takes_turn`, waits for this process's other writers of the
+    tenant before it takes a connection.
     Entered again for the same tenant it joins the open transaction. Raises TenantNotBound with
-    nobody bound; CrossTenantAttempt when another tenant is bound or has the open transaction.
-    Afterwards the connection is back in its pool, so none is held while a model runs.
+    nobody bound; CrossTenantAttempt when another tenant is bound or has the open transaction; Overloaded when the
+    request's deadline has passed, or its user's writers take too long.
+    Afterwards the connection is back in its pool, so none is held while a model runs. With `keeps_connection` it
+    stays this thread's until its next tenant transaction, `give_back_connection()` or the end of the request.
     """
     tenant = bound_tenant() if user_hash is None else user_hash
     _require_hex(tenant)
@@ -209,25 +226,40 @@ def tenant_transaction(
         return
 
     connection = connections[using]
-    try:
-        require_safe_database(connection)
-        with transaction.atomic(using=using, durable=True), _pipelined(connection, tenant, write=write) as tx:
-            if reads_state:
-                tx._queue_state()
-            token = _open.set({**_open.get(), using: tx})
-            try:
-                yield tx
-            finally:
-                _open.reset(token)
-            # Else the end of the atomic block rolls it back.
-            if not connection.needs_rollback:
-                tx._commit()
-    except DatabaseError as exc:
-        count_refusal(exc)
-        raise
-    finally:
-        if not connection.in_atomic_block:
-            connection.close()
+    if takes_turn is None:
+        takes_turn = write and reads_state
+    turn = writers_turn(tenant, before_waiting=partial(give_back_connection, using)) if takes_turn else nullcontext()
+    with turn:
+        try:
+            require_time()
+            require_safe_database(connection)
+            with transaction.atomic(using=using, durable=True), _pipelined(connection, tenant, write=write) as tx:
+                if reads_state:
+                    tx._queue_state()
+                token = _open.set({**_open.get(), using: tx})
+                try:
+                    yield tx
+                finally:
+                    _open.reset(token)
+                # Else the end of the atomic block rolls it back.
+                if not connection.needs_rollback:
+                    tx._commit()
+        except DatabaseError as exc:
+            count_refusal(exc)
+            raise
+        finally:
+            if not keeps_connection:
+                give_back_connection(using)
+
+
+def give_back_connection(using: str = DEFAULT_DB_ALIAS) -> None:
+    """Return this thread's connection to its pool, if it has one that is in no transaction.
+
+    For whoever is about to wait for something else than the database: a body, a model, another user's answer.
+    """
+    connection = connections[using]
+    if connection.connection is not None and not connection.in_atomic_block:
+        connection.close()
 
 
 @contextmanager
@@ -247,7 +279,18 @@ def _pipelined(connection, user_hash: str, *, write: bool) -> Iterator[TenantTra
         pipeline = closing.enter_context(raw.pipeline())
         raw.execute(BEGIN_WRITE if write else BEGIN_READ)
         set_rls_context(connection, user_hash)
+        _limit_waits(connection)
         yield TenantTransaction(connection, user_hash, write=write, pipeline=pipeline, closing=closing)
+
+
+def _limit_waits(connection) -> None:
+    """Let no statement of this transaction, and no lock it waits for, outlast the request's deadline."""
+    if deadline_at() == math.inf:
+        return
+    limits = (remaining_seconds(WAIT_MAX_SECONDS), remaining_seconds(STATEMENT_MAX_SECONDS))
+    with connection.cursor() as cursor:
+        # At least 1: PostgreSQL takes 0 for no limit.
+        cursor.execute(SET_LIMITS, [str(max(1, math.ceil(seconds * 1000))) for seconds in limits])
 
 
 class _ClosingPool:

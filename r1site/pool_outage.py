@@ -1,8 +1,9 @@
 """Whether a worker's connection pool timed out because the database is away, or because it is busy.
 
-psycopg's pool says PoolTimeout for both. Its size alone does not tell them apart: a pool that was
-full when the database went away keeps its size for `reconnect_timeout`, while each of its members
-tries to connect again. What does tell is that those attempts fail.
+psycopg's pool says PoolTimeout for both. Its size does not tell them apart: a pool that was full when the
+database went away keeps its size for `reconnect_timeout`, while each of its members tries to connect again,
+and one that is busy may not have grown to its maximum yet, since it adds one connection at a time. What does
+tell is that attempts to connect fail, or that nobody has a connection and still none is to be had.
 """
 
 from __future__ import annotations
@@ -31,4 +32,4 @@ def is_database_away(pool: ConnectionPool) -> bool:
     if failures > before:
         grew_at = now
     _seen = (pool.name, failures, grew_at)
-    return stats["pool_size"] < stats["pool_max"] or now - grew_at < RECENT_SECONDS
+    return stats["pool_size"] == 0 or now - grew_at < RECENT_SECONDS

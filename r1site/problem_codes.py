@@ -22,6 +22,7 @@ PROBLEMS: dict[str, tuple[int, str, str | None]] = {
     "not_found": (404, "Not found", "There is no such object."),
     "method_not_allowed": (405, "Method not allowed", "This address does not have that method."),
     "not_acceptable": (406, "Not acceptable", "The answer cannot be given in the form that Accept asks for."),
+    "request_timeout": (408, "Request timeout", None),
     "idempotency_conflict": (409, "Idempotency conflict", None),
     "length_required": (411, "Length required", None),
     "payload_too_large": (413, "Payload too large", None),
@@ -29,6 +30,7 @@ PROBLEMS: dict[str, tuple[int, str, str | None]] = {
     "invalid": (422, "Invalid request", None),
     "too_many_chunks": (422, "Too many chunks", None),
     "rate_limited": (429, "Too many requests", None),
+    "too_many_requests_at_once": (429, "Too many requests at once", None),
     "decryption_failed": (500, "Decryption failed", None),
     "internal": (500, "Internal error", _INTERNAL),
     "memory_disabled": (503, "Memory disabled", None),
@@ -38,6 +40,7 @@ PROBLEMS: dict[str, tuple[int, str, str | None]] = {
 }
 RETRY_AFTER_SECONDS = {
     "rate_limited": 1,
+    "too_many_requests_at_once": 1,
     "memory_disabled": 60,
     "key_unavailable": 5,
     "database_unavailable": 2,

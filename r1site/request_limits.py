@@ -4,22 +4,17 @@ Everything here is decided from the headers, before a byte of the body is read, 
 looked at and before anything touches the database. The identity of the caller is not read here;
 `X-User-Id` and its like are read nowhere.
 
-What gunicorn 27 (gthread) does with a body that nobody reads: it sends the answer, drops the
-response's own `Connection` header, then `ThreadWorker._keepalive_after` calls `Parser.finish_body`,
-which reads up to 64 KiB for up to 5 s and closes the connection unless that was the whole body. So
-the next request is never read from the middle of a body. But the deadline is only looked at between
-reads of 1,024 bytes, each of which waits for as many `recv` calls as it takes: a sender of one byte
-every few seconds keeps the thread for an hour, and `close_graceful` then lingers 2 s in the worker's
-accept loop. Hence `_hang_up`: after a refusal here the connection ends within LINGER_SECONDS.
-Two lengths, a length beside Transfer-Encoding and malformed chunks are refused by gunicorn's own
-parser, with 400, before any middleware runs.
+A body that nobody has read is not waited for: after the answer the connection ends, unless the body has arrived
+already, as the few hundred bytes of a refused request mostly have. gunicorn would read up to 64 KiB of it for up to 5 s,
+and look at the time only between reads of 1,024 bytes: a sender of one byte every few seconds kept its thread for an
+hour. Two lengths, a length beside Transfer-Encoding and malformed chunks are refused by gunicorn's own parser, with
+400, before any middleware runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -35,9 +30,8 @@ from r1site.problems import problem_response
 API_PREFIX = "/api/"
 JSON_MEDIA_TYPE = "application/json"
 
-# Long enough for a client on the other side of the world to read its answer before the reset.
-LINGER_SECONDS = 0.5
-LINGER_MAX_BYTES = 64 * 1024
+# More than this is not worth reading to keep a connection.
+DRAIN_MAX_BYTES = 64 * 1024
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -57,15 +51,18 @@ class RequestLimitsMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request.started_at = time.monotonic()  # type: ignore[attr-defined]
+        request.is_body_read = False  # type: ignore[attr-defined]
         request.request_id = _request_id(request)  # type: ignore[attr-defined]
         try:
             _check_body_headers(request)
         except (BadRequest, MemoryServiceError) as refusal:
             response: HttpResponseBase = problem_response(request, refusal)
-            _hang_up_when_sent(request, response)
         else:
             response = self.get_response(request)
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        if not request.is_body_read and not _has_drained(request):  # type: ignore[attr-defined]
+            _hang_up_when_sent(request)
         return response
 
 
@@ -104,36 +101,35 @@ def _check_content_type(content_type: str, *, has_body: bool) -> None:
         raise UnsupportedMediaType
 
 
-def _hang_up_when_sent(request: HttpRequest, response: HttpResponseBase) -> None:
-    """End an HTTP/1 connection once the server has sent `response`, which is when it closes it (PEP 3333)."""
+def _has_drained(request: HttpRequest) -> bool:
+    """Whether nothing of the request's body is left on the connection, having read what had arrived of it."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if request.META.get("HTTP_TRANSFER_ENCODING") or not _DIGITS.fullmatch(length):
+        return False
+    length_bytes = int(length)
     connection = request.META.get("gunicorn.socket")
-    if connection is None or not request.META.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
-        return
+    if length_bytes == 0 or connection is None:
+        return True
+    if length_bytes > DRAIN_MAX_BYTES:
+        return False
+    timeout_seconds = connection.gettimeout()
+    try:
+        connection.setblocking(False)
+        return len(request.META["wsgi.input"].read(length_bytes)) == length_bytes
+    except OSError:
+        # Not all of it is here yet.
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            connection.settimeout(timeout_seconds)
+
+
+def _hang_up_when_sent(request: HttpRequest) -> None:
+    """Have gunicorn close an HTTP/1 connection after the answer, without reading on: its mark of a body whose end is lost.
+
+    What the client still sends is taken off its hands for a moment, so that it can read its answer before the reset:
+    by r1site/gunicorn_worker.py, in no thread that serves.
+    """
     body = request.META.get("wsgi.input")
-    close = response.close
-
-    def close_and_hang_up() -> None:
-        close()
-        _hang_up(connection)
-        # gunicorn's mark of a body whose end is lost: it must not look for chunks in what is left
-        # of this one, as its error log quotes the bytes it finds instead.
-        if hasattr(body, "failed"):
-            body.failed = True
-
-    response.close = close_and_hang_up  # type: ignore[method-assign]
-
-
-def _hang_up(connection: socket.socket) -> None:
-    """The closing of RFC 9112, section 9.6, within LINGER_SECONDS; later reads by the server end at once."""
-    deadline = time.monotonic() + LINGER_SECONDS
-    left_bytes = LINGER_MAX_BYTES
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_WR)
-        while left_bytes > 0 and (left_seconds := deadline - time.monotonic()) > 0:
-            connection.settimeout(left_seconds)
-            received_bytes = len(connection.recv(4096))
-            if not received_bytes:
-                break
-            left_bytes -= received_bytes
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+    if hasattr(body, "failed"):
+        body.failed = True

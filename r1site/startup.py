@@ -32,14 +32,12 @@ def refuse_unsafe_start() -> None:
     """
     if errors := [check.msg for check in settings_fit_together(None) if check.level >= ERROR]:
         _refuse(errors)
-    # A thread that streams holds no connection.
-    if settings.MEMORY_DB_POOL_MAX < settings.GUNICORN_THREADS - settings.MEMORY_STREAMS_MAX:
+    # A connection is held by no thread that streams, reads a body or waits for a model.
+    if settings.MEMORY_DB_POOL_MAX <= settings.MEMORY_USER_CONCURRENCY:
         logger.warning(
-            "MEMORY_DB_POOL_MAX (%d) is less than GUNICORN_THREADS (%d) without MEMORY_STREAMS_MAX (%d): "
-            "threads will wait for connections",
+            "MEMORY_DB_POOL_MAX (%d) is not over MEMORY_USER_CONCURRENCY (%d): one user can hold all connections",
             settings.MEMORY_DB_POOL_MAX,
-            settings.GUNICORN_THREADS,
-            settings.MEMORY_STREAMS_MAX,
+            settings.MEMORY_USER_CONCURRENCY,
         )
     try:
         master_keys()

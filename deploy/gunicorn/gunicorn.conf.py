@@ -25,7 +25,7 @@ def _at_least_one(name, default):
 
 bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
 workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
-worker_class = "gthread"
+worker_class = "r1site.gunicorn_worker.Worker"
 threads = _at_least_one("GUNICORN_THREADS", 40)
 
 # CUDA and OpenMP do not survive a fork: each worker loads the application and its models itself.

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 
 from memory.errors import Overloaded
 
-__all__ = ["allow", "counting_from", "deadline_at", "remaining_seconds", "require_time"]
+__all__ = ["allow", "counting_from", "deadline_at", "paused", "remaining_seconds", "require_time"]
 
 _started_at: ContextVar[float | None] = ContextVar("memory_request_started_at", default=None)
 _deadline_at: ContextVar[float] = ContextVar("memory_deadline_at", default=math.inf)
@@ -39,6 +39,16 @@ def allow(seconds: float) -> None:
     """
     if (started_at := _started_at.get()) is not None:
         _deadline_at.set(min(_deadline_at.get(), started_at + seconds))
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Time spent in the block is not the request's: for what has a limit of its own, such as a language model."""
+    paused_at = time.monotonic()
+    try:
+        yield
+    finally:
+        _deadline_at.set(_deadline_at.get() + time.monotonic() - paused_at)
 
 
 def deadline_at() -> float:

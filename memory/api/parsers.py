@@ -1,14 +1,18 @@
-"""The one parser of the API: JSON, exactly."""
+"""The one parser of the API: JSON, exactly, and in time."""
 
 from __future__ import annotations
 
+import time
 from typing import IO, Any
 
+from django.conf import settings
 from django.http import UnreadablePostError
 from rest_framework.parsers import BaseParser
 
+from memory.admission.cutoff import reading_until
+from memory.admission.deadline import remaining_seconds
 from memory.api.json_body import parse_json
-from memory.errors import MalformedJSON
+from memory.errors import BodyTooSlow, MalformedJSON
 
 
 class StrictJSONParser(BaseParser):
@@ -16,6 +20,8 @@ class StrictJSONParser(BaseParser):
 
     The charset is always UTF-8 (RFC 8259, section 8.1): a `charset` parameter never chooses a codec.
     An empty body does not get here: DRF gives the view `{}`, and required fields are then missing.
+    The whole body must be there within MEMORY_BODY_SECONDS and the request's deadline; else BodyTooSlow.
+    Sets `is_body_read` on Django's request once it is, which says that the connection may go on.
     """
 
     media_type = "application/json"
@@ -26,8 +32,21 @@ class StrictJSONParser(BaseParser):
         media_type: str | None = None,
         parser_context: dict[str, Any] | None = None,
     ) -> Any:
+        request = (parser_context or {}).get("request")
+        raw = stream.read() if request is None else _read_in_time(stream, request)
+        return parse_json(raw)
+
+
+def _read_in_time(stream: IO[bytes], request) -> bytes:
+    ends_at = time.monotonic() + remaining_seconds(settings.MEMORY_BODY_SECONDS)
+    with reading_until(request.META.get("gunicorn.socket"), ends_at) as cutoff:
         try:
             raw = stream.read()
         except UnreadablePostError:
-            raise MalformedJSON("The body could not be read to its end.") from None
-        return parse_json(raw)
+            raw = None
+    if cutoff is not None and cutoff.has_fired:
+        raise BodyTooSlow()
+    if raw is None or len(raw) < int(request.META.get("CONTENT_LENGTH") or 0):
+        raise MalformedJSON("The body could not be read to its end.")
+    request._request.is_body_read = True
+    return raw

@@ -20,20 +20,21 @@ PAUSE_SECONDS = 5.0
 _failed_at: float | None = None
 
 
-def charge(bucket: str) -> None:
+def charge(bucket: str, *, keeps_connection: bool = False) -> None:
     """Take one token of the bound tenant's `bucket` (QUERY, INDEX, MEMORY or DEFAULT), where its rate is not off.
 
-    One short transaction that never waits for the tenant's writers; afterwards no connection is held. Raises
-    RateLimited, which says in how many seconds there is a token; TenantNotBound with nobody bound. With the
-    limiter's database away, its pool full or its roles unsafe it raises what a tenant transaction does, one of
-    FAILURES: memory then answers 503 or 500, and a caller that must go on without its database catches them.
+    One short transaction that never waits for the tenant's writers; afterwards no connection is held, unless
+    `keeps_connection`, for a request whose work begins with the database. Raises RateLimited, which says in how many
+    seconds there is a token; TenantNotBound with nobody bound. With the limiter's database away, its pool full or its
+    roles unsafe it raises what a tenant transaction does, one of FAILURES: memory then answers 503 or 500, and a
+    caller that must go on without its database catches them.
     """
     global _failed_at
     rate = getattr(settings, RATE_SETTINGS[bucket])
     if rate is None:
         return
     try:
-        with tenant_transaction(write=True, reads_state=False) as tx:
+        with tenant_transaction(write=True, reads_state=False, keeps_connection=keeps_connection) as tx:
             wait_seconds = take_token(tx, bucket, rate)
     except FAILURES:
         _failed_at = time.monotonic()

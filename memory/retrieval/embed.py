@@ -6,6 +6,7 @@ master can import this module and fork.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -91,7 +92,7 @@ class Embedder:
             raise ModelUnavailable("The embedding model was loaded before the fork.")
         if self._loaded is not None:
             return self._loaded
-        patience_seconds = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+        patience_seconds = -1 if deadline in (None, math.inf) else max(0.0, deadline - time.monotonic())
         if not self._loading.acquire(timeout=patience_seconds):
             raise Overloaded("The embedding model is still loading.", retry_after_seconds=5)
         try:

@@ -107,7 +107,7 @@ class _Begun:
 
 def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
     """The first step; None where there is nothing to erase."""
-    with tenant_transaction(user_hash, write=True, reads_state=False) as tx:
+    with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
         tx.execute(_ADOPT, {"user_hash": user_hash})
         row = tx.execute(_LOCK, [user_hash]).fetchone()
         if row is None:
@@ -127,7 +127,7 @@ def _delete_rows(user_hash: str, memory: datetime, table: str) -> None:
     """Delete one table's rows in order of its key, so that no batch walks over those that went before."""
     last: tuple = ()
     while True:
-        with tenant_transaction(user_hash, write=True, reads_state=False) as tx:
+        with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
             if not _is_still_erasing(tx, memory):
                 return
             bound = tx.execute(*_batch_end(table, user_hash, last)).fetchone()
@@ -145,7 +145,7 @@ def _delete_rows(user_hash: str, memory: datetime, table: str) -> None:
 
 def _finish(user_hash: str, begun: _Begun) -> Erasure:
     """The last step. Where another call has finished first, what that one wrote."""
-    with tenant_transaction(user_hash, write=True, reads_state=False) as tx:
+    with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
         if _is_still_erasing(tx, begun.memory):
             tx.execute(_DELETE_KEYS, [user_hash])
             recorded = tx.execute(_RECORD, [uuid7(), _retention(), user_hash])

@@ -13,6 +13,7 @@ from uuid import UUID
 from django.conf import settings
 
 from memory import metrics
+from memory.admission.deadline import deadline_at
 from memory.conf import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.errors import FieldError, InvalidInput, StaleKeys
 from memory.indexing.chunker import Chunk, chunk_texts
@@ -140,9 +141,8 @@ def _carry_out(user_id, drafts, chunked, watch, in_transaction):
         watch.add("chunk", chunked.took_ms)
 
     embedder = get_embedder()
-    deadline = time.monotonic() + settings.MEMORY_EMBED_INDEX_TIMEOUT_SECONDS
     texts = [chunk.text for chunks in chunked.chunks for chunk in chunks]
-    embeddings = embedder.embed_passages(texts, deadline=deadline)
+    embeddings = embedder.embed_passages(texts, deadline=deadline_at())
     watch.lap("embed")
 
     space = active_space(embedder)

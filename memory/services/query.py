@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from django.conf import settings
 
 from memory import metrics
+from memory.admission.deadline import deadline_at
 from memory.conf import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.errors import StaleKeys
 from memory.halfvec import half_vectors, unit_vectors
@@ -76,8 +76,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     user_hash = bound_tenant()
 
     embedder = get_embedder()
-    deadline = time.monotonic() + settings.MEMORY_EMBED_QUERY_TIMEOUT_SECONDS
-    embedding = embedder.embed_query(query.text, deadline=deadline)
+    embedding = embedder.embed_query(query.text, deadline=deadline_at())
     watch.lap("embed")
 
     keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)

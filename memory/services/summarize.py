@@ -13,6 +13,7 @@ import numpy as np
 from django.conf import settings
 from pgvector import HalfVector
 
+from memory.admission.deadline import deadline_at, paused
 from memory.conf import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.errors import LanguageModelError, NotFound, Overloaded, StaleKeys
 from memory.halfvec import unit_vectors
@@ -164,9 +165,8 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     watch.lap("split")
 
     embedder = get_embedder()
-    deadline = time.monotonic() + settings.MEMORY_EMBED_INDEX_TIMEOUT_SECONDS
-    units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline)
-    question = embedder.embed_query(scope.value, deadline=deadline) if scope.kind == "query" else None
+    units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline_at())
+    question = embedder.embed_query(scope.value, deadline=deadline_at()) if scope.kind == "query" else None
     watch.lap("embed")
     sentences = [candidates[index] for index in central_sentences(units, max_sentences, question)]
     watch.lap("rank")
@@ -174,7 +174,8 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     text, backend, degraded = " ".join(sentence.text for sentence in sentences), "extractive", _degraded(read)
     if sentences and (model := language_model()):
         try:
-            text = rewrite(model, [sentence.text for sentence in sentences], count=max_sentences)
+            with paused():
+                text = rewrite(model, [sentence.text for sentence in sentences], count=max_sentences)
             backend = f"llm:{settings.MEMORY_LLM_MODEL}"
         except LanguageModelError as error:
             degraded.append(f"llm_{error.reason}")
@@ -204,8 +205,7 @@ def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summa
     )
     chunks = count_chunks([draft.text]).chunks[0]
     embedder = get_embedder()
-    deadline = time.monotonic() + settings.MEMORY_EMBED_INDEX_TIMEOUT_SECONDS
-    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline)
+    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline_at())
     document = seal_document(read.keys, active_space(embedder), draft, chunks, embeddings)
     with tenant_transaction(user_hash, write=True) as tx:
         stored = tx.execute(_VERSIONS, [user_hash, list(versions)]).fetchall()

@@ -42,8 +42,6 @@ MEMORY_EMBEDDING_MODEL = env.text("MEMORY_EMBEDDING_MODEL", "all-MiniLM-L6-v2")
 MEMORY_EMBEDDING_REVISION = env.text("MEMORY_EMBEDDING_REVISION")
 MEMORY_EMBEDDING_SHA256 = env.text("MEMORY_EMBEDDING_SHA256")
 MEMORY_EMBEDDING_PROTECTION = env.text("MEMORY_EMBEDDING_PROTECTION", "rotate", choices=("rotate", "none"))
-MEMORY_EMBED_QUERY_TIMEOUT_SECONDS = env.decimal("MEMORY_EMBED_QUERY_TIMEOUT_SECONDS", 2.0, at_least=0.05, at_most=60)
-MEMORY_EMBED_INDEX_TIMEOUT_SECONDS = env.decimal("MEMORY_EMBED_INDEX_TIMEOUT_SECONDS", 120.0, at_least=0.5, at_most=600)
 MEMORY_CHUNK_TOKENS = env.integer("MEMORY_CHUNK_TOKENS", 512, at_least=32, at_most=512)
 MEMORY_CHUNK_OVERLAP = env.integer("MEMORY_CHUNK_OVERLAP", 64, at_least=0, at_most=255)
 
@@ -72,7 +70,7 @@ MEMORY_LLM_TIMEOUT_SECONDS = env.decimal("MEMORY_LLM_TIMEOUT_SECONDS", 60.0, at_
 MEMORY_LLM_STALL_SECONDS = env.decimal("MEMORY_LLM_STALL_SECONDS", 10.0, at_least=0.1, at_most=120)
 
 # -- Streams and rates
-MEMORY_STREAMS_MAX = env.integer("MEMORY_STREAMS_MAX", 32, at_least=1, at_most=500)
+MEMORY_STREAMS_MAX = env.integer("MEMORY_STREAMS_MAX", 24, at_least=1, at_most=500)
 MEMORY_STREAM_MAX_SECONDS = env.decimal("MEMORY_STREAM_MAX_SECONDS", 120.0, at_least=0.1, at_most=3600)
 MEMORY_RATE_QUERY = env.rate("MEMORY_RATE_QUERY", "600/min")
 MEMORY_RATE_INDEX = env.rate("MEMORY_RATE_INDEX", "600/min")
@@ -87,8 +85,15 @@ MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_le
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
-# gunicorn.conf.py makes the threads; here to compare them with the pool.
+# gunicorn.conf.py makes the threads; here to share them out.
 GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 40, at_least=1, at_most=500)
+MEMORY_RESERVED_THREADS = env.integer("MEMORY_RESERVED_THREADS", max(1, GUNICORN_THREADS // 10), at_least=0, at_most=499)
+MEMORY_USER_CONCURRENCY = env.integer("MEMORY_USER_CONCURRENCY", max(4, GUNICORN_THREADS // 10), at_least=1, at_most=500)
+# From a request's first byte to its answer. A language model has its own time (MEMORY_LLM_TIMEOUT_SECONDS).
+MEMORY_QUERY_SECONDS = env.decimal("MEMORY_QUERY_SECONDS", 2.0, at_least=0.05, at_most=600)
+MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=0.05, at_most=600)
+MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, at_most=3600)
+MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
@@ -123,6 +128,7 @@ MIDDLEWARE = [
     "r1site.request_limits.RequestLimitsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "memory.middleware.TenantMiddleware",
+    "memory.middleware.AdmissionMiddleware",
     "r1site.metrics.PoolMetricsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]

@@ -27,7 +27,8 @@ ROLES = {
     "backup": "r1_backup",
 }
 
-POOL_WAIT_SECONDS = 2.0
+# At most; a request waits no longer than its deadline lets it (r1site/postgresql).
+POOL_WAIT_SECONDS = 1.5
 
 
 class OwnerMigratesRouter:
@@ -48,7 +49,7 @@ class OwnerMigratesRouter:
 
 def _alias(*, name: str, host: str, port: str, user: str, password: str, options: dict) -> dict:
     return {
-        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "ENGINE": "r1site.postgresql",
         "NAME": name,
         "HOST": host,
         "PORT": port,

@@ -20,5 +20,10 @@ for _alias in DATABASES.values():
 
 # Tests of the rate limits set their own; the others are not counted.
 MEMORY_RATE_QUERY = MEMORY_RATE_INDEX = MEMORY_RATE_DEFAULT = None
+# Tests of deadlines set their own; the others may run on a machine that is busy with something else.
+MEMORY_QUERY_SECONDS = MEMORY_LANGUAGE_SECONDS = 60.0
+MEMORY_INDEX_SECONDS = 600.0
+# Tests of admission set their own; the others send what they like at once.
+MEMORY_USER_CONCURRENCY = 36
 # Tests of the reranker name the backend they want; the others get candidate order.
 RERANK_BACKEND = "none"

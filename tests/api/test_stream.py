@@ -9,7 +9,7 @@ from django.test import Client
 
 from memory import metrics
 from memory.api import sse, throttles
-from memory.api.stream_slots import streams
+from memory.admission.concurrency import streams
 from memory.language import answerer
 from memory.models import Chunk
 from memory.services import stream as stream_service

@@ -30,7 +30,9 @@ def service():
         # So that 200 chunks are written, and not a minute spent on embedding them.
         MEMORY_CHUNK_TOKENS="32",
         MEMORY_CHUNK_OVERLAP="0",
-        MEMORY_EMBED_QUERY_TIMEOUT_SECONDS="60",
+        MEMORY_QUERY_SECONDS="60",
+        MEMORY_USER_CONCURRENCY="400",
+        MEMORY_RESERVED_THREADS="0",
         RERANK_BACKEND="none",
     ) as service:
         yield service

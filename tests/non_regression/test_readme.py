@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 _READ = re.compile(r'(?:env\.\w+|Secret|os\.environ\.get|getenv)\(\s*"([A-Z][A-Z0-9_]+)"')
-_DEFAULT = re.compile(r'env\.(?:text|integer|decimal|boolean)\(\s*"(\w+)", ([^,)]+)')
+# A default that is computed from others is told in words there.
+_DEFAULT = re.compile(r'env\.(?:text|integer|decimal|boolean)\(\s*"(\w+)", (?!max\()([^,)]+)')
 # Set by the launcher or the platform, not by people.
 NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT"}
 

@@ -46,3 +46,13 @@ def test_a_request_within_another_ends_with_the_outer_deadline_restored():
         with deadline.counting_from(time.monotonic()):
             assert deadline.deadline_at() == math.inf
         assert deadline.deadline_at() == outer
+
+
+def test_time_that_has_a_limit_of_its_own_is_not_the_requests():
+    with deadline.counting_from(time.monotonic()):
+        deadline.allow(5)
+        before = deadline.deadline_at()
+        with deadline.paused():
+            time.sleep(0.01)
+        assert before + 0.01 <= deadline.deadline_at()
+    assert deadline.deadline_at() == math.inf

@@ -9,8 +9,10 @@ import socket
 import pytest
 from django.http import HttpResponse
 from django.test import RequestFactory
+from gunicorn.http.body import Body, LengthReader
+from gunicorn.http.unreader import SocketUnreader
 
-from r1site.request_limits import RequestLimitsMiddleware
+from r1site.request_limits import DRAIN_MAX_BYTES, RequestLimitsMiddleware
 
 
 class UnreadableBody:
@@ -139,23 +141,40 @@ def test_forms_outside_the_api_pass():
     assert ask(path="/admin/login/", CONTENT_LENGTH="5", CONTENT_TYPE=form) == (200, "through")
 
 
-@pytest.mark.parametrize("sent", [b"", b"7\r\n{secret\r\n", b"x" * 100_000])
-def test_a_refusal_ends_the_connection_although_the_client_keeps_it_open(sent):
+def refused(length: int, sent: bytes) -> Body:
+    """gunicorn's body of a request that was refused unread, of which `sent` had arrived."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.settimeout(10)
         theirs.sendall(sent)
-        request = RequestFactory().post("/api/v1/memory/index", HTTP_TRANSFER_ENCODING="chunked")
-        request.META.pop("CONTENT_LENGTH", None)
-        request.META["gunicorn.socket"] = ours
-        response = RequestLimitsMiddleware(Seen())(request)
-        assert response.status_code == 411
-        ours.sendall(response.content)
-        response.close()
-        assert json.loads(theirs.recv(65536))["code"] == "length_required"
-        assert theirs.recv(1) == b""
-        with pytest.raises(OSError):
-            theirs.sendall(b"more")
+        body = Body(LengthReader(SocketUnreader(ours), length))
+        request = RequestFactory().post("/api/v1/memory/index", content_type="text/plain")
+        request.META |= {"CONTENT_LENGTH": str(length), "wsgi.input": body, "gunicorn.socket": ours}
+        assert RequestLimitsMiddleware(Seen())(request).status_code == 415
+        assert ours.gettimeout() is None
+        return body
+
+
+@pytest.mark.parametrize("sent", [b"", b"x", b"x" * 999])
+def test_a_body_that_nobody_read_and_that_has_not_arrived_ends_the_connection(sent):
+    assert refused(1000, sent).failed
+
+
+def test_a_long_body_that_nobody_read_ends_the_connection_unread():
+    body = refused(DRAIN_MAX_BYTES + 1, b"x" * 100_000)
+    assert body.failed and body.reader.length == DRAIN_MAX_BYTES + 1
+
+
+def test_a_body_that_has_arrived_is_taken_off_the_connection_which_goes_on():
+    body = refused(1000, b"x" * 1000 + b"GET / HTTP/1.1")
+    assert not body.failed and body.read() == b""
+
+
+def test_a_body_without_a_length_ends_the_connection():
+    request = RequestFactory().post("/api/v1/memory/index", HTTP_TRANSFER_ENCODING="chunked")
+    request.META.pop("CONTENT_LENGTH", None)
+    request.META["wsgi.input"] = body = Body(LengthReader(None, 0))
+    assert RequestLimitsMiddleware(Seen())(request).status_code == 411
+    assert body.failed
 
 
 def test_a_request_that_passes_keeps_its_connection():

@@ -142,12 +142,12 @@ def test_settings_that_do_not_fit_together_do_not_start():
     assert "refusing to start: MEMORY_CHUNK_OVERLAP may be at most half" in done.stderr
 
 
-def test_a_pool_smaller_than_the_threads_is_said():
+def test_a_pool_that_one_user_can_hold_is_said():
     code = "import r1site.wsgi; print('serving')"
-    small = {"MEMORY_DB_POOL_MAX": "4", "GUNICORN_THREADS": "8", "MEMORY_STREAMS_MAX": "2"}
+    small = {"MEMORY_DB_POOL_MAX": "4", "MEMORY_USER_CONCURRENCY": "4"}
     done = python(code, **small, DATABASE_URL="host=127.0.0.1 port=1 dbname=r1")
     assert done.stdout == "serving\n", done.stderr
-    assert "MEMORY_DB_POOL_MAX (4) is less than GUNICORN_THREADS (8) without MEMORY_STREAMS_MAX (2)" in done.stderr
+    assert "MEMORY_DB_POOL_MAX (4) is not over MEMORY_USER_CONCURRENCY (4)" in done.stderr
 
 
 def test_the_models_threads_spin_briefly_while_they_wait_unless_somebody_wants_otherwise():

@@ -88,7 +88,9 @@ class Operation:
             operation["requestBody"] = {"required": True, "content": {JSON: content}}
         operation["security"] = [{"bearer": []}] if self.security is None else list(self.security)
         responses = {status: answer.as_openapi() for status, answer in self.answers.items()}
-        responses |= {status: problem(status) for status in self.errors if status not in responses}
+        # What has a body may not get it here in time.
+        errors = (*self.errors, 408) if request_schema is not None else self.errors
+        responses |= {status: problem(status) for status in errors if status not in responses}
         operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
         return operation
 

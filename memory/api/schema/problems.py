@@ -23,6 +23,7 @@ PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
         ("method_not_allowed",),
     ),
     406: ("NotAcceptable", "The answer cannot be given in the form that `Accept` asks for.", ("not_acceptable",)),
+    408: ("RequestTimeout", "The body did not arrive in time; it was not read to its end.", ("request_timeout",)),
     409: ("Conflict", "The `Idempotency-Key` was used with another body.", ("idempotency_conflict",)),
     411: ("LengthRequired", "A body without a `Content-Length`.", ("length_required",)),
     413: ("PayloadTooLarge", "The body is over 1,000,000 bytes; it was not read.", ("payload_too_large",)),
@@ -36,7 +37,11 @@ PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
         "What was sent is not allowed; `errors` names the fields. `too_many_chunks`: split the text.",
         ("invalid", "too_many_chunks"),
     ),
-    429: ("TooManyRequests", "The user's rate is used up.", ("rate_limited",)),
+    429: (
+        "TooManyRequests",
+        "The user's rate is used up, or as many requests of the user are under way as one user may have.",
+        ("rate_limited", "too_many_requests_at_once"),
+    ),
     500: (
         "InternalServerError",
         "Something went wrong inside; `decryption_failed` says that sealed data did not open.",

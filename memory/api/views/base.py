@@ -6,12 +6,15 @@ from django.conf import settings
 from rest_framework.views import APIView
 
 from memory import metrics
+from memory.admission import concurrency
 from memory.api import throttles
 from memory.errors import MemoryDisabled
 
 _REASONS = {
     "overloaded": "timeout",
+    "request_timeout": "timeout",
     "rate_limited": "rate",
+    "too_many_requests_at_once": "rate",
     "too_many_chunks": "quota",
     "payload_too_large": "quota",
 }
@@ -26,21 +29,30 @@ class ApiView(APIView):
 class MemoryView(ApiView):
     """One memory endpoint: `operation` names it in metrics, `bucket` is what its requests take a token from.
 
-    The middleware has looked at length, encoding and token. Then, in this order: memory is on, the rate limit,
-    Accept, the scope; parsing and validation are the method's own. A method that is not there costs a token too.
+    `budget` and `deadline_setting` are what AdmissionMiddleware asks it for. The middleware has looked at length,
+    encoding, token and room. Then, in this order: memory is on, the rate limit, Accept, the scope; body, parsing and
+    validation are the method's own. A method that is not there costs a token too.
     """
 
     operation = ""
     bucket = throttles.MEMORY
+    budget = concurrency.requests
+    deadline_setting = "MEMORY_QUERY_SECONDS"
 
     def initial(self, request, *args, **kwargs):
         if not settings.MEMORY_ENABLED:
             raise MemoryDisabled()
-        throttles.charge(self.bucket)
+        # With a body to come, or a model to run on it, no connection is held meanwhile.
+        throttles.charge(self.bucket, keeps_connection=request.META.get("CONTENT_LENGTH") in (None, "", "0"))
         super().initial(request, *args, **kwargs)
 
     def handle_exception(self, exc):
         response = super().handle_exception(exc)
-        reason = "bad_request" if response.status_code < 500 else "server"
-        metrics.errors.labels(self.operation, _REASONS.get(getattr(exc, "code", None), reason)).inc()
+        self.count_refusal(exc, response.status_code)
         return response
+
+    @classmethod
+    def count_refusal(cls, exc: Exception, status: int = 503) -> None:
+        """Count a request that failed, by what it failed of; `status` tells apart what has no reason of its own."""
+        reason = "bad_request" if status < 500 else "server"
+        metrics.errors.labels(cls.operation, _REASONS.get(getattr(exc, "code", None), reason)).inc()

@@ -15,6 +15,7 @@ class EntitiesView(MemoryView):
     """Name who and what is mentioned. Writing, whatever it is asked about: it stores what it finds."""
 
     operation = "entities"
+    deadline_setting = "MEMORY_LANGUAGE_SECONDS"
     permission_classes = [HasScope.write]
 
     def post(self, request):

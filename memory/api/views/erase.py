@@ -15,6 +15,7 @@ class EraseView(MemoryView):
     """Erase the user: keys and rows, for good."""
 
     operation = "erase"
+    deadline_setting = "MEMORY_INDEX_SECONDS"
     permission_classes = [HasScope.write]
 
     def post(self, request):

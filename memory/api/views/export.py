@@ -5,13 +5,12 @@ from __future__ import annotations
 from django.http import HttpResponse, StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer
 
+from memory.admission import concurrency
 from memory.api.answers.export import exported_line
 from memory.api.authentication import HasScope
 from memory.api.export_body import ExportBody
 from memory.api.stream_client import StreamClient
-from memory.api.stream_slots import exports
 from memory.api.views.base import MemoryView
-from memory.rls import bound_tenant
 from memory.services.export import export_documents
 
 CONTENT_TYPE = "application/x-ndjson"
@@ -32,6 +31,7 @@ class ExportView(MemoryView):
     """
 
     operation = "export"
+    budget = concurrency.exports
     permission_classes = [HasScope.read]
     renderer_classes = [JsonLinesRenderer]
 
@@ -50,12 +50,7 @@ class ExportView(MemoryView):
 
 def _body(request) -> tuple[ExportBody, list[str]]:
     """What goes out, and what it has to do without."""
-    release = exports.take(bound_tenant())
-    try:
-        export = export_documents()
-        lines = (exported_line(document) for document in export.documents)
-    except BaseException:
-        release()
-        raise
-    body = ExportBody(lines, client=StreamClient(request.META.get("gunicorn.socket")), release=release)
-    return body, export.degraded
+    export = export_documents()
+    lines = (exported_line(document) for document in export.documents)
+    client = StreamClient(request.META.get("gunicorn.socket"))
+    return ExportBody(lines, client=client, release=request.slot.hand_over()), export.degraded

@@ -25,6 +25,7 @@ class IndexView(MemoryView):
     """Remember a document, or several at once; under an Idempotency-Key, once."""
 
     operation = "index"
+    deadline_setting = "MEMORY_INDEX_SECONDS"
     bucket = throttles.INDEX
     permission_classes = [HasScope.write]
 

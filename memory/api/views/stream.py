@@ -12,15 +12,14 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.views import APIView
 
 from memory import metrics
+from memory.admission import concurrency
 from memory.api import throttles
 from memory.api.authentication import HasScope, HasToken
 from memory.api.serializers.stream import MemoryStreamRequest
 from memory.api.sse import MEDIA_TYPE, EventStream
 from memory.api.stream_client import StreamClient
-from memory.api.stream_slots import streams
 from memory.api.views.base import MemoryView
 from memory.errors import MemoryDisabled
-from memory.rls import bound_tenant
 from memory.services.stream import StreamedQuestion, stream_answer
 
 
@@ -41,6 +40,7 @@ class StreamView(MemoryView):
     """
 
     operation = "stream"
+    budget = concurrency.streams
     permission_classes = [HasToken]
     renderer_classes = [EventStreamRenderer]
 
@@ -63,18 +63,13 @@ class StreamView(MemoryView):
         question: StreamedQuestion = serializer.validated_data
         if question.memory:
             self._require_memory(request)
-        release = streams.take(bound_tenant())
-        try:
-            events = stream_answer(question)
-        except BaseException:
-            release()
-            raise
+        events = stream_answer(question)
         body = EventStream(
             events,
             started=self.started,
             client=StreamClient(request.META.get("gunicorn.socket")),
             problem=lambda error: _problem_document(request, error),
-            release=release,
+            release=request.slot.hand_over(),
         )
         response = StreamingHttpResponse(body, content_type=MEDIA_TYPE)
         response["Cache-Control"] = "no-store"
@@ -82,9 +77,10 @@ class StreamView(MemoryView):
         response["X-Accel-Buffering"] = "no"
         return response
 
-    def handle_exception(self, exc):
+    @classmethod
+    def count_refusal(cls, exc, status=503):
         metrics.streams.labels("refused").inc()
-        return super().handle_exception(exc)
+        super().count_refusal(exc, status)
 
     def _require_memory(self, request) -> None:
         if not settings.MEMORY_ENABLED:

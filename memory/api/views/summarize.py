@@ -19,6 +19,7 @@ class SummarizeView(MemoryView):
     """
 
     operation = "summarize"
+    deadline_setting = "MEMORY_LANGUAGE_SECONDS"
     permission_classes = [HasScope.write]
 
     def post(self, request):

@@ -1,0 +1,149 @@
+"""gunicorn's threaded worker, with no thread for a client that only waits or says goodbye.
+
+The gthread worker of gunicorn 27 gives each new connection a thread for up to 5 s before its first byte, reads headers
+for as long as they drip, and ends every connection by waiting up to 2 s for the client, in the one loop that accepts.
+A few dozen idle connections so stopped a worker for everybody. Here
+
+1. a connection gets a thread when its first byte is there;
+2. its request line and headers must be whole within HEADERS_MAX_SECONDS;
+3. goodbyes are said by one thread for all of them, for LINGER_SECONDS each.
+
+Headers that drip still hold a thread for that long: only a proxy that buffers requests keeps all of them away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import queue
+import selectors
+import socket
+import threading
+import time
+from functools import partial
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from memory.admission.cutoff import Cutoff, reading_until
+
+HEADERS_MAX_SECONDS = 10.0
+# Long enough for a client on the other side of the world to read its answer before the reset.
+LINGER_SECONDS = 0.5
+LINGER_MAX_BYTES = 64 * 1024
+# Past this many at once, connections are reset at once.
+LINGERING_MAX = 512
+
+
+class Connection(TConn):
+    """A client's connection, whose end holds up nobody."""
+
+    header_cutoff: Cutoff | None = None
+
+    def close(self, graceful: bool = False) -> None:
+        if graceful:
+            _lingering().add(self.sock)
+        else:
+            super().close()
+
+
+class Worker(ThreadWorker):
+    """`worker_class = "r1site.gunicorn_worker.Worker"`"""
+
+    def accept(self, listener) -> None:
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                return
+            raise
+        self.nr_conns += 1
+        connection = Connection(self.cfg, client, address, listener.getsockname())
+        connection.timeout = time.monotonic() + self.cfg.keepalive
+        self.pending_conns.append(connection)
+        self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
+
+    def handle(self, conn):
+        with reading_until(conn.sock, time.monotonic() + HEADERS_MAX_SECONDS) as conn.header_cutoff:
+            return super().handle(conn)
+
+    def handle_request(self, req, conn):
+        conn.header_cutoff.cancel()
+        return super().handle_request(req, conn)
+
+
+class Lingering:
+    """The closing of RFC 9112, section 9.6: what a client still sends is read for a moment, and thrown away.
+
+    Else the reset that answers it could overtake our answer.
+    """
+
+    def __init__(self):
+        self._arriving: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        self._count = 0
+        threading.Thread(target=self._run, name="lingering", daemon=True).start()
+
+    def add(self, connection: socket.socket) -> None:
+        """Close `connection` in a while; never waits."""
+        try:
+            connection.setblocking(False)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            connection.close()
+            return
+        if self._count >= LINGERING_MAX:
+            connection.close()
+            return
+        self._count += 1
+        self._arriving.put(connection)
+        self._wake_writer.send(b"\0")
+
+    def _run(self) -> None:
+        # In the order of their ends, since all stay as long.
+        ends: dict[socket.socket, list[float]] = {}
+        while True:
+            first = next(iter(ends.values()), None)
+            timeout_seconds = None if first is None else max(0.0, first[0] - time.monotonic())
+            for key, _ in self._selector.select(timeout_seconds):
+                if key.fileobj is self._wake_reader:
+                    self._wake_reader.recv(1)
+                    connection = self._arriving.get()
+                    ends[connection] = [time.monotonic() + LINGER_SECONDS, LINGER_MAX_BYTES]
+                    self._selector.register(connection, selectors.EVENT_READ)
+                elif self._is_over(key.fileobj, ends[key.fileobj]):
+                    self._close(key.fileobj, ends)
+            now = time.monotonic()
+            for connection in [connection for connection, (end, _) in ends.items() if end <= now]:
+                self._close(connection, ends)
+
+    def _is_over(self, connection: socket.socket, left: list[float]) -> bool:
+        try:
+            received_bytes = len(connection.recv(4096))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        left[1] -= received_bytes
+        return received_bytes == 0 or left[1] <= 0
+
+    def _close(self, connection: socket.socket, ends: dict[socket.socket, list[float]]) -> None:
+        del ends[connection]
+        self._count -= 1
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            self._selector.unregister(connection)
+        connection.close()
+
+
+_lock = threading.Lock()
+_current: Lingering | None = None
+
+
+def _lingering() -> Lingering:
+    """Made by the first goodbye, which comes after the fork."""
+    global _current
+    with _lock:
+        if _current is None:
+            _current = Lingering()
+        return _current
