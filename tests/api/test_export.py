@@ -11,9 +11,9 @@ import pytest
 from django.db import connections
 
 from memory import metrics, rls
+from memory.admission.concurrency import exports
 from memory.api import export_body
 from memory.api.stream_client import PIECE_BYTES
-from memory.admission.concurrency import exports
 from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.indexing.write import Passage, index_memory_batch
 from memory.rls import bind_tenant, tenant_transaction

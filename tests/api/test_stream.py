@@ -8,8 +8,8 @@ from django.db import InterfaceError, OperationalError, connections
 from django.test import Client
 
 from memory import metrics
-from memory.api import sse, throttles
 from memory.admission.concurrency import streams
+from memory.api import sse, throttles
 from memory.language import answerer
 from memory.models import Chunk
 from memory.services import stream as stream_service

@@ -83,8 +83,8 @@ def test_connections_that_say_nothing_take_no_thread(service, token, clients):
     clients(b"")
     started = time.monotonic()
     is_served(service, token)
-    # gunicorn's own worker waits 5 s for each with a thread.
-    assert time.monotonic() - started < 5
+    # gunicorn's own worker waits 5 s for each with a thread: three times over before it serves us.
+    assert time.monotonic() - started < 14
     # Nor do those that have asked and stay.
     for wire in clients(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
         assert http.client.HTTPResponse(wire).begin() is None
@@ -95,7 +95,8 @@ def test_clients_that_do_not_say_goodbye_hold_up_nobody(service, token, clients)
     wires = clients(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     started = time.monotonic()
     is_served(service, token)
-    assert time.monotonic() - started < 2 * CLIENTS / 2
+    # gunicorn's own worker waits 2 s for each, one after the other, in the loop that accepts us.
+    assert time.monotonic() - started < CLIENTS
     for wire in wires:
         assert answer(wire)[::2] == (200, True)
 
