@@ -5,10 +5,10 @@ looked at and before anything touches the database. The identity of the caller i
 `X-User-Id` and its like are read nowhere.
 
 A body that nobody has read is not waited for: after the answer the connection ends, unless the body has arrived
-already, as the few hundred bytes of a refused request mostly have. gunicorn would read up to 64 KiB of it for up to 5 s,
-and look at the time only between reads of 1,024 bytes: a sender of one byte every few seconds kept its thread for an
-hour. Two lengths, a length beside Transfer-Encoding and malformed chunks are refused by gunicorn's own parser, with
-400, before any middleware runs.
+already, as the few hundred bytes of a refused request mostly have. gunicorn would read up to 64 KiB of it for up to
+5 s, and look at the time only between reads of 1,024 bytes: a sender of one byte every few seconds kept its thread
+for an hour. Two lengths, a length beside Transfer-Encoding and malformed chunks are refused by gunicorn's own parser,
+with 400, before any middleware runs.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _has_drained(request: HttpRequest) -> bool:
 
 
 def _hang_up_when_sent(request: HttpRequest) -> None:
-    """Have gunicorn close an HTTP/1 connection after the answer, without reading on: its mark of a body whose end is lost.
+    """Have gunicorn close an HTTP/1 connection after the answer, by its own mark of a body whose end is lost.
 
     What the client still sends is taken off its hands for a moment, so that it can read its answer before the reset:
     by r1site/gunicorn_worker.py, in no thread that serves.

@@ -1,4 +1,4 @@
-"""The database backend of every alias: Django's for PostgreSQL, counted by django-prometheus, waiting no longer than may be.
+"""The database backend of every alias: Django's for PostgreSQL, counted by django-prometheus, never waiting too long.
 
 Django asks the pool for a connection without saying how long it may take. Here a request waits for the pool at most
 POOL_WAIT_SECONDS of the time that it has left.
