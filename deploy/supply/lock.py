@@ -52,7 +52,8 @@ def lock(name: str, arguments: list[str]) -> None:
     subprocess.run([*command, *sources, "--output-file", path.name], cwd=FOLDER, check=True, stdout=subprocess.DEVNULL)
     preface = IN_PART if name in WITHOUT_TORCH else WHOLE
     text = preface.format(name=name, sources=" and ".join(sources))
-    locked = path.read_text().partition(_LEFT_OUT_BEGINS)[0].replace(", -c gpu.lock", "")
+    locked = path.read_text().partition(_LEFT_OUT_BEGINS)[0]
+    locked = locked.replace(", -c gpu.lock", "").replace("via -c gpu.lock, ", "via ")
     path.write_text(text + locked.rstrip() + "\n")
 
 
