@@ -1,6 +1,6 @@
 """Lock what the requirements ask for, with hashes: `make lock`, or with `ARGS=--upgrade` to move to newer versions.
 
-1. Resolve each of LOCKS for every platform and Python 3.11 or newer. What a lock has stays as it is where it still fits.
+1. Resolve each of LOCKS for every platform and Python 3.11 or newer. What a lock has stays where it still fits.
 2. Write `requirements/<name>.lock`: every distribution, those asked for in turn included, with the SHA-256 of each
    file that the index has of it, for all platforms.
 3. Leave torch and its CUDA libraries out of the locks that hosts without a GPU install: an index of CPU builds has
