@@ -9,13 +9,16 @@ endif
 export PORT TOKEN_USER
 
 PYTHON := .venv/bin/python
-READY := .venv/.ready-$(shell cat requirements/*.txt | cksum | cut -d' ' -f1)
+READY := .venv/.ready-$(shell cat requirements/*.txt requirements/*.lock | cksum | cut -d' ' -f1)
+# The tools of lock and audit have requirements of their own, which must not mix with the service's.
+AUDIT_PYTHON := .venv-audit/bin/python
+AUDIT_READY := .venv-audit/.ready-$(shell cat requirements/audit.lock | cksum | cut -d' ' -f1)
 # The launcher stops when make is killed, so that no server is left on the port.
 LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test fuzz coverage lint bench-crypto bench-query bench-lexical bench-rates bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit bench-crypto bench-query bench-lexical bench-rates bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -56,6 +59,12 @@ coverage: $(READY)  ## run the tests, show which lines they miss, hold GUARDED t
 lint: $(READY)  ## check the style
 	@$(PYTHON) -m ruff check .
 
+lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
+	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)
+
+audit: $(AUDIT_READY)  ## look the locked distributions up among known vulnerabilities; var/audit.json, var/sbom.json
+	@$(AUDIT_PYTHON) deploy/supply/audit.py
+
 bench-crypto: $(READY)  ## time the sealing primitives
 	@$(PYTHON) deploy/bench/crypto.py $(ARGS)
 
@@ -74,25 +83,40 @@ bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they say
 	@$(PYTHON) deploy/bench/summarize.py $(ARGS)
 
-# The stamp comes last, so that an interrupted set-up is done again. torch comes first and alone: what
-# depends on it would otherwise pull in another build of it. All to stderr; stdout is for results.
+# A virtual environment at $(1), where there is none yet.
+define CREATE_VENV
+if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
+	for python in python3.11 python3 ""; do \
+		"$${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or newer is needed, with its venv module; none was found as python3.11 or python3."; \
+		exit 1; \
+	fi; \
+	echo "set-up: creating $(1) with $$("$$python" --version)"; \
+	"$$python" -m venv $(1); \
+fi
+endef
+INSTALL_LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r
+
+# The stamp comes last, so that an interrupted set-up is done again. torch comes after the lock, which has all
+# that every build of it needs: nothing without a hash is left to install but torch and its CUDA libraries,
+# where pip takes that build (requirements/ml.txt). All to stderr; stdout is for results.
 $(READY):
 	@set -e; exec 1>&2; \
 	rm -f .venv/.ready-*; \
-	if ! $(PYTHON) -m pip --version >/dev/null 2>&1; then \
-		for python in python3.11 python3 ""; do \
-			"$${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
-		done; \
-		if [ -z "$$python" ]; then \
-			echo "Python 3.11 or newer is needed, with its venv module; none was found as python3.11 or python3."; \
-			exit 1; \
-		fi; \
-		echo "set-up: creating .venv with $$("$$python" --version)"; \
-		"$$python" -m venv .venv; \
-	fi; \
-	echo "set-up: installing torch (the first time takes some minutes)"; \
+	$(call CREATE_VENV,.venv); \
+	echo "set-up: installing requirements/dev.lock (the first time takes some minutes)"; \
+	$(PYTHON) $(INSTALL_LOCKED) requirements/dev.lock; \
+	echo "set-up: installing torch"; \
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check "$$(grep -h '^torch==' requirements/ml.txt)"; \
-	echo "set-up: installing requirements/dev.txt"; \
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt; \
 	touch $@; \
 	echo "set-up: done"
+
+$(AUDIT_READY):
+	@set -e; exec 1>&2; \
+	rm -f .venv-audit/.ready-*; \
+	$(call CREATE_VENV,.venv-audit); \
+	echo "set-up: installing requirements/audit.lock"; \
+	$(AUDIT_PYTHON) $(INSTALL_LOCKED) requirements/audit.lock; \
+	touch $@

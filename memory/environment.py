@@ -8,16 +8,35 @@ a key needs no restart. Both at once is refused: one of them would be silently i
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from pathlib import Path
 
 REREAD_SECONDS = 30.0
 SECRET_FILE_MAX_BYTES = 64 * 1024
+_OTHERS_MAY = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
+
+_file_of: dict[str, str] = {}  # of each secret that was read from a file, by name
 
 
 class SettingError(ValueError):
     """A setting is missing or has a value that cannot be used; the text names the setting, never the value."""
+
+
+def exposed_secrets() -> list[str]:
+    """Names of the secrets read from files that group or others may read or write, sorted.
+
+    For a warning: a platform may mount secrets so where nobody else has an account.
+    """
+    exposed = []
+    for name, path in _file_of.items():
+        try:
+            if os.stat(path).st_mode & _OTHERS_MAY:
+                exposed.append(name)
+        except OSError:  # gone since; the secret keeps its last text
+            continue
+    return sorted(exposed)
 
 
 class Secret:
@@ -62,5 +81,6 @@ class Secret:
             refusal = f"cannot be read ({type(exc).__name__})"
         if not refusal:
             self._path, self._text = path, text
+            _file_of[self.name] = path
         elif path != self._path:
             raise SettingError(f"the file of {self.name}_FILE {refusal}")

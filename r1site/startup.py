@@ -10,7 +10,7 @@ from django.core.checks import ERROR
 from django.db import DatabaseError, connections
 
 from memory.checks import settings_fit_together
-from memory.environment import SettingError
+from memory.environment import SettingError, exposed_secrets
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.garbage import spare_what_is_loaded
 from memory.language.pipeline import warm_language
@@ -43,6 +43,8 @@ def refuse_unsafe_start() -> None:
         master_keys()
         tenant_hmac_key()
         token_verifier()
+        if exposed := exposed_secrets():
+            logger.warning("group or others may read or write the files of: %s", ", ".join(exposed))
         require_safe_database(connections["default"])
     except SettingError as exc:
         _refuse([str(exc)])

@@ -33,6 +33,8 @@ class RerankConfig:
         interaction runs where it is asked for by name: no gain was measured that would pay for it.
     model, revision, cache_folder: a local folder, or a name in the local hub cache or the hub. The
         default model's revision is pinned; without a revision another model is the hub's newest.
+    expected_sha256, expected_files_sha256: hex digests that the weights, and tokenizer and configuration
+        together (`files_digest`), must have; None takes what is found.
     device: a torch device; None is `cuda:0` where there is one, else `cpu`.
     dtype: a torch dtype's name; `auto` is bfloat16 where the hardware multiplies it (GPUs that say
         so, CPUs with avx512_bf16 or amx_bf16), else float32.
@@ -52,6 +54,8 @@ class RerankConfig:
     model: str = DEFAULT_MODEL
     revision: str | None = None
     cache_folder: str | None = None
+    expected_sha256: str | None = None
+    expected_files_sha256: str | None = None
     device: str | None = None
     dtype: str = "auto"
     max_tokens: int = 512
@@ -83,6 +87,7 @@ class RerankConfig:
         """What a loaded cross-encoder depends on; when it changes, the model is loaded again."""
         return (
             *(self.model, self.pinned_revision, self.cache_folder, self.device, self.dtype, self.max_tokens),
+            *(self.expected_sha256, self.expected_files_sha256),
             *(self.batch_pairs, self.batch_tokens, self.lanes, self.max_queued_tokens),
             *(self.stuck_after_seconds, self.reload_after_seconds),
         )

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from reranker.config import RerankConfig
 from reranker.faults import reason_of
+from reranker.model_files import OTHER_RUNTIMES, files_digest
 from reranker.results import Reason
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,9 @@ def load_cross_encoder(config: RerankConfig) -> LoadedModel:
     except Exception as error:  # the hub's errors are of many families, its network's among them
         raise LoadFailure("no_backend", f"the model cannot be fetched ({type(error).__name__})") from error
     digest = weights_digest(folder)
+    _require("weights", digest, config.expected_sha256)
+    if config.expected_files_sha256:
+        _require("tokenizer and configuration", files_digest(folder), config.expected_files_sha256)
 
     import torch
     from sentence_transformers import CrossEncoder
@@ -163,14 +167,20 @@ def model_folder(config: RerankConfig) -> Path:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 (hex) of `model.safetensors`, or of the sorted digests where there are several files."""
+    """SHA-256 (hex) of `model.safetensors`, or of the digests, in the order of paths, where there are several files."""
     digests = []
-    for path in sorted(folder.glob("*.safetensors")):
+    weights = (path for path in folder.rglob("*.safetensors") if path.parent.name not in OTHER_RUNTIMES)
+    for path in sorted(weights):
         with open(path, "rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     if not digests:
         raise LoadFailure("no_backend", "the model has no safetensors weights")
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _require(what: str, found: str, expected: str | None) -> None:
+    if expected and found != expected.lower():
+        raise LoadFailure("no_backend", f"the model's {what} are not the expected ones: found SHA-256 {found}")
 
 
 def best_dtype(device: str) -> str:

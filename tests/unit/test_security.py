@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memory import master_keys, security
-from memory.environment import SECRET_FILE_MAX_BYTES, Secret, SettingError
+from memory.environment import SECRET_FILE_MAX_BYTES, Secret, SettingError, exposed_secrets
 from memory.errors import InvalidUserId, KeyUnavailable
 from memory.security import InvalidTag, associated_data, canonical_user_id, hmac_user, open_sealed, seal
 
@@ -409,6 +409,20 @@ def test_a_secret_that_is_not_set_is_empty(named):
 def test_a_secret_comes_from_the_environment_without_its_newline(named, monkeypatch):
     monkeypatch.setenv(named[0], " value\n")
     assert Secret(named[0]).value() == "value"
+
+
+def test_a_secret_whose_file_others_may_open_is_named_until_it_is_closed(named, monkeypatch):
+    name, path = named
+    path.write_text("from the file")
+    monkeypatch.setenv(f"{name}_FILE", str(path))
+    Secret(name).value()
+    for mode in (0o640, 0o604, 0o620):
+        path.chmod(mode)
+        assert name in exposed_secrets()
+    path.chmod(0o600)
+    assert name not in exposed_secrets()
+    path.unlink()
+    assert name not in exposed_secrets()
 
 
 def test_a_secret_comes_from_its_file_without_its_newline(named, monkeypatch):
