@@ -77,7 +77,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     embedder = get_embedder()
     deadline = time.monotonic() + settings.MEMORY_EMBED_QUERY_TIMEOUT_SECONDS
-    embedding = embedder.embed_query(query.text, deadline=deadline)
+    embedding = embedder.embed_query(query.text, deadline=deadline, user=user_hash)
     watch.lap("embed")
 
     keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)

@@ -18,7 +18,7 @@ import pytest
 from memory.errors import InvalidEmbedding, ModelUnavailable, Overloaded
 from memory.indexing.chunker import chunk_text
 from memory.retrieval.embed import PACKAGED_SHA256, Embedder
-from memory.retrieval.embedder_queue import _Job
+from memory.retrieval.embedding_job import Job
 from memory.retrieval.embedding_model import resolve_model, weights_digest
 
 TINY_DIMENSION = 32
@@ -416,7 +416,7 @@ def test_a_deadline_that_has_passed_never_reaches_the_model(gate):
 
 def test_the_owner_keeps_the_deadline_however_late_the_caller_wakes(gate, tiny):
     gate.hold_first_batch()
-    asleep = _Job("passage", ["late"], [3], time.monotonic() + 0.01)
+    asleep = Job("passage", ["late"], [3], time.monotonic() + 0.01)
     tiny._queue._admit(asleep)
     while time.monotonic() < asleep.deadline:
         time.sleep(0.001)
