@@ -196,7 +196,7 @@ class EmbedderQueue:
         return batch
 
     def _run(self, batch: Batch) -> None:
-        """Run a batch; where it fails, each caller's part of it once more, alone: a text is its own caller's trouble."""
+        """Run a batch; where it fails, each caller's part once more and alone: a text is its own caller's trouble."""
         parts: dict[Job, Batch] = {}
         for job, index in batch:
             parts.setdefault(job, []).append((job, index))

@@ -2,8 +2,9 @@
 
 P. Goyal, H. M. Vin, H. Cheng, "Start-Time Fair Queueing", SIGCOMM 1996. Each user has a tag, which
 grows by the tokens that are served to him; whoever has the lowest is next. A user with nothing waiting comes in at
-the virtual time (the lowest tag that waited when the last batch was taken) or at his last tag, whichever is later:
-nobody saves up turns by staying away, nor gains by sending one job at a time. All users weigh the same.
+the virtual time or at his last tag, whichever is later: nobody saves up turns by staying away, nor gains by sending
+one job at a time. The virtual time is the tag of what is in service: of a batch, the highest at which a user's turn
+in it began, but never above the lowest that still waits. All users weigh the same.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class FairQueue:
         self.tidy()
         if not self._flows:
             return []
-        self._virtual_time = max(self._virtual_time, min(flow.start for flow in self._flows.values()))
+        starts = {user: flow.start for user, flow in self._flows.items()}
         leader = self._leader()
         first = leader.jobs[0]
         if self._flows.keys() | self._last_users == {leader.user}:
@@ -124,6 +125,8 @@ class FairQueue:
             horizon = leader.order(first) + (2 * SHORT_TOKENS if first.is_short else self._quantum_tokens)
         batch = list(self._fitting(first.kind, horizon, batch_tokens))
         self._last_users = {job.user for job, _ in batch}
+        left = [flow.start for user, flow in self._flows.items() if self.is_waiting(user)]
+        self._virtual_time = max(self._virtual_time, min([max(starts[user] for user in self._last_users), *left]))
         self._last_was_short = first.is_short
         if self._rotates:
             had_turn = {id(job) for job, _ in batch}
