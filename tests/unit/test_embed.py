@@ -375,7 +375,7 @@ def test_queries_without_end_leave_passages_a_turn(gate):
     gate.hold_first_batch()
     passage = gate.passages(["passage one two three four"] * 3)  # too large to go among the queries
     # Each fills a batch of 16 tokens alone.
-    queries = [gate.query("query one two three four one two") for _ in range(9)]
+    queries = [gate.query("query one two three four one two", user=str(n)) for n in range(9)]
     gate.open()
     for future in [passage, *queries]:
         future.result(30)
