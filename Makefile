@@ -18,7 +18,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit bench-crypto bench-query bench-lexical bench-rates bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit bench-crypto bench-query bench-lexical bench-queue bench-rates bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -73,6 +73,9 @@ bench-query: $(READY)  ## time queries end to end
 
 bench-lexical: $(READY)  ## time the lexical leg and weigh its storage
 	@$(PYTHON) deploy/bench/lexical.py $(ARGS)
+
+bench-queue: $(READY)  ## time who waits for whom at the embedding model
+	@$(PYTHON) deploy/bench/embedding_queue.py $(ARGS)
 
 bench-rates: $(READY)  ## time one decision of the rate limiter
 	@$(PYTHON) deploy/bench/rates.py $(ARGS)

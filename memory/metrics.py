@@ -11,6 +11,7 @@ _FAST_MS = (
 )
 _INDEX_MS = (*_FAST_MS, 10_000, 30_000)
 _TTFV_MS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 1250, 1500, 2000, 3000, 5000, 10_000)
+_BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _AUTH_MS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 3, 5, 10, 25, 50, 100)
 
 index_latency_ms = Histogram("memory_index_latency_ms", "One index request, in milliseconds", buckets=_INDEX_MS)
@@ -29,7 +30,20 @@ auth_ms = Histogram("auth_ms", "Verifying one bearer token, in milliseconds", bu
 auth_refused = Counter("memory_auth_refused_total", "Bearer tokens refused, by the rule that refused them", ["reason"])
 stream_ttfv_ms = Histogram("stream_ttfv_ms", "One stream up to its first token, in milliseconds", buckets=_TTFV_MS)
 streams = Counter("stream_total", "Streams by how they ended: done, error, aborted or refused", ["outcome"])
+queue_wait_ms = Histogram(
+    "memory_queue_wait_ms",
+    "One caller's wait for a model, in milliseconds, until its first batch or until it gave up",
+    ["model"],
+    buckets=_INDEX_MS,
+)
+queue_batch = Histogram("memory_queue_batch", "Texts in one pass of a model", ["model"], buckets=_BATCH)
 # Summed over the workers that live.
+queue_depth = Gauge(
+    "memory_queue_depth",
+    "Callers that wait for a model, those of the running batch included",
+    ["model"],
+    multiprocess_mode="livesum",
+)
 db_pool_size = Gauge("memory_db_pool_size", "Database connections open", multiprocess_mode="livesum")
 db_pool_in_use = Gauge("memory_db_pool_in_use", "Database connections lent to threads", multiprocess_mode="livesum")
 db_pool_waiting = Gauge("memory_db_pool_waiting", "Threads waiting for a connection", multiprocess_mode="livesum")

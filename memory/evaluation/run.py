@@ -161,7 +161,7 @@ def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
     """The bound tenant's candidates of both legs, `candidates` a leg, by the service's own search, unopened."""
     user_hash = bound_tenant()
     embedder = get_embedder()
-    unit = unit_vectors(embedder.embed_query(text)[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
+    unit = unit_vectors(embedder.embed_query(text, user=user_hash)[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
     keys = existing_keys(user_hash)
     if keys is None:
         return []

@@ -17,7 +17,8 @@ import numpy as np
 
 from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable, Overloaded
 from memory.indexing.normalize import breakable
-from memory.retrieval.embedder_queue import EmbedderQueue, Lane
+from memory.retrieval.embedder_queue import EmbedderQueue
+from memory.retrieval.embedding_job import Lane
 from memory.retrieval.embedding_model import (
     DEFAULT_MODEL,
     PACKAGED_FILES_SHA256,
@@ -107,25 +108,25 @@ class Embedder:
         finally:
             self._loading.release()
 
-    def embed_query(self, text: str, deadline: float | None = None) -> np.ndarray:
+    def embed_query(self, text: str, deadline: float | None = None, user: str = "") -> np.ndarray:
         """float32[d] of unit length; what passes the model's tokens is left out.
 
-        `deadline` is on the `time.monotonic()` clock. Raises `Overloaded`, `ModelUnavailable`,
-        `InvalidEmbedding`.
+        `deadline` is on the `time.monotonic()` clock. `user`, the tenant's hash, is whose turn it takes in the
+        queue; what is nobody's takes turns as one user. Raises `Overloaded`, `ModelUnavailable`, `InvalidEmbedding`.
         """
-        return self._embed("query", [text], deadline)[0]
+        return self._embed("query", [text], deadline, user)[0]
 
-    def embed_passages(self, texts: Sequence[str], deadline: float | None = None) -> np.ndarray:
+    def embed_passages(self, texts: Sequence[str], deadline: float | None = None, user: str = "") -> np.ndarray:
         """float32[n, d] of unit length, in the order of `texts`; else as `embed_query`."""
-        return self._embed("passage", texts, deadline)
+        return self._embed("passage", texts, deadline, user)
 
-    def embed_tokens(self, texts: Sequence[str], deadline: float | None = None) -> list[np.ndarray]:
+    def embed_tokens(self, texts: Sequence[str], deadline: float | None = None, user: str = "") -> list[np.ndarray]:
         """float32[n_tokens, d] for each text: the model's last hidden states, special tokens left out.
 
         For late interaction. Computed in bfloat16 where the hardware multiplies it: they are compared
-        and never stored. `deadline` and errors as `embed_query`.
+        and never stored. `deadline`, `user` and errors as `embed_query`.
         """
-        return list(self._rows("tokens", texts, deadline))
+        return list(self._rows("tokens", texts, deadline, user))
 
     def close(self) -> None:
         """Stop the thread and let go of the model; the next call loads it again."""
@@ -159,7 +160,8 @@ class Embedder:
 
     @property
     def loaded(self) -> bool:
-        return self._loaded is not None and self._loading_pid == os.getpid()
+        """Whether this process can embed: the model is here, and the thread that asks it runs."""
+        return self._loaded is not None and self._loading_pid == os.getpid() and self._queue.is_alive
 
     @property
     def queued_tokens(self) -> int:
@@ -198,17 +200,15 @@ class Embedder:
         )
         self._loaded = model
 
-    def _embed(self, lane: Lane, texts: Sequence[str], deadline: float | None) -> np.ndarray:
-        model = self.load(deadline)
-        if not texts:
-            return np.empty((0, model.dimension), dtype=np.float32)
-        return _unit_rows(self._rows(lane, texts, deadline), model.dimension)
+    def _embed(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
+        rows = self._rows(lane, texts, deadline, user)
+        return _unit_rows(rows, self.dimension) if texts else np.empty((0, self.dimension), dtype=np.float32)
 
-    def _rows(self, lane: Lane, texts: Sequence[str], deadline: float | None) -> Sequence[np.ndarray]:
+    def _rows(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> Sequence[np.ndarray]:
         model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
         tokens = [model.count_tokens(text) for text in model_texts]
-        return self._queue.embed(lane, model_texts, tokens, deadline)
+        return self._queue.embed(lane, model_texts, tokens, deadline, user)
 
 
 def _unit_rows(rows: Sequence[np.ndarray], dimension: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The queue before the embedding model: one owner thread, three lanes, bounded work.
+"""The queue before the embedding model: one owner thread, three priority classes, bounded work, turns by user.
 
 Queries go before token vectors, and both before passages. A running batch cannot be stopped, so the
 batches are small, and a query waits for the one that runs, not for the document it is part of. There is no waiting
@@ -11,65 +11,34 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from memory import metrics
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
+from memory.retrieval.embedding_job import Job, Lane
+from memory.retrieval.fair_queue import Batch
+from memory.retrieval.priority_classes import PriorityClasses
 
 logger = logging.getLogger(__name__)
 
-Lane = Literal["query", "tokens", "passage"]
-# Somebody waits for an answer behind the first two; "tokens" are the token vectors of passages to rerank.
-_LANES_IN_ORDER: tuple[Lane, ...] = ("query", "tokens", "passage")
-# Under a constant stream of queries, passages still get one batch in nine.
-QUERY_BATCHES_BEFORE_PASSAGES = 8
 _MAX_RETRY_AFTER_SECONDS = 30
 _THREAD_CHECK_SECONDS = 1.0
-# A batch is padded to its longest text, so less than half of it is padding, except where all of it is short.
-_SHORT_BITS = 5
 
-
-class _Job:
-    """The texts of one caller; `rows` fills up batch by batch."""
-
-    def __init__(self, lane: Lane, texts: Sequence[str], tokens: Sequence[int], deadline):
-        self.lane = lane
-        self.texts = texts
-        self.tokens = tokens
-        self.deadline = math.inf if deadline is None else deadline
-        # Longest last, so that pop() takes texts of like length, the longest first.
-        self.waiting = sorted(range(len(texts)), key=lambda i: (tokens[i], -i))
-        self.unfinished = len(texts)
-        self.rows: list[np.ndarray | None] = [None] * len(texts)
-        self.error: MemoryServiceError | None = None
-        self.done = threading.Event()
-
-    @property
-    def length_class(self) -> int:
-        """Of its longest text that waits: all up to 32 tokens are of one class, those up to 64 of the next, ...
-
-        To be reranked come short windows and their question: a pass of its own for that would cost more than padding.
-        """
-        if self.lane == "tokens":
-            return 0
-        return max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
-
-    def fail(self, error: MemoryServiceError) -> None:
-        self.error = error
-        self.waiting.clear()
-        self.done.set()
+_depth = metrics.queue_depth.labels("embedding")
+_wait_ms = metrics.queue_wait_ms.labels("embedding")
+_batch_texts = metrics.queue_batch.labels("embedding")
 
 
 class EmbedderQueue:
     """Runs `encode(lane, texts) -> rows` in one thread, for any number of callers.
 
     A batch is at most `batch_tokens` long, counted with padding, or a single text; its texts are of like length,
-    so that short questions are quick beside long ones. At most `max_queued_tokens` of passages wait, and an
-    eighth of that of each other lane besides, so that a full indexing queue does not refuse a query; a single
-    job is taken on an empty lane whatever its size. Passage jobs take turns, batch by batch.
+    so that short questions are quick beside long ones. At most `max_queued_tokens` of passages wait, and less of
+    what goes before them (`PriorityClasses`).
+
+    Within a class users take turns by tokens, and one user has at most a quarter of what may wait (`FairQueue`).
     """
 
     def __init__(
@@ -81,25 +50,24 @@ class EmbedderQueue:
     ):
         self._encode = encode
         self._batch_tokens = batch_tokens
-        self._max_queued_tokens = {
-            "query": max_queued_tokens // 8,
-            "tokens": max_queued_tokens // 8,
-            "passage": max_queued_tokens,
-        }
-        self._jobs: dict[Lane, deque[_Job]] = {lane: deque() for lane in _LANES_IN_ORDER}
-        self._queued_tokens: dict[Lane, int] = dict.fromkeys(_LANES_IN_ORDER, 0)
-        self._query_batches_in_a_row = 0
+        self._max_queued_tokens = max_queued_tokens
+        self._classes = PriorityClasses(batch_tokens, max_queued_tokens)
+        self._unfinished: set[Job] = set()
         self._seconds_per_token = 0.0
         self._changed = threading.Condition()
         self._closed = False
         self.batches_run = 0
-        self._thread = threading.Thread(target=self._own, name="embedder", daemon=True)
-        self._thread.start()
+        self._thread = self._start_owner()
 
     @property
     def queued_tokens(self) -> int:
         """Tokens admitted and not yet done, the running batch included."""
-        return sum(self._queued_tokens.values())
+        return self._classes.queued_tokens
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the owner thread runs; should it ever die, whoever waits or comes next replaces it."""
+        return self._thread.is_alive()
 
     def embed(
         self,
@@ -107,20 +75,23 @@ class EmbedderQueue:
         texts: Sequence[str],
         tokens: Sequence[int],
         deadline: float | None = None,
+        user: str = "",
     ) -> list[np.ndarray]:
         """One row per text, in order; blocks. `deadline` is on the `time.monotonic()` clock.
 
-        Raises `Overloaded` when the lane is full or the deadline passes first, and
-        `ModelUnavailable` when the model fails on a batch with one of these texts.
+        `user` is whose turn it takes; work of nobody's takes turns as one user. Raises `Overloaded` when the class
+        or the user's share of it is full or the deadline passes first, and `ModelUnavailable` when the model fails
+        on one of these texts.
         """
-        job = _Job(lane, texts, tokens, deadline)
+        if not texts:
+            return []
+        job = Job(lane, texts, tokens, deadline, user)
         self._admit(job)
         while not job.done.wait(self._patience_seconds(job)):
-            if time.monotonic() >= job.deadline:
-                with self._changed:
-                    self._drop(job, self._overloaded())
-            elif not self._thread.is_alive():
-                raise ModelUnavailable
+            with self._changed:
+                self._replace_dead_owner()
+                if time.monotonic() >= job.deadline:
+                    self._drop(job, self._overloaded(job))
         if job.error is not None:
             raise job.error
         return job.rows
@@ -132,116 +103,138 @@ class EmbedderQueue:
             self._changed.notify_all()
         if self._thread is not threading.current_thread():
             self._thread.join()
+        with self._changed:
+            self._drop_all()
 
-    def _admit(self, job: _Job) -> None:
-        total = sum(job.tokens)
+    # What callers do. All but `_patience_seconds` are called with the lock held.
+
+    def _admit(self, job: Job) -> None:
         with self._changed:
             if self._closed:
                 raise ModelUnavailable
-            queued = self._queued_tokens[job.lane]
-            too_much = queued and queued + total > self._max_queued_tokens[job.lane]
-            if too_much or time.monotonic() >= job.deadline:
-                raise self._overloaded()
-            self._queued_tokens[job.lane] += total
-            self._jobs[job.lane].append(job)
+            self._replace_dead_owner()
+            queue = self._classes.place(job)
+            if queue.is_full(job) or time.monotonic() >= job.deadline:
+                raise self._overloaded(job)
+            if queue.is_over_share(job):
+                raise self._overloaded(job, "Too much of this user's work waits already; try again shortly.")
+            queue.add(job)
+            self._unfinished.add(job)
+            _depth.set(len(self._unfinished))
             self._changed.notify_all()
 
-    def _patience_seconds(self, job: _Job) -> float:
+    def _patience_seconds(self, job: Job) -> float:
         return max(0.0, min(job.deadline - time.monotonic(), _THREAD_CHECK_SECONDS))
 
-    def _overloaded(self) -> Overloaded:
-        wait_seconds = math.ceil(self.queued_tokens * self._seconds_per_token)
-        return Overloaded(retry_after_seconds=min(max(1, wait_seconds), _MAX_RETRY_AFTER_SECONDS))
+    def _overloaded(self, job: Job, detail: str | None = None) -> Overloaded:
+        """With the time that what goes before takes at the measured pace."""
+        wait_seconds = math.ceil(self._classes.tokens_up_to(job) * self._seconds_per_token)
+        return Overloaded(detail, retry_after_seconds=min(max(1, wait_seconds), _MAX_RETRY_AFTER_SECONDS))
 
-    def _drop(self, job: _Job, error: MemoryServiceError) -> None:
-        """Fail a job; what of it is in the running batch is counted off when that ends."""
+    def _drop(self, job: Job, error: MemoryServiceError) -> None:
+        """Fail a job; what of it is in the running batch is computed for nobody."""
         if not job.done.is_set():
-            self._queued_tokens[job.lane] -= sum(job.tokens[i] for i in job.waiting)
+            self._classes.of(job).release(job.user, job.unfinished_tokens)
             job.fail(error)
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        if not job.has_begun:
+            _wait_ms.observe((time.monotonic() - job.admitted_at) * 1000)
+        self._unfinished.discard(job)
+        _depth.set(len(self._unfinished))
+
+    def _drop_all(self) -> None:
+        """Fail everybody who waits, and begin with nothing counted."""
+        for job in list(self._unfinished):
+            job.fail(ModelUnavailable())
+        self._unfinished.clear()
+        self._classes = PriorityClasses(self._batch_tokens, self._max_queued_tokens)
+        _depth.set(0)
+
+    def _start_owner(self) -> threading.Thread:
+        thread = threading.Thread(target=self._own, name="embedder", daemon=True)
+        thread.start()
+        return thread
+
+    def _replace_dead_owner(self) -> None:
+        if not (self._closed or self._thread.is_alive()):
+            logger.error("the embedding queue's thread has died; another takes its place")
+            self._drop_all()
+            self._thread = self._start_owner()
+
+    # What the owner does.
 
     def _own(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._closed or any(self._jobs.values())):
-                    self._changed.wait()
-                if self._closed:
-                    for job in [job for jobs in self._jobs.values() for job in jobs]:
-                        self._drop(job, ModelUnavailable())
-                    return
-                lane, batch = self._take()
-            if batch:
-                self._run(lane, batch)
-            del batch  # users' texts do not stay here until the next one
+        while not self._closed:
+            try:
+                self._step()
+            except Exception as error:  # a fault of ours; the thread must not die of it
+                logger.error("the embedding queue failed: %s", type(error).__name__)
+                with self._changed:
+                    self._drop_all()
 
-    def _take(self) -> tuple[Lane, list[tuple[_Job, int]]]:
-        """The next batch as (job, index of text) pairs, of one lane; expired jobs fall out."""
-        for jobs in self._jobs.values():
-            for job in [job for job in jobs if time.monotonic() >= job.deadline]:
-                self._drop(job, self._overloaded())
-            live = [job for job in jobs if job.waiting]
-            jobs.clear()
-            jobs.extend(live)
+    def _step(self) -> None:
+        """Wait for something to do and do it: users' texts do not stay here until the next one."""
+        with self._changed:
+            while not (self._closed or self._classes):
+                self._changed.wait()
+            batch = [] if self._closed else self._take()
+        if batch:
+            self._run(batch)
 
-        passages_due = self._query_batches_in_a_row >= QUERY_BATCHES_BEFORE_PASSAGES
-        lane: Lane = next((lane for lane in _LANES_IN_ORDER if self._jobs[lane]), "passage")
-        if passages_due and self._jobs["passage"]:
-            lane = "passage"
-        overtook = lane != "passage" and bool(self._jobs["passage"])
-        self._query_batches_in_a_row = self._query_batches_in_a_row + 1 if overtook else 0
-
-        return lane, self._batch_of(lane)
-
-    def _batch_of(self, lane: Lane) -> list[tuple[_Job, int]]:
-        jobs = self._jobs[lane]
-        batch = list(self._fitting(jobs))
-        left = [job for job in jobs if job.waiting]
-        if lane == "passage":
-            # Who had a turn goes to the back; a query keeps its place.
-            had_turn = {id(job) for job, _ in batch}
-            left.sort(key=lambda job: id(job) in had_turn)
-        jobs.clear()
-        jobs.extend(left)
+    def _take(self) -> Batch:
+        """The next batch, of one lane; expired jobs fall out."""
+        now = time.monotonic()
+        for job in [job for job in self._classes.jobs() if now >= job.deadline]:
+            self._drop(job, self._overloaded(job))
+        batch = self._classes.take()
+        for job, _ in batch:
+            if not job.has_begun:
+                job.has_begun = True
+                _wait_ms.observe((now - job.admitted_at) * 1000)
         return batch
 
-    def _fitting(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, int]]:
-        """The oldest job's longest text, and in order of the jobs what is of its length class, while it fits."""
-        taken = longest = 0
-        wanted = jobs[0].length_class if jobs else None
-        for job in jobs:
-            while job.waiting and job.length_class == wanted:
-                longest = max(longest, job.tokens[job.waiting[-1]])
-                if taken and longest * (taken + 1) > self._batch_tokens:
-                    return
-                taken += 1
-                yield job, job.waiting.pop()
+    def _run(self, batch: Batch) -> None:
+        """Run a batch; where it fails, each caller's part once more and alone: a text is its own caller's trouble."""
+        parts: dict[Job, Batch] = {}
+        for job, index in batch:
+            parts.setdefault(job, []).append((job, index))
+        failure = self._run_part(batch)
+        if failure is None:
+            return
+        for job, part in parts.items():
+            if len(parts) > 1 and not job.done.is_set():
+                failure = self._run_part(part)
+            if failure is not None:
+                with self._changed:
+                    self._drop(job, _as_service_error(failure))
 
-    def _run(self, lane: Lane, batch: list[tuple[_Job, int]]) -> None:
+    def _run_part(self, batch: Batch) -> Exception | None:
+        """Give these texts their rows; the error where the model fails on them."""
         started = time.monotonic()
-        rows, failure = None, None
         try:
-            rows = self._encode(lane, [job.texts[i] for job, i in batch])
+            rows = self._encode(batch[0][0].lane, [job.texts[index] for job, index in batch])
             if len(rows) != len(batch):
                 raise ValueError("the model returned another number of rows than texts")
         except Exception as error:
-            failure = error
             # Without the traceback's text: a tokenizer's message can quote its input.
             logger.error("embedding batch failed: %s", type(error).__name__)
-
-        batch_tokens = sum(job.tokens[i] for job, i in batch)
-        with self._changed:
+            return error
+        finally:
             self.batches_run += 1
-            self._queued_tokens[lane] -= batch_tokens
-            if failure is None:
-                pace = (time.monotonic() - started) / max(batch_tokens, 1)
-                self._seconds_per_token += 0.2 * (pace - self._seconds_per_token)
-            for n, (job, i) in enumerate(batch):
-                if failure is not None:
-                    self._drop(job, _as_service_error(failure))
-                    continue
-                job.rows[i] = rows[n]
-                job.unfinished -= 1
-                if not job.unfinished and not job.done.is_set():
-                    job.done.set()
+            _batch_texts.observe(len(batch))
+
+        with self._changed:
+            pace = (time.monotonic() - started) / sum(job.tokens[index] for job, index in batch)
+            self._seconds_per_token += 0.2 * (pace - self._seconds_per_token)
+            for (job, index), row in zip(batch, rows, strict=True):
+                if not job.done.is_set():
+                    self._classes.of(job).release(job.user, job.tokens[index])
+                    job.fill(index, row)
+                    if job.done.is_set():
+                        self._forget(job)
+        return None
 
 
 def _as_service_error(failure: Exception) -> MemoryServiceError:

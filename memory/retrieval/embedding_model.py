@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from memory.errors import ModelUnavailable
-from memory.retrieval.embedder_queue import Lane
+from memory.retrieval.embedding_job import Lane
 from reranker.loader import best_dtype
 from reranker.model_files import files_digest
 

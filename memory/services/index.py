@@ -142,7 +142,7 @@ def _carry_out(user_id, drafts, chunked, watch, in_transaction):
 
     embedder = get_embedder()
     texts = [chunk.text for chunks in chunked.chunks for chunk in chunks]
-    embeddings = embedder.embed_passages(texts, deadline=deadline_at())
+    embeddings = embedder.embed_passages(texts, deadline=deadline_at(), user=user_hash)
     watch.lap("embed")
 
     space = active_space(embedder)

@@ -76,7 +76,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     user_hash = bound_tenant()
 
     embedder = get_embedder()
-    embedding = embedder.embed_query(query.text, deadline=deadline_at())
+    embedding = embedder.embed_query(query.text, deadline=deadline_at(), user=user_hash)
     watch.lap("embed")
 
     keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)

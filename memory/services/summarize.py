@@ -164,9 +164,9 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     candidates = cited_sentences(chunks, deadline=time.monotonic() + SPLIT_TIMEOUT_SECONDS)
     watch.lap("split")
 
-    embedder = get_embedder()
-    units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline_at())
-    question = embedder.embed_query(scope.value, deadline=deadline_at()) if scope.kind == "query" else None
+    embedder, user, deadline = get_embedder(), bound_tenant(), deadline_at()
+    units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline, user=user)
+    question = embedder.embed_query(scope.value, deadline=deadline, user=user) if scope.kind == "query" else None
     watch.lap("embed")
     sentences = [candidates[index] for index in central_sentences(units, max_sentences, question)]
     watch.lap("rank")
@@ -205,7 +205,7 @@ def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summa
     )
     chunks = count_chunks([draft.text]).chunks[0]
     embedder = get_embedder()
-    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline_at())
+    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline_at(), user=user_hash)
     document = seal_document(read.keys, active_space(embedder), draft, chunks, embeddings)
     with tenant_transaction(user_hash, write=True) as tx:
         stored = tx.execute(_VERSIONS, [user_hash, list(versions)]).fetchall()

@@ -18,7 +18,7 @@ import pytest
 from memory.errors import InvalidEmbedding, ModelUnavailable, Overloaded
 from memory.indexing.chunker import chunk_text
 from memory.retrieval.embed import PACKAGED_SHA256, Embedder
-from memory.retrieval.embedder_queue import _Job
+from memory.retrieval.embedding_job import Job
 from memory.retrieval.embedding_model import resolve_model, weights_digest
 from reranker.model_files import files_digest
 
@@ -207,6 +207,7 @@ def test_slices_are_counted_as_the_model_counts_them(minilm):
 
 def test_no_passages_give_no_rows(tiny):
     assert tiny.embed_passages([]).shape == (0, TINY_DIMENSION)
+    assert tiny.embed_tokens([]) == []
     assert tiny.batches_run == 0
 
 
@@ -424,14 +425,14 @@ def test_a_small_document_does_not_wait_for_the_whole_of_a_large_one(gate):
 
 def test_queries_without_end_leave_passages_a_turn(gate):
     gate.hold_first_batch()
-    passage = gate.passages(["passage"])
+    passage = gate.passages(["passage one two three four"] * 3)  # too large to go among the queries
     # Each fills a batch of 16 tokens alone.
-    queries = [gate.query("query one two three four one two") for _ in range(9)]
+    queries = [gate.query("query one two three four one two", user=str(n)) for n in range(9)]
     gate.open()
     for future in [passage, *queries]:
         future.result(30)
-    assert gate.batches.index(["passage"]) == 9
-    assert len(gate.batches) == 11
+    assert gate.batches.index(["passage one two three four"] * 2) == 9
+    assert len(gate.batches) == 12
 
 
 def test_batches_hold_texts_of_like_length_within_the_budget(gate):
@@ -442,11 +443,11 @@ def test_batches_hold_texts_of_like_length_within_the_budget(gate):
 
 def test_more_than_the_queue_holds_is_refused_and_a_query_still_gets_in(gate):
     gate.hold_first_batch()
-    waiting = gate.passages(["passage one two three"] * 120)
+    waiting = gate.passages(["passage one two three"] * 120, user="large")
     with pytest.raises(Overloaded) as refused:
-        gate.passages(["passage one two three"] * 20).result(30)
+        gate.passages(["passage one two three"] * 20, user="next").result(30)
     assert refused.value.retry_after_seconds >= 1
-    query = gate.query("query")
+    query = gate.query("query", user="next")
     assert not query.done()
     gate.open()
     assert waiting.result(30).shape == (120, TINY_DIMENSION)
@@ -468,7 +469,7 @@ def test_a_deadline_that_has_passed_never_reaches_the_model(gate):
 
 def test_the_owner_keeps_the_deadline_however_late_the_caller_wakes(gate, tiny):
     gate.hold_first_batch()
-    asleep = _Job("passage", ["late"], [3], time.monotonic() + 0.01)
+    asleep = Job("passage", ["late"], [3], time.monotonic() + 0.01)
     tiny._queue._admit(asleep)
     while time.monotonic() < asleep.deadline:
         time.sleep(0.001)
@@ -521,7 +522,7 @@ def test_a_vector_that_cannot_be_stored_reaches_its_own_caller_alone(gate, value
 
     gate.fault = spoil
     gate.hold_first_batch()
-    bad, good = gate.passages(["bad"]), gate.passages(["good"])
+    bad, good = gate.passages(["bad"], user="bad"), gate.passages(["good"], user="good")
     gate.open()
     with pytest.raises(InvalidEmbedding):
         bad.result(30)

@@ -1,0 +1,83 @@
+"""The texts of one caller on their way through the embedding model."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from memory.errors import MemoryServiceError
+
+# What the model is asked for; "tokens" are the token vectors of passages to rerank.
+Lane = Literal["query", "tokens", "passage"]
+# A batch is padded to its longest text, so less than half of it is padding, except where all of it is short.
+_SHORT_BITS = 5
+
+
+class Job:
+    """`rows` fills up batch by batch; `tokens` counts each of `texts`, and at least one for it.
+
+    `is_short` is set by the queue: passages that are one small batch and go among the queries.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        texts: Sequence[str],
+        tokens: Sequence[int],
+        deadline: float | None = None,
+        user: str = "",
+    ):
+        self.lane: Lane = lane
+        self.user = user
+        self.texts = texts
+        self.tokens = [max(1, count) for count in tokens]
+        self.deadline = math.inf if deadline is None else deadline
+        self.is_short = False
+        # Longest last, so that pop() takes texts of like length, the longest first.
+        self.waiting = sorted(range(len(texts)), key=lambda i: (self.tokens[i], -i))
+        self.unfinished_tokens = sum(self.tokens)
+        self.rows: list[np.ndarray | None] = [None] * len(texts)
+        self.error: MemoryServiceError | None = None
+        self.done = threading.Event()
+        self.admitted_at = time.monotonic()
+        self.has_begun = False
+
+    @property
+    def priority(self) -> Lane:
+        """The priority class that it waits in."""
+        return "query" if self.is_short else self.lane
+
+    @property
+    def kind(self) -> tuple[Lane, int]:
+        """What its longest text that waits may share a batch with: the same lane, the same class of length.
+
+        All up to 32 tokens are of one class, those up to 64 of the next, and so on. To be reranked come short
+        windows and their question, and short passages are few: there a pass for each class would cost more than
+        padding.
+        """
+        if self.is_short or self.lane == "tokens":
+            return self.lane, 0
+        return self.lane, max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
+
+    @property
+    def padded_tokens(self) -> int:
+        """All its texts as one batch, each as long as the longest."""
+        return max(self.tokens) * len(self.tokens)
+
+    def fill(self, index: int, row: np.ndarray) -> None:
+        """Give text `index` its row; the last one makes the job done."""
+        self.rows[index] = row
+        self.unfinished_tokens -= self.tokens[index]
+        if not self.unfinished_tokens:
+            self.done.set()
+
+    def fail(self, error: MemoryServiceError) -> None:
+        self.error = error
+        self.unfinished_tokens = 0
+        self.waiting.clear()
+        self.done.set()

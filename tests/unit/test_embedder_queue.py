@@ -1,0 +1,280 @@
+"""The queue before the embedding model, with a model that waits until it is let go: turns by user, contained faults."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from memory.errors import ModelUnavailable, Overloaded
+from memory.retrieval.embedder_queue import EmbedderQueue
+from memory.retrieval.embedding_job import Job
+
+BATCH_TOKENS = 100
+MAX_QUEUED_TOKENS = 8_000
+PATIENCE_SECONDS = 30
+
+
+class Model:
+    """Gives each text its number as its row, once it is let go; texts named bad are its undoing."""
+
+    def __init__(self):
+        self.batches: list[list[str]] = []
+        self.entered = threading.Semaphore(0)
+        self.may_pass = threading.Event()
+        self.dies = False
+
+    def encode(self, lane, texts):
+        self.batches.append(list(texts))
+        self.entered.release()
+        assert self.may_pass.wait(PATIENCE_SECONDS)
+        if self.dies:
+            raise SystemExit
+        if any(text.startswith("bad") for text in texts):
+            raise RuntimeError("the text was: secret")
+        return np.array([[float(text.split()[-1])] for text in texts])
+
+
+class Callers:
+    """Calls of the queue in threads, each made once the one before it waits."""
+
+    def __init__(self):
+        self.model = Model()
+        self.queue = EmbedderQueue(self.model.encode, batch_tokens=BATCH_TOKENS, max_queued_tokens=MAX_QUEUED_TOKENS)
+        self._pool = ThreadPoolExecutor(64)
+
+    def embed(self, user: str, *numbers: int, tokens=10, lane="passage", what="text", deadline=None) -> Future:
+        before = self.queue.queued_tokens
+        texts = [f"{what} {user} {number}" for number in numbers]
+        future = self._pool.submit(self.queue.embed, lane, texts, [tokens] * len(texts), deadline, user)
+        while self.queue.queued_tokens == before and not future.done():
+            time.sleep(0.001)
+        return future
+
+    def hold(self) -> Future:
+        """Occupy the model, so that what follows has to wait."""
+        future = self.embed("holder", 0, lane="query")
+        assert self.model.entered.acquire(timeout=PATIENCE_SECONDS)
+        return future
+
+    def let_go(self) -> None:
+        self.model.may_pass.set()
+
+    def users_by_batch(self) -> list[set[str]]:
+        return [{text.split()[1] for text in batch} for batch in self.model.batches[1:]]
+
+    def close(self) -> None:
+        self.let_go()
+        self._pool.shutdown()
+        self.queue.close()
+
+
+@pytest.fixture
+def callers():
+    callers = Callers()
+    yield callers
+    callers.close()
+
+
+def rows(future: Future) -> list[float]:
+    return [float(row[0]) for row in future.result(PATIENCE_SECONDS)]
+
+
+def test_a_documents_pieces_take_turns_with_another_users(callers):
+    callers.hold()
+    large = callers.embed("large", *range(40), tokens=50)
+    other = callers.embed("other", 1, 2, 3, 4, tokens=50)
+    callers.let_go()
+    assert rows(other) == [1, 2, 3, 4]
+    assert rows(large) == list(range(40))
+    assert callers.users_by_batch()[:4] == [{"large", "other"}] * 4
+
+
+def test_many_callers_of_one_user_have_the_turns_of_one(callers):
+    callers.hold()
+    many = [callers.embed("many", n, tokens=20, lane="query") for n in range(12)]
+    single = [callers.embed(f"single-{n}", n, tokens=20, lane="query") for n in range(3)]
+    callers.let_go()
+    for future in [*many, *single]:
+        future.result(PATIENCE_SECONDS)
+    assert callers.users_by_batch()[0] == {"many", "single-0", "single-1", "single-2"}
+    assert len(callers.model.batches[1]) == 4
+
+
+def test_a_short_write_goes_right_behind_the_running_batch(callers):
+    callers.hold()
+    queries = [callers.embed(f"asks-{n}", n, tokens=60, lane="query") for n in range(12)]
+    write = callers.embed("writes", 7)
+    callers.let_go()
+    assert rows(write) == [7]
+    for query in queries:
+        query.result(PATIENCE_SECONDS)
+    assert callers.users_by_batch()[0] == {"writes"}
+
+
+def test_short_writes_of_several_users_share_a_batch_and_never_one_with_queries(callers):
+    callers.hold()
+    query = callers.embed("asks", 1, lane="query")
+    writes = [callers.embed(f"writes-{n}", n) for n in range(5)]
+    callers.let_go()
+    for future in [query, *writes]:
+        future.result(PATIENCE_SECONDS)
+    assert callers.users_by_batch() == [{f"writes-{n}" for n in range(5)}, {"asks"}]
+
+
+def test_a_user_over_his_share_is_refused_at_once_and_nobody_else_is(callers):
+    callers.hold()
+    waiting = [callers.embed("greedy", *range(10), tokens=90), callers.embed("greedy", *range(11), tokens=90)]
+    with pytest.raises(Overloaded, match="this user's") as refused:
+        callers.embed("greedy", *range(10), tokens=90).result(PATIENCE_SECONDS)
+    assert refused.value.retry_after_seconds >= 1
+    assert len(callers.model.batches) == 1
+    waiting += [callers.embed("other", *range(20), tokens=90), callers.embed("greedy", 1, lane="query")]
+    callers.let_go()
+    for future in waiting:
+        future.result(PATIENCE_SECONDS)
+    assert callers.embed("greedy", 1, 2).result(PATIENCE_SECONDS)
+
+
+def test_a_users_only_document_is_taken_whatever_its_share(callers):
+    callers.hold()
+    small = callers.embed("other", 1, 2, tokens=90)
+    large = callers.embed("large", *range(50), tokens=90)
+    callers.let_go()
+    assert rows(large) == list(range(50))
+    assert rows(small) == [1, 2]
+
+
+def test_retry_after_is_what_waits_at_the_pace_that_was_measured(callers):
+    callers.let_go()
+    callers.embed("first", 1).result(PATIENCE_SECONDS)
+    callers.model.may_pass.clear()
+    callers.hold()
+    waiting = [callers.embed("greedy", *range(10), tokens=90), callers.embed("greedy", *range(10), tokens=90)]
+    callers.queue._seconds_per_token = 0.01
+    with pytest.raises(Overloaded) as refused:
+        callers.embed("greedy", *range(10), tokens=90).result(PATIENCE_SECONDS)
+    assert refused.value.retry_after_seconds == 19  # (10 + 2 x 900) tokens, rounded up
+    with pytest.raises(Overloaded) as too_late:
+        callers.embed("asks", 1, lane="query", deadline=time.monotonic() - 1).result(PATIENCE_SECONDS)
+    assert too_late.value.retry_after_seconds == 1  # no passage goes before a query
+    callers.let_go()
+    for future in waiting:
+        future.result(PATIENCE_SECONDS)
+
+
+def test_deadlines_drop_and_never_order(callers):
+    callers.hold()
+    patient = callers.embed("patient", 1, tokens=60, lane="query")
+    hurried = callers.embed("hurried", 2, tokens=60, lane="query", deadline=time.monotonic() + 60)
+    late = callers.embed("late", 3, tokens=60, lane="query", deadline=time.monotonic() + 0.05)
+    with pytest.raises(Overloaded):
+        late.result(PATIENCE_SECONDS)
+    callers.let_go()
+    assert (rows(patient), rows(hurried)) == ([1], [2])
+    assert callers.users_by_batch() == [{"patient"}, {"hurried"}]
+    assert callers.queue.queued_tokens == 0
+
+
+def test_a_poisonous_text_fails_alone_and_every_other_caller_of_its_batch_is_served(callers):
+    callers.hold()
+    bad = [callers.embed("bad", 1, lane="query", what="bad"), callers.embed("worse", 2, lane="query", what="bad")]
+    good = [callers.embed(f"good-{n}", n, lane="query") for n in range(4)]
+    good.append(callers.embed("bad", 9, lane="query"))
+    callers.let_go()
+    assert [rows(future) for future in good] == [[0], [1], [2], [3], [9]]
+    for future in bad:
+        with pytest.raises(ModelUnavailable) as failed:
+            future.result(PATIENCE_SECONDS)
+        assert "secret" not in str(failed.value)
+    assert {"bad", "worse", "good-0"} <= callers.users_by_batch()[0]
+    assert callers.queue.queued_tokens == 0
+
+
+def test_a_model_that_always_fails_is_asked_once_more_for_each_caller_and_no_more(callers):
+    callers.hold()
+    failing = [callers.embed(f"user-{n}", n, n, lane="query", what="bad") for n in range(4)]
+    callers.let_go()
+    for future in failing:
+        with pytest.raises(ModelUnavailable):
+            future.result(PATIENCE_SECONDS)
+    batches = callers.model.batches[1:]
+    assert len(batches[0]) > 1
+    assert len(batches) <= 2 * len(failing) + 2
+
+
+def test_a_fault_of_the_queues_own_fails_those_who_wait_and_nobody_after_them(callers, monkeypatch):
+    callers.hold()
+    waiting = [callers.embed("first", 1, 2, tokens=90), callers.embed("second", 1, lane="query")]
+
+    def fault():
+        monkeypatch.undo()
+        raise KeyError("fault")
+
+    monkeypatch.setattr(callers.queue, "_take", fault)
+    callers.let_go()
+    for future in waiting:
+        with pytest.raises(ModelUnavailable):
+            future.result(PATIENCE_SECONDS)
+    assert callers.queue.queued_tokens == 0
+    assert rows(callers.embed("third", 3)) == [3]
+    assert callers.queue.is_alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_owner_thread_is_replaced_and_leaks_nothing(callers):
+    callers.hold()
+    waiting = callers.embed("waits", 1, lane="query")
+    callers.model.dies = True
+    owner = callers.queue._thread
+    callers.let_go()
+    with pytest.raises(ModelUnavailable):
+        waiting.result(PATIENCE_SECONDS)
+    assert not owner.is_alive()
+    callers.model.dies = False
+    assert rows(callers.embed("next", 2)) == [2]
+    assert callers.queue.queued_tokens == 0
+
+
+def test_no_texts_are_answered_at_once(callers):
+    assert callers.queue.embed("tokens", [], []) == []
+    assert not callers.model.batches
+
+
+def test_a_users_texts_and_name_do_not_stay(callers):
+    callers.let_go()
+    for number in range(50):
+        callers.embed(f"user-{number}", number, lane="query").result(PATIENCE_SECONDS)
+    with callers.queue._changed:
+        callers.queue._classes.take()  # what the owner does before it waits
+        assert not any(queue.users for queue in callers.queue._classes._queues.values())
+    assert not callers.queue._unfinished
+
+
+def test_the_queue_is_measured_without_a_series_for_anybody(callers):
+    def value(name: str) -> float:
+        return REGISTRY.get_sample_value(name, {"model": "embedding"})
+
+    waits, batches, texts = (value(f"memory_queue_{name}") for name in ("wait_ms_count", "batch_count", "batch_sum"))
+    callers.hold()
+    waiting = [callers.embed("one", 1, lane="query"), callers.embed("two", 2, lane="query")]
+    gave_up = callers.embed("gone", 3, lane="query", deadline=time.monotonic() + 0.05)
+    with suppress(Overloaded):
+        gave_up.result(PATIENCE_SECONDS)
+    assert value("memory_queue_depth") == 3
+    callers.let_go()
+    for future in waiting:
+        future.result(PATIENCE_SECONDS)
+    assert value("memory_queue_depth") == 0
+    assert value("memory_queue_wait_ms_count") - waits == 4
+    assert value("memory_queue_batch_count") - batches == 2
+    assert value("memory_queue_batch_sum") - texts == 3
+
+
+def test_a_job_counts_a_text_without_tokens_as_one():
+    assert Job("passage", ["", ""], [0, 3]).unfinished_tokens == 4
