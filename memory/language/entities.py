@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from memory.combining_marks import stream_safe
 from memory.language.pipeline import entity_pipeline, pipeline_name, readable
 from memory.language.sentences import split_sentences
 
@@ -105,7 +106,7 @@ def merge(mentions: Iterable[Mention]) -> list[Entity]:
 
 
 def _folded(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("’", "'").split())
+    return " ".join(unicodedata.normalize("NFKC", stream_safe(name)).casefold().replace("’", "'").split())
 
 
 def _name(surface: str) -> tuple[int, int]:

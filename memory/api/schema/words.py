@@ -47,7 +47,8 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "MemoryQueryRequest": {
         "": "A question to the user's memory, with filters.",
-        "query": 'The question. A phrase in quotation marks, `"heat pump"`, puts passages that hold it as it is first.',
+        "query": 'The question. A phrase in quotation marks, `"heat pump"`, puts those of the best 50 candidates '
+        "first that hold it as it is; at most 8 different phrases count.",
         "top_k": "How many passages to answer with.",
         "candidates": "How many candidates each search leg gives; raised to `top_k` where smaller.",
         "rerank_pool": "How many of the best candidates are reranked; raised to `top_k` where smaller.",
