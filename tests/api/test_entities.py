@@ -158,7 +158,7 @@ class Interrupted:
 def test_a_document_replaced_meanwhile_is_recognised_as_it_is_now(alice, monkeypatch):
     alice.index("minutes", "Tim Cook met Angela Merkel in Berlin.")
     real = Interrupted(lambda: alice.index("minutes", "Nobody but Tim Cook went to Madrid."), times=1)
-    monkeypatch.setattr(service, "recognizer", lambda: real)
+    monkeypatch.setattr(service, "recognizer", lambda _user: real)
     found = by_text(alice.post("memory/entities", {"doc_id": "minutes"}))
     assert {"Madrid"} <= {text for text, _ in found} and "Berlin" not in {text for text, _ in found}
     assert "Madrid" in {entity["text"] for entity in stored_entities(alice, "minutes")[0]}
@@ -167,7 +167,7 @@ def test_a_document_replaced_meanwhile_is_recognised_as_it_is_now(alice, monkeyp
 def test_a_document_that_keeps_changing_is_503_and_keeps_its_own(alice, monkeypatch):
     alice.index("minutes", "Tim Cook met Angela Merkel in Berlin.")
     real = Interrupted(lambda: alice.index("minutes", "Nobody but Tim Cook went to Madrid."), times=2)
-    monkeypatch.setattr(service, "recognizer", lambda: real)
+    monkeypatch.setattr(service, "recognizer", lambda _user: real)
     answer = alice.post("memory/entities", {"doc_id": "minutes"})
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert answer.headers["Retry-After"]
@@ -177,7 +177,7 @@ def test_a_document_that_keeps_changing_is_503_and_keeps_its_own(alice, monkeypa
 def test_a_document_deleted_meanwhile_is_404(alice, monkeypatch):
     alice.index("minutes", "Tim Cook met Angela Merkel in Berlin.")
     real = Interrupted(lambda: alice.delete("memory/documents/minutes"), times=1)
-    monkeypatch.setattr(service, "recognizer", lambda: real)
+    monkeypatch.setattr(service, "recognizer", lambda _user: real)
     assert alice.post("memory/entities", {"doc_id": "minutes"}).status_code == 404
 
 
