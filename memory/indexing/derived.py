@@ -25,9 +25,9 @@ DERIVED_MAX_BYTES = 32 * 1024
 IS_DERIVED = f"""(d.source = '{SUMMARY_SOURCE}' AND EXISTS (
     SELECT FROM memory_document_sources s WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id))"""
 # Of the same row: what it was made from, in the order that was given.
-SOURCES_OF = """ARRAY(
+SOURCES_OF = f"""CASE WHEN d.source = '{SUMMARY_SOURCE}' THEN ARRAY(
     SELECT s.source_doc_id FROM memory_document_sources s
-    WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id ORDER BY s.position)"""
+    WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id ORDER BY s.position) ELSE '{{}}' END"""
 
 _DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING id"
 _DELETE_SOURCES = "DELETE FROM memory_document_sources WHERE user_hash = %s AND doc_id = ANY(%s)"

@@ -94,8 +94,8 @@ def _fill(scratch: ScratchDatabase) -> None:
     with scratch.as_alias("default"):
         for name in ("alice", "bob"):
             person = Person.new(name)
-            remember(person, "a", "b", "c")
-            remember_summary(person, "sum", "c", "a", "gone")
+            remember(person, "a", "b")
+            remember_summary(person, "sum", "b", "a", "gone")
             pack_terms(person, chunks=2)
             remember_requests(person)
 
@@ -140,7 +140,7 @@ def test_what_documents_were_made_from_moves_into_arrays_and_back_without_loss(d
         scratch.migrate("0011_append_only_ledger")
         below = dict(superuser.execute(SUMMARIES_BELOW).fetchall())
         assert set(below) == {user_hash for user_hash, *_ in pairs}
-        assert list(below.values()) == [["c", "a", "gone"]] * 2
+        assert list(below.values()) == [["b", "a", "gone"]] * 2
         # As earlier versions could write it.
         superuser.execute(
             "UPDATE memory_documents SET derived_from = (SELECT array_agg('s-' || n) FROM generate_series(1, 3000) n)"
