@@ -17,6 +17,7 @@ OUR_ROLES = {"r1_owner", APP_ROLE, "r1_staff", "r1_maint", "r1_backup"}
 TENANT_TABLES = (
     "memory_chunks",
     "memory_data_keys",
+    "memory_document_sources",
     "memory_documents",
     "memory_erasures",
     "memory_idempotency",

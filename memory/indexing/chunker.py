@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memory.conf import CHUNK_MAX_CHARS
 from memory.errors import FieldError, TooManyChunks
 from memory.indexing.normalize import STANDS_ALONE, WHITESPACE, breakable
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = 2  # [CLS] and [SEP], or the model's like
 _MIN_TOKENS = 32  # below this one odd character could be more than a slice
 _SEGMENT_CHARS = 16_384  # text is first tokenised in segments: one long call is far slower
-_COUNTED_SHARE = 2  # past this many times the chunks that are allowed, nobody is told how many there are
 _OVERLAP_CHARS_SHARE = 8  # the overlap is at most 1/8 of a slice's characters, as of its tokens
 
 
@@ -51,28 +51,36 @@ def chunk_texts(
 ) -> list[list[Chunk]]:
     """The slices of each text, together at most `max_chunks`; `limits` are those of `iter_chunks`.
 
-    Raises `TooManyChunks` on `field`, with the true count up to twice `max_chunks` and "more than" that
-    beyond, so that refusing takes at most twice as long as taking.
+    Raises `TooManyChunks` on `field` as soon as there is one too many: texts of more characters than so many
+    slices hold are not read at all, others no further than that slice, so refusing takes no longer than taking.
     """
-    counted_max = _COUNTED_SHARE * max_chunks
+    chars = limits.get("max_chars", CHUNK_MAX_CHARS)
+    if sum(-(-len(text) // chars) for text in texts) > max_chunks:
+        raise _too_many(field, max_chunks)
     chunked: list[list[Chunk]] = []
-    count = 0
+    left = max_chunks
     for text in texts:
-        chunks = list(islice(iter_chunks(text, tokenizer, **limits), counted_max + 1 - count))
-        count += len(chunks)
+        chunks = list(islice(iter_chunks(text, tokenizer, **limits), left + 1))
+        if len(chunks) > left:
+            raise _too_many(field, max_chunks)
+        left -= len(chunks)
         chunked.append(chunks)
-        if count > counted_max:
-            break
-    if count > max_chunks:
-        said = f"more than {counted_max}" if count > counted_max else str(count)
-        make = "documents make" if field == "documents" else "text makes"
-        detail = f"The {make} {said} chunks; one call may store {max_chunks}."
-        raise TooManyChunks([FieldError(field, TooManyChunks.code, detail)], detail)
     return chunked
 
 
+def _too_many(field: str, max_chunks: int) -> TooManyChunks:
+    make = "documents make" if field == "documents" else "text makes"
+    detail = f"The {make} more than {max_chunks} chunks, which is all that one call may store."
+    return TooManyChunks([FieldError(field, TooManyChunks.code, detail)], detail)
+
+
 def iter_chunks(
-    text: str, tokenizer: Tokenizer, *, max_tokens: int = 512, overlap_tokens: int = 64, max_chars: int = 4000
+    text: str,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int = 512,
+    overlap_tokens: int = 64,
+    max_chars: int = CHUNK_MAX_CHARS,
 ) -> Iterator[Chunk]:
     """Cut `text` into slices that cover it without gaps, in order, reading no further ahead than it must.
 

@@ -7,32 +7,46 @@ documents it was made from. Whoever wrote it: so an export can be indexed again 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from memory.doc_ids import is_doc_id
+from memory.errors import FieldError, InvalidInput
 from memory.indexing.term_index import remove_terms
 from memory.rls import TenantTransaction
 
 SUMMARY_SOURCE = "summary"
 DERIVED_FROM = "derived_from"
+DERIVED_MAX_IDS = 200  # a summary covers that many chunks at most
 # Of a summary's metadata, whose 64 KB also hold up to 20 citations of 1 KB and the scope.
 DERIVED_MAX_BYTES = 32 * 1024
 
+# Of a row `d` of memory_documents: whether it was made from others. Nothing but a summary is, which spares the look.
+IS_DERIVED = f"""(d.source = '{SUMMARY_SOURCE}' AND EXISTS (
+    SELECT FROM memory_document_sources s WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id))"""
+# Of the same row: what it was made from, in the order that was given.
+SOURCES_OF = f"""CASE WHEN d.source = '{SUMMARY_SOURCE}' THEN ARRAY(
+    SELECT s.source_doc_id FROM memory_document_sources s
+    WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id ORDER BY s.position) ELSE '{{}}' END"""
+
 _DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING id"
-# The documents that were made from others, as pairs, are read once; then each level is one look into them. UNION
+_DELETE_SOURCES = "DELETE FROM memory_document_sources WHERE user_hash = %s AND doc_id = ANY(%s)"
+_INSERT_SOURCES = """
+INSERT INTO memory_document_sources (user_hash, doc_id, source_doc_id, position)
+SELECT %s, %s, source_doc_id, position FROM unnest(%s::text[]) WITH ORDINALITY AS sources (source_doc_id, position)"""
+# One look into the index for each document that goes: OFFSET keeps the planner from reading all pairs at once. UNION
 # keeps every id once, so a circle ends.
-_DELETE_DERIVED = """
-WITH RECURSIVE made_from (source, doc_id) AS MATERIALIZED (
-    SELECT unnest(derived_from) COLLATE "C", doc_id
-    FROM memory_documents WHERE user_hash = %(user_hash)s AND cardinality(derived_from) > 0
-), gone (doc_id) AS (
+_MADE_FROM = """
+WITH RECURSIVE gone (doc_id) AS (
     SELECT %(doc_id)s::text COLLATE "C"
     UNION
-    SELECT made_from.doc_id FROM gone JOIN made_from ON made_from.source = gone.doc_id
+    SELECT made.doc_id FROM gone, LATERAL (
+        SELECT s.doc_id FROM memory_document_sources s
+        WHERE s.user_hash = %(user_hash)s AND s.source_doc_id = gone.doc_id OFFSET 0
+    ) made
 )
-DELETE FROM memory_documents
-WHERE user_hash = %(user_hash)s AND doc_id IN (SELECT doc_id FROM gone) AND doc_id <> %(doc_id)s
-RETURNING doc_id"""
+SELECT doc_id FROM gone WHERE doc_id <> %(doc_id)s"""
+_DELETE_DOCUMENTS = "DELETE FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING doc_id"
 _COUNT = """
 UPDATE memory_tenants SET document_count = document_count - %s, chunk_count = chunk_count - %s, updated_at = now()
 WHERE user_hash = %s"""
@@ -41,14 +55,17 @@ WHERE user_hash = %s"""
 def derived_from(source: str, metadata: dict[str, Any], doc_id: str) -> list[str]:
     """The ids that document `doc_id` of this source and metadata was made from; [] for one that was sent as it is.
 
-    They stand in clear, so a list is taken only whole and for what it should be: ids that a document can have, of
-    DERIVED_MAX_BYTES together. Without `doc_id` itself, from which it was not made.
+    They stand in clear, so a list is taken only whole and for what it should be: ids that a document can have. Without
+    `doc_id` itself, from which it was not made. Raises InvalidInput for more than DERIVED_MAX_IDS different ones.
     """
     ids = metadata.get(DERIVED_FROM)
     if source != SUMMARY_SOURCE or not isinstance(ids, list) or not all(map(is_doc_id, ids)):
         return []
     others = [other for other in dict.fromkeys(ids) if other != doc_id]
-    return others if sum(map(listed_bytes, others)) <= DERIVED_MAX_BYTES else []
+    if len(others) > DERIVED_MAX_IDS:
+        detail = f"A summary names at most {DERIVED_MAX_IDS} documents that it was made from."
+        raise InvalidInput([FieldError(f"metadata.{DERIVED_FROM}", "max_items", detail)], detail)
+    return others
 
 
 def listed_bytes(doc_id: str) -> int:
@@ -56,14 +73,25 @@ def listed_bytes(doc_id: str) -> int:
     return len(json.dumps(doc_id, ensure_ascii=False).encode()) + 1
 
 
+def replace_sources(tx: TenantTransaction, doc_id: str, sources: Sequence[str], *, is_new: bool) -> None:
+    """Keep that `doc_id` was made from `sources`, and no more from what it was made from before, unless it is new."""
+    if not is_new:
+        tx.execute(_DELETE_SOURCES, [tx.user_hash, [doc_id]])
+    if sources:
+        tx.execute(_INSERT_SOURCES, [tx.user_hash, doc_id, list(sources)])
+
+
 def forget_derived(tx: TenantTransaction, doc_id: str) -> None:
     """Delete every document made from `doc_id`, and whatever was made from those, counts included.
 
     `doc_id` itself stays, also where it was made from them in turn. As many statements however long the chain.
     """
-    deleted = tx.execute(_DELETE_DERIVED, {"user_hash": tx.user_hash, "doc_id": doc_id}).fetchall()
-    if gone := [derived for (derived,) in deleted]:
-        tx.execute(_COUNT, [len(gone), delete_chunks(tx, gone), tx.user_hash])
+    found = tx.execute(_MADE_FROM, {"user_hash": tx.user_hash, "doc_id": doc_id}).fetchall()
+    if made := [derived for (derived,) in found]:
+        deleted = tx.execute(_DELETE_DOCUMENTS, [tx.user_hash, made])
+        tx.execute(_DELETE_SOURCES, [tx.user_hash, made])
+        chunks = delete_chunks(tx, made)
+        tx.execute(_COUNT, [len(deleted.fetchall()), chunks, tx.user_hash])
 
 
 def delete_chunks(tx: TenantTransaction, doc_ids: list[str]) -> int:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import Stemmer
 
+from memory.combining_marks import stream_safe
+
 LANGUAGES = ("none", *sorted(Stemmer.algorithms()))
 DEFAULT_LANGUAGE = "english"
 
@@ -92,8 +94,8 @@ def _terms(text: str, language: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    """NFKC, case folded; composed again, since folding can take characters apart."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    """NFKC, case folded; composed again, since folding can take characters apart. Long runs of marks are cut before."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", stream_safe(text)).casefold())
 
 
 @cache

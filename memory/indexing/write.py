@@ -20,7 +20,7 @@ from uuid6 import uuid7
 from memory import sealing
 from memory.errors import InvalidInput, StaleKeys, TooManyChunks
 from memory.halfvec import half_vectors, unit_vectors
-from memory.indexing.derived import derived_from, forget_derived
+from memory.indexing.derived import derived_from, forget_derived, replace_sources
 from memory.indexing.slices import join_slices
 from memory.indexing.term_index import SEGMENT_CHUNKS, add_terms, remove_terms, settle
 from memory.indexing.terms import Blinder, BlindTerms, terms
@@ -101,8 +101,9 @@ def seal_document(
     """Seal a draft and blind its terms. `embeddings`: float[n, d], one row a passage, of the active space's model.
 
     `language` of its words: one of `terms.LANGUAGES`; None is the deployment's. Raises InvalidEmbedding
-    before anything is sealed.
+    before anything is sealed, InvalidInput as `derived_from`.
     """
+    sources = derived_from(draft.source, draft.metadata or {}, draft.doc_id)
     units = unit_vectors(embeddings, rows=len(passages), dimension=EMBEDDING_DIMENSION)
     searchable = half_vectors(protect(keys, units))
     blinder = Blinder(keys.subkey(Purpose.LEXICAL)) if settings.MEMORY_LEXICAL else None
@@ -135,7 +136,7 @@ def seal_document(
         created_at=draft.created_at or datetime.now(UTC),
         meta_cipher=sealing.seal_document_metadata(keys, draft.doc_id, mac, draft.metadata or {}),
         content_mac=mac,
-        derived_from=derived_from(draft.source, draft.metadata or {}, draft.doc_id),
+        derived_from=sources,
         chunks=tuple(chunks),
     )
 
@@ -149,14 +150,12 @@ def protect(keys: TenantKeys, units: np.ndarray) -> np.ndarray:
 
 _LOCK_DOCUMENT = """
 INSERT INTO memory_documents
-    (user_hash, doc_id, source, thread_id, chunk_count, char_count, generation, meta_cipher, content_mac,
-     derived_from, created_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    (user_hash, doc_id, source, thread_id, chunk_count, char_count, generation, meta_cipher, content_mac, created_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (user_hash, doc_id) DO UPDATE SET
     source = excluded.source, thread_id = excluded.thread_id, chunk_count = excluded.chunk_count,
     char_count = excluded.char_count, generation = excluded.generation, meta_cipher = excluded.meta_cipher,
-    content_mac = excluded.content_mac, derived_from = excluded.derived_from,
-    created_at = excluded.created_at, updated_at = now()
+    content_mac = excluded.content_mac, created_at = excluded.created_at, updated_at = now()
 RETURNING xmax = 0"""
 
 _DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s RETURNING id"
@@ -191,10 +190,11 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
         _LOCK_DOCUMENT,
         [tx.user_hash, document.doc_id, document.source, document.thread_id, len(document.chunks),
          document.char_count, generation, document.meta_cipher, document.content_mac,
-         document.derived_from, document.created_at],
+         document.created_at],
     ).fetchone()[0]  # fmt: skip
     if not created:
         forget_derived(tx, document.doc_id)
+    replace_sources(tx, document.doc_id, document.derived_from, is_new=created)
     deleted = tx.execute(_DELETE_CHUNKS, [tx.user_hash, document.doc_id])
     if document.chunks:
         tx.execute(*_insert_chunks(tx.user_hash, generation, document))
@@ -239,7 +239,7 @@ def index_memory_batch(
     joins that transaction; else it opens one. `embeddings`: float[n, d] of the active space's model.
     Replaces an earlier version of the document. Raises CrossTenantAttempt when `conn` is in another
     user's transaction, InvalidEmbedding, InvalidUserId, InvalidInput without passages or with a
-    gap between them.
+    gap between them, or where it names too many documents that it was made from.
     """
     if not passages:
         raise InvalidInput(detail="A document needs at least one passage.")

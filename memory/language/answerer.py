@@ -48,17 +48,18 @@ class _Sentence:
     worth: float = 0.0
 
 
-def extract_answer(question: str, passages: Sequence[Passage], language: str) -> str:
+def extract_answer(question: str, passages: Sequence[Passage], language: str, *, user: str = "") -> str:
     """Up to SENTENCES_MAX sentences of `passages`, each followed by its mark `[n]`, in the passages' order.
 
-    "" where there is nothing to quote. `language`: whose stop words and stems (memory.indexing.terms). Sentences
-    are found with spaCy within CUT_BUDGET_SECONDS; what it has not cut by then is cut at full stops and line ends.
+    "" where there is nothing to quote. `language`: whose stop words and stems (memory.indexing.terms); `user`: whose
+    turn it takes. Sentences are found with spaCy within CUT_BUDGET_SECONDS; what it has not cut by then is cut at full
+    stops and line ends.
     """
     deadline = time.monotonic() + CUT_BUDGET_SECONDS
     sentences = [
         _Sentence(passage, place, text, terms(text, language))
         for passage in passages[:PASSAGES_READ_MAX]
-        for place, text in enumerate(_sentences(passage.text, deadline))
+        for place, text in enumerate(_sentences(passage.text, deadline, user))
     ]
     _weigh(sentences, terms(question, language))
     chosen: list[_Sentence] = []
@@ -80,10 +81,10 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def _sentences(text: str, deadline: float) -> list[str]:
+def _sentences(text: str, deadline: float, user: str) -> list[str]:
     try:
         if time.monotonic() < deadline:
-            return [sentence.text for sentence in split_sentences(text, deadline=deadline)]
+            return [sentence.text for sentence in split_sentences(text, deadline=deadline, user=user)]
     except (Overloaded, ModelUnavailable):
         pass
     return [part for part in map(str.strip, _ROUGH_END.split(text)) if part]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from memory.combining_marks import stream_safe
 from memory.language.pipeline import entity_pipeline, pipeline_name, readable
 from memory.language.sentences import split_sentences
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from spacy.language import Language
 
 PASSAGE_CHARS = 2_000  # what is recognised at once: whole sentences up to this
-TURN_CHARS = 20_000  # about half a second of a CPU; then it is another request's turn
+# A turn is about half a second of a CPU; then it is another user's. Time goes by tokens, of which prose has one for
+# some five characters, and a text of symbols one for each.
+TURN_CHARS = 10_000
+TURN_TOKENS = 2_000
+
+_TOKEN = re.compile(r"\w+|[^\w\s]|[^\S ]+")
 
 _BEFORE_NAME = re.compile(r"(?:(?:the|an?)\s+|[\s\"'“‘«(\[])+", re.IGNORECASE)
 _AFTER_NAME = re.compile(r"(?:['’]s?|[\s\"”»)\],;:])+\Z", re.IGNORECASE)
@@ -53,7 +59,10 @@ class EntityRecognizer(Protocol):
 
 
 class SpacyRecognizer:
-    """The pipeline named by MEMORY_SPACY_MODEL."""
+    """The pipeline named by MEMORY_SPACY_MODEL, for one user, whose turns it takes."""
+
+    def __init__(self, user: str = ""):
+        self._user = user
 
     @property
     def backend(self) -> str:
@@ -64,20 +73,25 @@ class SpacyRecognizer:
         pipeline = entity_pipeline()
         found: list[list[Mention]] = []
         for turn in _turns(texts):
-            spans = pipeline.run(lambda nlp, turn=turn: _recognised(nlp, turn), deadline=deadline)
+            spans = pipeline.run(lambda nlp, turn=turn: _recognised(nlp, turn), deadline=deadline, user=self._user)
             for text, entities in zip(turn, spans, strict=True):
                 found.append([Mention(text[start:end], label, start, end) for label, start, end in entities])
         return found
 
 
-def recognizer() -> EntityRecognizer:
-    """The process's recogniser."""
-    return SpacyRecognizer()
+def recognizer(user: str = "") -> EntityRecognizer:
+    """The process's recogniser, as one user's."""
+    return SpacyRecognizer(user)
 
 
-def find_mentions(recognizer: EntityRecognizer, text: str, *, deadline: float | None = None) -> list[Mention]:
-    """The mentions in a text of any length, each trimmed to its name: no article, possessive or outer punctuation."""
-    passages = list(_passages(text, deadline))
+def find_mentions(
+    recognizer: EntityRecognizer, text: str, *, deadline: float | None = None, user: str = ""
+) -> list[Mention]:
+    """The mentions in a text of any length, each trimmed to its name: no article, possessive or outer punctuation.
+
+    `user`: whose turns finding the sentences takes. Raises Overloaded past the deadline, ModelUnavailable.
+    """
+    passages = list(_passages(text, deadline, user))
     found = recognizer.recognize([text[start:end] for start, end in passages], deadline=deadline)
     mentions = []
     for (offset, _), in_passage in zip(passages, found, strict=True):
@@ -105,7 +119,7 @@ def merge(mentions: Iterable[Mention]) -> list[Entity]:
 
 
 def _folded(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("’", "'").split())
+    return " ".join(unicodedata.normalize("NFKC", stream_safe(name)).casefold().replace("’", "'").split())
 
 
 def _name(surface: str) -> tuple[int, int]:
@@ -121,10 +135,10 @@ def _recognised(nlp: Language, texts: Sequence[str]) -> list[list[tuple[str, int
     return [[(entity.label_, entity.start_char, entity.end_char) for entity in doc.ents] for doc in docs]
 
 
-def _passages(text: str, deadline: float | None) -> Iterator[tuple[int, int]]:
+def _passages(text: str, deadline: float | None, user: str) -> Iterator[tuple[int, int]]:
     """(start, end) of runs of whole sentences up to PASSAGE_CHARS."""
     start = end = None
-    for sentence in split_sentences(text, deadline=deadline):
+    for sentence in split_sentences(text, deadline=deadline, user=user):
         if start is not None and sentence.end - start > PASSAGE_CHARS:
             yield start, end
             start = None
@@ -137,12 +151,14 @@ def _passages(text: str, deadline: float | None) -> Iterator[tuple[int, int]]:
 
 def _turns(texts: Sequence[str]) -> Iterator[list[str]]:
     turn: list[str] = []
-    size = 0
+    chars = tokens = 0
     for text in texts:
-        if turn and size + len(text) > TURN_CHARS:
+        more = sum(1 for _ in _TOKEN.finditer(text))
+        if turn and (chars + len(text) > TURN_CHARS or tokens + more > TURN_TOKENS):
             yield turn
-            turn, size = [], 0
+            turn, chars, tokens = [], 0, 0
         turn.append(text)
-        size += len(text)
+        chars += len(text)
+        tokens += more
     if turn:
         yield turn

@@ -42,17 +42,19 @@ def central_chunks(units: np.ndarray, count: int = CENTRAL_CHUNKS) -> list[int]:
     return sorted(choose(centrality(similar), similar, count))
 
 
-def cited_sentences(chunks: Sequence[StoredChunk], *, deadline: float | None = None) -> list[CitedSentence]:
+def cited_sentences(
+    chunks: Sequence[StoredChunk], *, deadline: float | None = None, user: str = ""
+) -> list[CitedSentence]:
     """The sentences of opened chunks, a document's chunks in order: what overlaps or repeats once, what is cut not.
 
-    Headings and the like are left out while there is anything else. `deadline` is on the `time.monotonic()` clock;
-    raises Overloaded past it, ModelUnavailable.
+    Headings and the like are left out while there is anything else. `deadline` is on the `time.monotonic()` clock,
+    `user` whose turn it takes; raises Overloaded past the deadline, ModelUnavailable.
     """
     seen: set[str] = set()
     found: list[CitedSentence] = []
     for _, of_document in groupby(chunks, key=lambda chunk: chunk.doc_id):
         for run in _runs(of_document):
-            for sentence in _run_sentences(run, deadline):
+            for sentence in _run_sentences(run, deadline, user):
                 folded = sentence.text.casefold()
                 if folded not in seen:
                     seen.add(folded)
@@ -79,10 +81,10 @@ def _runs(chunks: Iterator[StoredChunk]) -> Iterator[list[StoredChunk]]:
         yield run
 
 
-def _run_sentences(run: list[StoredChunk], deadline: float | None) -> Iterator[CitedSentence]:
+def _run_sentences(run: list[StoredChunk], deadline: float | None, user: str) -> Iterator[CitedSentence]:
     first, last = run[0], run[-1]
     text = join_slices((chunk.start - first.start, chunk.text) for chunk in run)
-    sentences = split_sentences(text, deadline=deadline)
+    sentences = split_sentences(text, deadline=deadline, user=user)
     # The document goes on beyond the run, and its sentences with it.
     whole = sentences[first.start > 0 : len(sentences) - (last.end < last.document_chars)] or sentences
     for sentence in whole:

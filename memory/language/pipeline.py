@@ -10,19 +10,21 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import threading
 import time
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
+from memory.language.turns import FairThread
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -41,32 +43,34 @@ T = TypeVar("T")
 
 
 class OwnedPipeline:
-    """A spaCy pipeline that only its own thread touches; callers are served one piece of work at a time, in turn.
+    """A spaCy pipeline that only its own thread touches; users are served one piece of work at a time, in turn.
 
-    A caller with much to do brings it in pieces, so that others get theirs in between.
+    A caller with much to do brings it in pieces of a fraction of a second, so that others get theirs in between.
     """
 
     def __init__(self, load: Callable[[], Language]):
         self._load = load
-        self._owner = ThreadPoolExecutor(1, thread_name_prefix="spacy")
+        self._owner = FairThread("spacy")
         self._nlp: Language | None = None
         self._failure: tuple[float, MemoryServiceError] | None = None
 
-    def run(self, work: Callable[[Language], T], *, deadline: float | None = None) -> T:
+    def run(self, work: Callable[[Language], T], *, deadline: float | None = None, user: str = "") -> T:
         """`work(nlp)`, which must give back nothing of spaCy's own: its memory zone ends with it.
 
-        `deadline` is on the `time.monotonic()` clock. Raises Overloaded past it, ModelUnavailable.
+        `deadline` is on the `time.monotonic()` clock; `user` is any name of who asks. Raises Overloaded past the
+        deadline and while too many wait, ModelUnavailable.
         """
-        future = self._owner.submit(self._work, work)
+        deadline = math.inf if deadline is None else deadline
+        future = self._owner.submit(lambda: self._work(work), user=user, deadline=deadline)
         try:
-            return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            return future.result(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             future.cancel()
             raise Overloaded(retry_after_seconds=2) from None
 
     def warm(self) -> Future:
         """Load it in its own thread, and do not wait. A failure is logged here, and raised to whoever asks next."""
-        future = self._owner.submit(self._work, lambda nlp: len(nlp("Warm up.")))
+        future = self._owner.submit(lambda: self._work(lambda nlp: len(nlp("Warm up."))))
         future.add_done_callback(_log_failure)
         return future
 

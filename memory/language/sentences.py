@@ -44,27 +44,28 @@ class Sentence:
     end: int
 
 
-def split_sentences(text: str, *, deadline: float | None = None) -> list[Sentence]:
+def split_sentences(text: str, *, deadline: float | None = None, user: str = "") -> list[Sentence]:
     """The sentences of `text` in order; together they hold every character that is not whitespace.
 
-    `deadline` is on the `time.monotonic()` clock. Raises Overloaded past it, ModelUnavailable.
+    `deadline` is on the `time.monotonic()` clock; `user` is whose turn it takes. Raises Overloaded past the
+    deadline, ModelUnavailable.
     """
     if not text.strip():
         return []
     cjk_starts = (found.end() for found in _CJK_END.finditer(text))
-    starts = sorted({0, *_spacy_starts(text, deadline), *_line_starts(text, deadline), *cjk_starts})
+    starts = sorted({0, *_spacy_starts(text, deadline, user), *_line_starts(text, deadline), *cjk_starts})
     slices = _rejoined(text, starts, deadline)
     return [sentence for start, end in slices for sentence in _pieces(text, start, end, deadline)]
 
 
-def _spacy_starts(text: str, deadline: float | None) -> Iterator[int]:
+def _spacy_starts(text: str, deadline: float | None, user: str) -> Iterator[int]:
     """Where spaCy sees a sentence begin, window by window; a window's last sentence is read again with the next."""
     pipeline = sentence_pipeline()
     start = 0
     while start < len(text):
         end = min(start + WINDOW_CHARS, len(text))
         window = text[start:end]
-        found = pipeline.run(lambda nlp, window=window: _window_starts(nlp, window), deadline=deadline)
+        found = pipeline.run(lambda nlp, window=window: _window_starts(nlp, window), deadline=deadline, user=user)
         yield from (start + offset for offset in found)
         if end == len(text):
             return

@@ -1,6 +1,5 @@
 """Documents: what belongs to a text as a whole."""
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 
@@ -17,7 +16,6 @@ class Document(models.Model):
     generation = models.IntegerField()
     meta_cipher = models.BinaryField()
     content_mac = models.BinaryField()
-    derived_from = ArrayField(models.TextField(), default=list)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 

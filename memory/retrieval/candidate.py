@@ -16,7 +16,7 @@ class Candidate:
     Scores are 0-1, higher is better; None for a stage that did not run. Beside them stand what the two
     legs measured: `distance`, cosine, 0-2, nearer is better; `bm25`, 0 where no query term occurs, None
     where no words were looked for.
-    `phrased`: the text holds every phrase that the query quotes; True where it quotes none.
+    `phrased`: the text holds every phrase that the query quotes; True where it quotes none, False where nobody looked.
     """
 
     chunk_id: UUID

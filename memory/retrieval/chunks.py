@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from memory.errors import StaleKeys
+from memory.indexing.derived import IS_DERIVED
 from memory.keyring import TenantKeys, existing_keys, forget_keys
 from memory.quarantine import ANY_QUARANTINED
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
@@ -128,7 +129,7 @@ def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):
         conditions.append("c.source = %(source)s")
         params["source"] = scope.source
     if not scope.summaries:
-        conditions.append("cardinality(d.derived_from) = 0")
+        conditions.append(f"NOT {IS_DERIVED}")
     if not scope.damaged:
         conditions.append("c.quarantined_at IS NULL")
     return tx.execute(_CHUNKS.format(conditions="".join(f" AND {condition}" for condition in conditions)), params)

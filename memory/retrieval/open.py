@@ -6,6 +6,7 @@ from typing import Protocol
 from uuid import UUID
 
 from memory import sealing
+from memory.admission.deadline import require_time
 from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.keyring import TenantKeys
 from memory.quarantine import quarantine_document, quarantine_keyless, quarantine_metadata, quarantine_text
@@ -33,9 +34,10 @@ def open_candidates(keys: TenantKeys, candidates: list[Candidate]) -> None:
 
     Raises DecryptionFailed for a blob that does not open and KeyUnavailable for a row of a key
     generation that is not at hand, each after the row was quarantined where it is the row that is
-    wrong, so that later searches skip it and say so.
+    wrong, so that later searches skip it and say so; Overloaded once the request's deadline has passed.
     """
     for candidate in candidates:
+        require_time()
         candidate.text = open_text(keys, candidate)
         candidate.metadata = open_metadata(keys, candidate) | _open_document_metadata(keys, candidate)
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import islice
+
+from memory.combining_marks import stream_safe
+
+PHRASES_MAX = 8  # a question that quotes more is matched by the first ones
 
 _QUOTED = re.compile(r'"([^"]*)"|“([^“”]*)”|„([^„“”]*)[“”]|«([^«»]*)»')
 
 
 def quoted_phrases(query: str) -> list[str]:
-    """The phrases that `query` puts in double quotation marks, folded, in order; empty ones do not count."""
-    found = (folded("".join(match)) for match in _QUOTED.findall(query))
-    return [phrase for phrase in found if phrase]
+    """The first PHRASES_MAX different phrases in double quotation marks, folded, in order; empty ones do not count."""
+    found = dict.fromkeys(folded("".join(match)) for match in _QUOTED.findall(query))
+    return list(islice(filter(None, found), PHRASES_MAX))
 
 
 def holds_phrases(text: str, phrases: list[str]) -> bool:
@@ -21,5 +26,5 @@ def holds_phrases(text: str, phrases: list[str]) -> bool:
 
 
 def folded(text: str) -> str:
-    """NFKC, case folded, every stretch of white space one space, none at the ends."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """NFKC, case folded, every stretch of white space one space, none at the ends; long runs of marks cut before."""
+    return " ".join(unicodedata.normalize("NFKC", stream_safe(text)).casefold().split())

@@ -22,6 +22,7 @@ ERASED_TABLES = {
     "memory_lexical_blocks": ("space", "generation", "block", "segment"),
     "memory_lexical_segments": ("space", "generation", "segment"),
     "memory_lexical_chunks": ("space", "generation", "chunk_id"),
+    "memory_document_sources": ("doc_id", "source_doc_id"),
     "memory_documents": ("doc_id",),
     "memory_idempotency": ("key_mac",),
 }

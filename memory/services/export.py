@@ -10,6 +10,7 @@ from itertools import groupby
 
 from memory import metrics
 from memory.errors import KeyUnavailable, MemoryServiceError
+from memory.indexing.derived import IS_DERIVED
 from memory.keyring import existing_keys
 from memory.quarantine import ANY_QUARANTINED
 from memory.rls import bound_tenant, tenant_transaction
@@ -35,7 +36,7 @@ _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
 _DOCUMENTS = f"""
 SELECT chunk_count, {DOCUMENT_COLUMNS}
 FROM memory_documents d
-WHERE user_hash = %(user_hash)s AND doc_id > %(after)s AND (cardinality(derived_from) > 0) = %(derived)s
+WHERE user_hash = %(user_hash)s AND doc_id > %(after)s AND {IS_DERIVED} = %(derived)s
     AND (%(whole)s OR NOT EXISTS (
         SELECT FROM memory_chunks c
         WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s AND c.doc_id = d.doc_id

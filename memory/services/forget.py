@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory.errors import NotFound
-from memory.indexing.derived import delete_chunks, forget_derived
+from memory.indexing.derived import delete_chunks, forget_derived, replace_sources
 from memory.rls import bound_tenant, tenant_transaction
 
 _COUNT = """
@@ -26,4 +26,5 @@ def delete_document(doc_id: str) -> None:
         if locked.fetchone() is None:
             raise NotFound()
         tx.execute(_COUNT, [delete_chunks(tx, [doc_id]), user_hash])
+        replace_sources(tx, doc_id, [], is_new=False)
         forget_derived(tx, doc_id)

@@ -56,7 +56,7 @@ class ChunkedTexts:
 def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
     """The chunks of `texts`, for the serializer's cap; the service takes them as they are.
 
-    Raises TooManyChunks on `field`, which says how many there are, above CHUNKS_PER_CALL_MAX together.
+    Raises TooManyChunks on `field` above CHUNKS_PER_CALL_MAX together; how many there are then, nobody counts.
     """
     started = time.perf_counter()
     embedder = get_embedder()

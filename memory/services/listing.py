@@ -8,6 +8,7 @@ from datetime import datetime
 
 from memory.base64url import base64url, from_base64url
 from memory.errors import FieldError, InvalidInput, KeyUnavailable
+from memory.indexing.derived import SOURCES_OF
 from memory.rls import bound_tenant, tenant_transaction
 from memory.security import InvalidTag, associated_data, open_sealed, seal
 from memory.service_keys import service_key
@@ -136,8 +137,8 @@ def page_statement(user_hash: str, filters: ListingFilters, position: Position |
         conditions += f" AND (created_at, doc_id) {position.side} (%(at)s, %(doc_id)s)"
         params |= {"at": position.created_at, "doc_id": position.doc_id}
     sql = f"""
-SELECT doc_id, source, thread_id, chunk_count, char_count, derived_from, created_at, updated_at
-FROM memory_documents
+SELECT doc_id, source, thread_id, chunk_count, char_count, {SOURCES_OF}, created_at, updated_at
+FROM memory_documents d
 WHERE user_hash = %(user_hash)s{conditions}
 ORDER BY created_at {order}, doc_id {order}
 LIMIT %(limit)s"""

@@ -29,6 +29,8 @@ from memory.spaces import active_space
 from memory.stopwatch import Stopwatch
 
 VARIANT = "r1"
+# A phrase is looked for in so many passages, each of which must be opened for it.
+PHRASE_CANDIDATES = 50
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     1. Embed the question; no database connection is held.
     2. Search: the user's keys, then both legs' candidates with their sealed blobs in one short transaction.
-    3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, all candidates are
-       opened first, and those that hold it word for word go before those that do not.
+    3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, the best
+       PHRASE_CANDIDATES are opened, and those that hold it word for word go before all others.
     4. Open the few that go on.
     5. Rerank them, or say why not.
     6. Answer.
@@ -82,17 +84,14 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
     watch.lap("ann")
 
-    phrases = quoted_phrases(query.text)
-    if phrases and keys is not None:
-        open_candidates(keys, found)
-        for candidate in found:
-            candidate.phrased = holds_phrases(candidate.text, phrases)
     ranked = _rank(found, query)
+    if keys is not None and (phrases := quoted_phrases(query.text)):
+        ranked = _phrased_first(keys, ranked, phrases)
 
     pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
     pool = ranked[:pool_size]
-    if keys is not None and not phrases:
-        open_candidates(keys, pool)
+    if keys is not None:
+        open_candidates(keys, [candidate for candidate in pool if candidate.metadata is None])
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -152,4 +151,18 @@ def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
     for candidate in candidates:
         age_seconds = (now - candidate.created_at).total_seconds()
         candidate.decay = decayed(candidate.fused, age_seconds, half_life_days=half_life_days, weight=weight)
-    return sorted(candidates, key=lambda c: (not c.phrased, -c.score, c.distance, c.doc_id, c.chunk_index))
+    return sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
+
+
+def _phrased_first(keys: TenantKeys, ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
+    """Those of the best PHRASE_CANDIDATES that hold all `phrases`, then the others, each in the order they had.
+
+    Raises as `open_candidates`.
+    """
+    best = ranked[:PHRASE_CANDIDATES]
+    for candidate in ranked:
+        candidate.phrased = False
+    for candidate in best:
+        open_candidates(keys, [candidate])
+        candidate.phrased = holds_phrases(candidate.text, phrases)
+    return sorted(ranked, key=lambda candidate: not candidate.phrased)

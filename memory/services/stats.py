@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memory.errors import KeyUnavailable
+from memory.indexing.derived import IS_DERIVED
 from memory.rls import bound_tenant, tenant_transaction
 
 # A product has a handful of sources; a user with thousands gets those with the most documents.
 SOURCES_MAX = 100
 
-_DOCUMENTS = """
-SELECT count(*), count(*) FILTER (WHERE cardinality(derived_from) > 0), coalesce(sum(chunk_count), 0)::bigint,
+_DOCUMENTS = f"""
+SELECT count(*), count(*) FILTER (WHERE {IS_DERIVED}), coalesce(sum(chunk_count), 0)::bigint,
        coalesce(sum(char_count), 0)::bigint, count(DISTINCT thread_id), min(created_at), max(created_at)
-FROM memory_documents WHERE user_hash = %s"""
+FROM memory_documents d WHERE user_hash = %s"""
 _SOURCES = """
 SELECT source, count(*) FROM memory_documents WHERE user_hash = %s
 GROUP BY source ORDER BY count(*) DESC, source COLLATE "C" LIMIT %s"""

@@ -16,6 +16,7 @@ from memory.language.answerer import Passage
 from memory.language.llm import LanguageModel, language_model
 from memory.language.prompts import answer_messages, plain_messages
 from memory.retrieval.search import Filters
+from memory.rls import bound_tenant
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 
 ANSWER_MAX_TOKENS = 1024
@@ -78,14 +79,17 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
     with no memory to answer from, and Overloaded past MEMORY_STREAM_MAX_SECONDS.
     """
     deadline = time.monotonic() + settings.MEMORY_STREAM_MAX_SECONDS
+    user_hash = bound_tenant()
     found = None
     if question.memory:
         filters = Filters(thread_id=question.thread_id)
         found = query_memory(MemoryQuery(text=question.message, top_k=question.top_k, filters=filters))
-    return _events(question, found, deadline)
+    return _events(question, found, deadline, user_hash)
 
 
-def _events(question: StreamedQuestion, found: MemoryAnswer | None, deadline: float) -> Iterator[StreamEvent]:
+def _events(
+    question: StreamedQuestion, found: MemoryAnswer | None, deadline: float, user_hash: str
+) -> Iterator[StreamEvent]:
     passages = [Passage(n, one.text, one.score) for n, one in enumerate(found.results, 1)] if found else []
     yield Citations(found)
 
@@ -101,7 +105,7 @@ def _events(question: StreamedQuestion, found: MemoryAnswer | None, deadline: fl
             if has_begun or not question.memory:
                 raise
             degraded.append(f"llm_{error.reason}")
-    yield from _built_in(question, passages, degraded, deadline)
+    yield from _built_in(question, passages, degraded, deadline, user_hash)
 
 
 def _from_model(
@@ -120,10 +124,11 @@ def _from_model(
 
 
 def _built_in(
-    question: StreamedQuestion, passages: list[Passage], degraded: list[str], deadline: float
+    question: StreamedQuestion, passages: list[Passage], degraded: list[str], deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
     if question.memory:
-        text = answerer.extract_answer(question.message, passages, settings.MEMORY_LEXICAL_LANGUAGE) or NOTHING_FOUND
+        language = settings.MEMORY_LEXICAL_LANGUAGE
+        text = answerer.extract_answer(question.message, passages, language, user=user_hash) or NOTHING_FOUND
     else:
         text = NO_MODEL
     deltas = answerer.words(text)

@@ -13,11 +13,11 @@ import numpy as np
 from django.conf import settings
 from pgvector import HalfVector
 
-from memory.admission.deadline import deadline_at, paused
+from memory.admission.deadline import deadline_at, paused, require_time
 from memory.conf import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.errors import LanguageModelError, NotFound, Overloaded, StaleKeys
 from memory.halfvec import unit_vectors
-from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, SUMMARY_SOURCE, listed_bytes
+from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, DERIVED_MAX_IDS, SUMMARY_SOURCE, listed_bytes
 from memory.indexing.write import DocumentDraft, seal_document, store_document
 from memory.keyring import forget_keys
 from memory.language.abstract import rewrite
@@ -35,7 +35,7 @@ from memory.spaces import active_space
 from memory.stopwatch import Stopwatch
 
 QUERY_PASSAGES = 20
-SPLIT_TIMEOUT_SECONDS = 10.0  # 24 chunks of prose take a tenth of one
+SPLIT_MAX_SECONDS = 10.0  # 24 chunks of prose take a tenth of one
 SCOPE_MAX_CHARS = 1_000
 
 _WORD = re.compile(r"[^\W_]")
@@ -141,18 +141,19 @@ def _read(scope: SummaryScope) -> ReadChunks:
 
 
 def _within_metadata(read: ReadChunks) -> ReadChunks:
-    """Without the oldest documents whose ids a summary's metadata has no room for."""
+    """Without the oldest documents whose ids a summary's metadata has no room for, or that are too many to name."""
     room = DERIVED_MAX_BYTES
     kept: dict[str, bool] = {}
     for chunk in read.chunks:
         if chunk.doc_id not in kept:
             room -= listed_bytes(chunk.doc_id)
-            kept[chunk.doc_id] = room >= 0
+            kept[chunk.doc_id] = room >= 0 and len(kept) < DERIVED_MAX_IDS
     return ReadChunks(read.keys, [c for c in read.chunks if kept[c.doc_id]], read.missing, read.quarantined)
 
 
 def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch: Stopwatch) -> Summary:
     for chunk in read.chunks:
+        require_time()
         chunk.text = open_text(read.keys, chunk)
     watch.lap("open")
     # A chunk can be blank, or a line of dashes: alike among themselves, such would pass for central.
@@ -161,7 +162,8 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     # Oldest document first: that is how they were written.
     chunks.sort(key=lambda chunk: (chunk.created_at, chunk.doc_id, chunk.chunk_index))
     watch.lap("rank")
-    candidates = cited_sentences(chunks, deadline=time.monotonic() + SPLIT_TIMEOUT_SECONDS)
+    until = min(deadline_at(), time.monotonic() + SPLIT_MAX_SECONDS)
+    candidates = cited_sentences(chunks, deadline=until, user=bound_tenant())
     watch.lap("split")
 
     embedder, user, deadline = get_embedder(), bound_tenant(), deadline_at()

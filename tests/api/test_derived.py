@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,11 +11,13 @@ import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from memory.errors import NotFound
+from memory.errors import InvalidInput, NotFound
+from memory.indexing.derived import _MADE_FROM, DERIVED_MAX_IDS
+from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services.forget import delete_document
 from tests.api.test_listing import keep
-from tests.db.memories import pack_terms, remember_requests
+from tests.db.memories import pack_terms, remember_requests, remember_summary
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
@@ -154,7 +157,6 @@ NOT_IDS = {
     "a number": ["a", 5],
     "a list": ["a", ["b"]],
     "null": ["a", None],
-    "more than summaries name": ["a", *(f"doc-{number:04}" for number in range(2_979))],
     "an object": {"a": True},
 }  # fmt: skip
 
@@ -164,8 +166,8 @@ def test_metadata_that_holds_anything_but_ids_is_metadata_and_nothing_of_it_stan
     keep(alice, "a")
     sent = {"doc_id": "odd", "text": "A summary?", "source": "summary", "metadata": {"derived_from": NOT_IDS[kind]}}
     assert alice.post("memory/index", sent).status_code == 201
-    in_clear = "SELECT derived_from FROM memory_documents WHERE user_hash = %s AND doc_id = 'odd'"
-    assert superuser.execute(in_clear, [alice.user_hash]).fetchone() == ([],)
+    in_clear = "SELECT count(*) FROM memory_document_sources WHERE user_hash = %s"
+    assert superuser.execute(in_clear, [alice.user_hash]).fetchone() == (0,)
     assert alice.get("memory/documents/odd").json()["metadata"] == sent["metadata"]
     assert alice.delete("memory/documents/a").status_code == 204
     assert listed(alice) == {"odd"}
@@ -173,13 +175,80 @@ def test_metadata_that_holds_anything_but_ids_is_metadata_and_nothing_of_it_stan
 
 def test_every_id_that_a_document_can_have_can_be_named(alice):
     odd = ["x" * 256, "🙂" * 256, "a/b c/.d", "zażółć gęślą", '"\\\u2028']
-    ids = odd + [f"doc-{number:04}" for number in range(2_700)]
+    ids = odd + [f"doc-{number:04}" for number in range(DERIVED_MAX_IDS - len(odd))]
     for doc_id in odd:
         keep(alice, doc_id)
     summarize(alice, "sum", *ids, *ids)
     assert derived(alice)["sum"] == ids
     assert alice.delete("memory/documents/zażółć gęślą").status_code == 204
     assert "sum" not in listed(alice)
+
+
+def test_more_ids_than_a_summary_covers_are_refused_by_name_and_nothing_is_stored(alice, superuser):
+    keep(alice, "doc-0")
+    ids = [f"doc-{number}" for number in range(DERIVED_MAX_IDS + 1)]
+    sent = {"doc_id": "sum", "text": "A summary.", "source": "summary", "metadata": {"derived_from": ids}}
+    for body, field in (
+        (sent, "metadata.derived_from"),
+        ({"documents": [{"doc_id": "one", "text": "One."}, sent]}, "documents[1].metadata.derived_from"),
+    ):
+        refused = alice.post("memory/index", body)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+        assert [error["field"] for error in refused.json()["errors"]] == [field]
+    assert listed(alice) == {"doc-0"}
+    assert alice.post("memory/index", sent | {"source": "notes"}).status_code == 201, "elsewhere it is only metadata"
+    assert assert_counts_are_true(superuser, alice) == 2
+
+
+def test_the_library_refuses_as_many(alice):
+    ids = [f"doc-{number}" for number in range(DERIVED_MAX_IDS + 1)]
+    with pytest.raises(InvalidInput, match="at most 200"):
+        remember_summary(alice, "sum", *ids)
+    remember_summary(alice, "sum", *ids[1:])
+    assert derived(alice) == {"sum": ids[1:]}
+
+
+def test_what_a_document_was_made_from_is_kept_anew_with_each_version_and_goes_with_it(alice, superuser):
+    pairs = "SELECT doc_id, source_doc_id FROM memory_document_sources WHERE user_hash = %s ORDER BY doc_id, position"
+    for doc_id in "abc":
+        keep(alice, doc_id)
+    summarize(alice, "sum", "b", "a")
+    summarize(alice, "sum", "c", "b")
+    summarize(alice, "sum-sum", "sum")
+    assert superuser.execute(pairs, [alice.user_hash]).fetchall() == [("sum", "c"), ("sum", "b"), ("sum-sum", "sum")]
+    assert alice.delete("memory/documents/a").status_code == 204
+    assert listed(alice) == {"b", "c", "sum", "sum-sum"}
+    keep(alice, "sum")
+    assert superuser.execute(pairs, [alice.user_hash]).fetchall() == []
+    assert listed(alice) == {"b", "c", "sum"}
+    summarize(alice, "sum", "c")
+    assert alice.delete("memory/documents/c").status_code == 204
+    assert superuser.execute(pairs, [alice.user_hash]).fetchall() == []
+
+
+def test_a_replace_looks_up_what_goes_and_reads_none_of_the_users_other_summaries(alice, superuser):
+    """As r1_app under row-level security, where only LEAKPROOF comparisons become index conditions."""
+    for doc_id in "ab":
+        keep(alice, doc_id)
+    summarize(alice, "sum-a", "a")
+    with tenant_transaction(alice.user_hash, write=True) as tx:
+        tx.execute(
+            "INSERT INTO memory_document_sources (user_hash, doc_id, source_doc_id, position)"
+            " SELECT %s, 'sum-' || made, 'b-' || n, n FROM generate_series(1, 100) made, generate_series(1, 200) n",
+            [tx.user_hash],
+        )
+    superuser.execute("ANALYZE memory_document_sources")
+    for doc_id, going in (("b", 0), ("a", 1)):
+        with tenant_transaction(alice.user_hash) as tx:
+            statement = "EXPLAIN (ANALYZE, FORMAT JSON) " + _MADE_FROM
+            tree = tx.execute(statement, {"user_hash": tx.user_hash, "doc_id": doc_id}).fetchone()[0]
+        plan = Plan((json.loads(tree) if isinstance(tree, str) else tree)[0], "")
+        scans = [scan for scan, _ in plan.scans("memory_document_sources") if scan["Node Type"] != "Bitmap Index Scan"]
+        assert len(scans) == 1
+        condition = scans[0].get("Index Cond") or scans[0]["Recheck Cond"]
+        assert "source_doc_id = gone" in condition
+        read_in_vain = scans[0].get("Rows Removed by Filter", 0) + scans[0].get("Rows Removed by Index Recheck", 0)
+        assert scans[0]["Actual Rows"] * scans[0]["Actual Loops"] == going and not read_in_vain
 
 
 def test_only_a_summary_is_made_from_others_whatever_metadata_says(alice):

@@ -1,13 +1,17 @@
 """POST /memory/entities: merged mentions with exact offsets, sealed beside their chunks and back in query results."""
 
 import threading
+import time
 
 import pytest
 from django.db import connections
 
+from memory.admission import deadline
+from memory.errors import Overloaded
 from memory.language.entities import Mention
 from memory.language.pipeline import entity_pipeline, sentence_pipeline
-from memory.rls import tenant_transaction
+from memory.language.turns import FairThread
+from memory.rls import bind_tenant, tenant_transaction
 from memory.services import entities as service
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -158,7 +162,7 @@ class Interrupted:
 def test_a_document_replaced_meanwhile_is_recognised_as_it_is_now(alice, monkeypatch):
     alice.index("minutes", "Tim Cook met Angela Merkel in Berlin.")
     real = Interrupted(lambda: alice.index("minutes", "Nobody but Tim Cook went to Madrid."), times=1)
-    monkeypatch.setattr(service, "recognizer", lambda: real)
+    monkeypatch.setattr(service, "recognizer", lambda _user: real)
     found = by_text(alice.post("memory/entities", {"doc_id": "minutes"}))
     assert {"Madrid"} <= {text for text, _ in found} and "Berlin" not in {text for text, _ in found}
     assert "Madrid" in {entity["text"] for entity in stored_entities(alice, "minutes")[0]}
@@ -167,17 +171,49 @@ def test_a_document_replaced_meanwhile_is_recognised_as_it_is_now(alice, monkeyp
 def test_a_document_that_keeps_changing_is_503_and_keeps_its_own(alice, monkeypatch):
     alice.index("minutes", "Tim Cook met Angela Merkel in Berlin.")
     real = Interrupted(lambda: alice.index("minutes", "Nobody but Tim Cook went to Madrid."), times=2)
-    monkeypatch.setattr(service, "recognizer", lambda: real)
+    monkeypatch.setattr(service, "recognizer", lambda _user: real)
     answer = alice.post("memory/entities", {"doc_id": "minutes"})
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert answer.headers["Retry-After"]
     assert stored_entities(alice, "minutes") == [None]
 
 
+def test_nothing_is_opened_once_the_time_is_up(alice, monkeypatch):
+    alice.index("minutes", TEXT)
+    monkeypatch.setattr(service, "open_text", lambda *_: pytest.fail("opened too late"))
+    monkeypatch.setattr(service, "RECOGNISE_MAX_SECONDS", 0.0)
+    answer = alice.post("memory/entities", {"doc_id": "minutes"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert stored_entities(alice, "minutes") == [None]
+
+
+def test_the_requests_own_deadline_ends_the_work_too(alice):
+    with bind_tenant(alice.user_hash), deadline.counting_from(time.monotonic()):
+        deadline.allow(0)
+        with pytest.raises(Overloaded):
+            service.entities_in_text(TEXT)
+
+
+def test_the_turns_taken_are_the_users_own(alice, monkeypatch):
+    users = set()
+    submit = FairThread.submit
+
+    def noted(self, work, *, user="", **limits):
+        users.add(user)
+        return submit(self, work, user=user, **limits)
+
+    monkeypatch.setattr(FairThread, "submit", noted)
+    alice.index("minutes", TEXT)
+    for asked in ({"text": TEXT}, {"doc_id": "minutes"}):
+        assert alice.post("memory/entities", asked).status_code == 200
+    assert alice.post("memory/summarize", {"doc_ids": ["minutes"]}).status_code == 200
+    assert users == {alice.user_hash}
+
+
 def test_a_document_deleted_meanwhile_is_404(alice, monkeypatch):
     alice.index("minutes", "Tim Cook met Angela Merkel in Berlin.")
     real = Interrupted(lambda: alice.delete("memory/documents/minutes"), times=1)
-    monkeypatch.setattr(service, "recognizer", lambda: real)
+    monkeypatch.setattr(service, "recognizer", lambda _user: real)
     assert alice.post("memory/entities", {"doc_id": "minutes"}).status_code == 404
 
 

@@ -15,7 +15,7 @@ from memory.rls import bind_tenant, tenant_transaction
 from memory.rls_audit import TENANT_TABLES
 from memory.services import erase
 from memory.services.erase import ERASED_TABLES, erase_memory
-from tests.db.memories import pack_terms, remember, remember_requests
+from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
@@ -59,7 +59,7 @@ def fill(person) -> None:
     """Rows in every tenant table: three documents, terms both packed and loose, what requests leave behind."""
     remember(person, "a", "b")
     pack_terms(person, chunks=2)
-    remember(person, "c")
+    remember_summary(person, "c", "a", "b")
     remember_requests(person)
 
 

@@ -192,7 +192,7 @@ def test_without_memory_a_model_that_fails_is_an_error_and_no_made_up_answer(str
 
 
 def test_the_database_touched_while_streaming_is_an_error_and_never_an_empty_success(owner, monkeypatch):
-    def touches_the_database(*args):
+    def touches_the_database(*args, **kwargs):
         return f"there are {Chunk.objects.count()} chunks"
 
     monkeypatch.setattr(answerer, "extract_answer", touches_the_database)

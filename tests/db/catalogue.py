@@ -1,4 +1,7 @@
-"""Everything the migrations make, as sorted lists: what the catalogue says about the schema `public`."""
+"""Everything the migrations make, as sorted lists: what the catalogue says about the schema `public`.
+
+Columns without their order: one that a migration puts back comes last.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ QUERIES = {
                pg_get_expr(c.relpartbound, c.oid), pg_get_partkeydef(c.oid)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {_OURS.format(oid="c.oid")}""",
     "columns": f"""
-        SELECT c.relname, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+        SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
                a.attstorage::text, a.attcompression::text, l.collname, pg_get_expr(f.adbin, f.adrelid),
                ARRAY(SELECT unnest(a.attacl)::text ORDER BY 1)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from memory.rls_audit import TENANT_TABLES
-from tests.db.memories import pack_terms, remember, remember_requests
+from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 from tests.db.server import connect, digest
 from tests.people import Person
 
@@ -22,7 +22,8 @@ def database(django_db_setup, django_db_blocker):
 def keeper(database) -> Person:
     """A user with three documents: the one who acts."""
     person = Person.new("keeper")
-    remember(person, "a", "b", "c")
+    remember(person, "a", "b")
+    remember_summary(person, "c", "a", "b")
     pack_terms(person, chunks=2)
     remember_requests(person)
     return person
@@ -34,7 +35,7 @@ def victim(database) -> Person:
     person = Person.new("victim")
     remember(person, "a", "b")
     pack_terms(person, chunks=1)
-    remember(person, "c")
+    remember_summary(person, "c", "a", "b")
     remember_requests(person)
     return person
 

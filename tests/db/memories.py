@@ -30,6 +30,13 @@ def remember(person: Person, *doc_ids: str, using: str = "default") -> None:
         index_memory_chunk(connections[using], person.user_id, doc_id, "notes", text, unit_vector())
 
 
+def remember_summary(person: Person, doc_id: str, *covered: str) -> None:
+    """Store a document of one chunk that was made from `covered`."""
+    text = f"What {person.user_id} keeps, in short."
+    conn = connections["default"]
+    index_memory_chunk(conn, person.user_id, doc_id, "summary", text, unit_vector(), {"derived_from": list(covered)})
+
+
 def pack_terms(person: Person, *, chunks: int) -> int:
     """Pack the person's loose terms into segments of `chunks` chunks, as a big user's are; how many that made."""
     with tenant_transaction(person.user_hash, write=True) as tx:

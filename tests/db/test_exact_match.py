@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from memory.admission import deadline
+from memory.errors import Overloaded
 from memory.indexing.write import DocumentDraft
 from memory.rls import bind_tenant
 from memory.services.index import index_document
-from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
+from memory.services.query import PHRASE_CANDIDATES, MemoryAnswer, MemoryQuery, _rank, query_memory
 from tests.db.memories import pack_terms
 from tests.people import Person
 
@@ -99,6 +103,33 @@ def test_a_quoted_phrase_goes_before_passages_that_only_have_its_words(alice):
     assert quoted.results[0].doc_id == "phrase"
     assert quoted.results[0].text == texts["phrase"]
     assert [r.phrased for r in ask(alice, '"of the heat again" "heat pump"').results] == [False, False, False]
+
+
+def test_a_phrase_is_looked_for_in_the_best_fifty_and_the_rest_keep_their_order(diary, monkeypatch):
+    plain = [result.doc_id for result in ask(diary, "the upload by error buyer", top_k=100).results]
+    assert len(plain) > PHRASE_CANDIDATES
+    phrase = "with the usual calls"  # each passage holds it
+    quoted = ask(diary, f'the upload by error buyer "{phrase}"', top_k=100)
+    phrased = [result.phrased for result in quoted.results]
+    assert phrased[: PHRASE_CANDIDATES + 1] == [True] * PHRASE_CANDIDATES + [False]
+    assert all(result.text and result.metadata is not None for result in quoted.results)
+
+    opened = []
+    monkeypatch.setattr("memory.retrieval.open.sealing.open_text", lambda *_args: opened.append(1) or "")
+    ask(diary, f'the upload by error buyer "{phrase}"', top_k=1, candidates=100)
+    assert len(opened) == PHRASE_CANDIDATES
+
+
+def test_no_passage_is_opened_once_the_deadline_has_passed(diary, monkeypatch):
+    def rank_until_too_late(*ranked_and_query):
+        deadline.allow(0)
+        return _rank(*ranked_and_query)
+
+    monkeypatch.setattr("memory.services.query._rank", rank_until_too_late)
+    monkeypatch.setattr("memory.retrieval.open.open_text", lambda *_: pytest.fail("opened too late"))
+    for question in ('the upload "with the usual calls"', "the upload"):
+        with deadline.counting_from(time.monotonic()), pytest.raises(Overloaded):
+            ask(diary, question)
 
 
 def test_the_walk_with_both_legs_is_still_one_transaction_and_one_search(diary, monkeypatch):

@@ -48,7 +48,7 @@ def test_an_answer_is_short_whatever_the_passages_are():
 
 
 def test_when_sentences_cannot_be_cut_in_time_full_stops_do(monkeypatch):
-    def busy(text, *, deadline):
+    def busy(text, **_limits):
         raise Overloaded()
 
     monkeypatch.setattr(answerer, "split_sentences", busy)

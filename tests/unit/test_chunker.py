@@ -159,13 +159,13 @@ def test_the_characters_limit_holds_where_tokens_are_few():
     assert [len(chunk.text) for chunk in chunks] == [100, 100, 100, 4]
 
 
-def test_too_many_slices_are_refused_with_their_true_number():
+def test_as_many_slices_as_are_allowed_are_taken_and_one_more_is_refused():
     text = "memory " * 5_000
     count = len(chunk_text(text, TOKENIZERS["minilm"]))
     assert len(chunk_text(text, TOKENIZERS["minilm"], max_chunks=count)) == count
     with pytest.raises(TooManyChunks) as refused:
-        chunk_text(text, TOKENIZERS["minilm"], max_chunks=count // 2)
-    assert f"makes {count} chunks" in refused.value.detail
+        chunk_text(text, TOKENIZERS["minilm"], max_chunks=count - 1)
+    assert f"makes more than {count - 1} chunks" in refused.value.detail
     assert [error.field for error in refused.value.errors] == ["text"]
 
 
@@ -188,14 +188,24 @@ class Counting:
         return self.tokenizer.encode_batch_fast(texts, **options)
 
 
-@pytest.mark.parametrize("text", ["记忆" * 150_000, "기억" * 150_000, "x" * 900_000, "a," * 400_000])
+@pytest.mark.parametrize("text", ["记忆" * 35_000, "기억" * 40_000, "x" * 900_000, "a," * 40_000])
 def test_a_text_far_too_long_is_refused_without_being_read_to_its_end(text):
     tokenizer = Counting(TOKENIZERS["minilm"])
     with pytest.raises(TooManyChunks) as refused:
         chunk_text(text, tokenizer, max_chunks=20)
-    assert "makes more than 40 chunks" in refused.value.detail
-    # Twice: in the text's own segments, and slice by slice.
-    assert 0 < tokenizer.chars < 2 * 41 * 4000
+    assert "makes more than 20 chunks" in refused.value.detail
+    # Not at all where its length says enough; else twice: in the text's own segments, and slice by slice.
+    assert tokenizer.chars < 2 * 21 * 4000
+    assert (tokenizer.chars > 0) == (len(text) <= 20 * 4000)
+
+
+def test_texts_longer_together_than_so_many_slices_are_refused_unread():
+    tokenizer = Counting(TOKENIZERS["minilm"])
+    texts = ["memory " * 1_000, "kettle " * 1_000]  # of 7,000 characters: two slices each at least
+    with pytest.raises(TooManyChunks):
+        chunk_texts(texts, tokenizer, max_chunks=3, field="documents")
+    assert tokenizer.chars == 0
+    assert len(chunk_texts(["one", " " * 4_000], tokenizer, max_chunks=2)) == 2
 
 
 def test_several_texts_share_one_limit_and_are_sliced_as_if_alone():
@@ -205,7 +215,7 @@ def test_several_texts_share_one_limit_and_are_sliced_as_if_alone():
     assert chunk_texts(texts, TOKENIZERS["minilm"], max_chunks=count) == alone
     with pytest.raises(TooManyChunks) as refused:
         chunk_texts(texts, TOKENIZERS["minilm"], max_chunks=count - 1, field="documents")
-    assert f"documents make {count} chunks" in refused.value.detail
+    assert f"documents make more than {count - 1} chunks" in refused.value.detail
     assert [error.field for error in refused.value.errors] == ["documents"]
 
 

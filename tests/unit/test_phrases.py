@@ -2,7 +2,7 @@
 
 import pytest
 
-from memory.retrieval.phrases import holds_phrases, quoted_phrases
+from memory.retrieval.phrases import PHRASES_MAX, holds_phrases, quoted_phrases
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_case_and_white_space_do_not_matter_and_every_phrase_must_be_there():
     assert not holds_phrases(text, ["heat pump", "the attic"])
     assert not holds_phrases(text, ["pump heat"])
     assert holds_phrases(text, [])
+
+
+def test_a_phrase_counts_once_and_the_first_eight_count():
+    assert quoted_phrases('"Heat Pump" "heat  pump" "cellar"') == ["heat pump", "cellar"]
+    many = [f"phrase {number}" for number in range(PHRASES_MAX + 3)]
+    assert quoted_phrases(" ".join(f'"{phrase}"' for phrase in [*many, *many])) == many[:PHRASES_MAX]

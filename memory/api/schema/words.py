@@ -12,7 +12,10 @@ _DOCUMENT = {
     ),
     "source": "Where the text is from; queries filter by it.",
     "thread_id": "The conversation it belongs to; queries filter by it.",
-    "metadata": "Anything the product wants back with each passage; sealed like the text.",
+    "metadata": (
+        "Anything the product wants back with each passage; sealed like the text. In a document of source `summary`, a "
+        "list of ids under `derived_from` names what it was made from, at most 200; it goes with any of them."
+    ),
     "created_at": (
         "When the text came to be, RFC 3339 with an offset, from 1900 to 2199 in UTC; the moment it is indexed where "
         "absent. Older passages score lower."
@@ -47,7 +50,8 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "MemoryQueryRequest": {
         "": "A question to the user's memory, with filters.",
-        "query": 'The question. A phrase in quotation marks, `"heat pump"`, puts passages that hold it as it is first.',
+        "query": 'The question. A phrase in quotation marks, `"heat pump"`, puts those of the best 50 candidates '
+        "first that hold it as it is; at most 8 different phrases count.",
         "top_k": "How many passages to answer with.",
         "candidates": "How many candidates each search leg gives; raised to `top_k` where smaller.",
         "rerank_pool": "How many of the best candidates are reranked; raised to `top_k` where smaller.",

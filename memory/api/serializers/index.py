@@ -13,7 +13,8 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from memory import conf
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import Identifier, MetadataField, StrictCharField, StrictSerializer, Timestamp, rfc3339
-from memory.errors import FieldError, TooManyChunks
+from memory.errors import FieldError, InvalidInput, TooManyChunks
+from memory.indexing.derived import DERIVED_FROM, derived_from
 from memory.indexing.write import DocumentDraft
 from memory.services.index import ChunkedTexts, count_chunks
 
@@ -63,6 +64,11 @@ class MemoryIndexDocument(StrictSerializer):
         return text
 
     def validate(self, attrs: dict) -> Any:
+        try:
+            derived_from(attrs["source"], attrs["metadata"], attrs["doc_id"])
+        except InvalidInput as refused:
+            errors = [ErrorDetail(error.detail, error.code) for error in refused.errors]
+            raise ValidationError({"metadata": {DERIVED_FROM: errors}}) from None
         return DocumentDraft(**attrs)
 
 
