@@ -166,7 +166,6 @@ def _response(problem: Problem, request_id: str) -> JsonResponse:
             for error in problem.errors[:MAX_FIELD_ERRORS]
         ]
     response = JsonResponse(document, status=problem.status, content_type=CONTENT_TYPE)
-    response["Cache-Control"] = "no-store"
     for name, value in problem.headers.items():
         response[name] = value
     return response

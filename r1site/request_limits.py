@@ -46,6 +46,8 @@ _DIGITS = re.compile(r"[0-9]{1,19}")
 class RequestLimitsMiddleware:
     """Sets `request.request_id`, echoes it as `X-Request-ID`, and refuses bodies it should not read.
 
+    An answer that says nothing about caches goes out with `Cache-Control: no-store`.
+
     A client's own `X-Request-ID` of 1-64 characters A-Z a-z 0-9 . _ - is kept, else 32 hex digits
     are made. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
     Content-Length 400, one over `MEMORY_MAX_BODY_BYTES` 413, any Content-Encoding (`identity`
@@ -66,6 +68,8 @@ class RequestLimitsMiddleware:
         else:
             response = self.get_response(request)
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        # No proxy and no browser keeps an answer but those that say themselves how long they may be kept.
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
 
