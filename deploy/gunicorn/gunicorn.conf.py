@@ -52,6 +52,8 @@ forwarder_headers = ""
 # No access log is written: its lines would hold document ids, which stand in paths.
 accesslog = None
 errorlog = "-"
+# Its own messages would quote the requests that its parser refuses.
+logger_class = "r1site.gunicorn_log.RequestFreeLogger"
 # Nothing here uses gunicorn's control socket, which it would put in the home folder.
 control_socket_disable = True
 
@@ -77,6 +79,7 @@ def post_worker_init(worker):
     from r1site.startup import warm_worker
 
     warm_worker()
+    worker.log.serves()
 
 
 def child_exit(server, worker):
