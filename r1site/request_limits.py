@@ -51,7 +51,8 @@ class RequestLimitsMiddleware:
     An answer that says nothing about caches goes out with `Cache-Control: no-store`.
 
     A client's own `X-Request-ID` of 1-64 characters A-Z a-z 0-9 . _ - is kept, else 32 hex digits
-    are made. A `Host` that is not among `ALLOWED_HOSTS` is 400, but for the probes of health. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
+    are made. A `Host` that is not among `ALLOWED_HOSTS` is 400, but for the probes of health, as is
+    HTTP/1.1 without one. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
     Content-Length 400, one over `MEMORY_MAX_BODY_BYTES` 413, any Content-Encoding (`identity`
     too) 415 and, under /api/, anything but application/json in UTF-8 415. It stands before everything
     that looks at a request in MIDDLEWARE.

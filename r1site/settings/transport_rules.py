@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 CHOICES = ("jwks", "llm", "database")
 
 
-def plaintext_findings(*, jwks_url: str, llm_url: str, databases: dict[str, dict], allowed: tuple[str, ...]) -> list[str]:
+def plaintext_findings(
+    *, jwks_url: str, llm_url: str, databases: dict[str, dict], allowed: tuple[str, ...]
+) -> list[str]:
     """A sentence for each connection that somebody on its way could read or answer; [] where there is none.
 
     `databases`: each setting, DATABASE_URL and its like, with the Django alias made from it. `allowed`: those of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 
@@ -75,7 +74,7 @@ def test_a_malformed_request_is_refused_and_no_log_quotes_it(service, kind):
 
 def test_what_comes_after_a_body_is_not_quoted_either(service):
     """A client that counts characters where bytes are meant sends the rest of one body as its next request."""
-    body = json.dumps({"query": f"größer {CANARY}"}, ensure_ascii=False).encode() + f'{{"q":"{CANARY}"}}\r\n\r\n'.encode()
+    body = f'{{"query": "größer {CANARY}"}}{{"q":"{CANARY}"}}\r\n\r\n'.encode()
     headers = (WITH_TOKEN.format(token=service.token("alice")), JSON, "Content-Length: 10")
     request = http("POST /api/v1/memory/query HTTP/1.1", *headers, body=body).replace(b"Connection: close\r\n", b"")
     before = service.log.stat().st_size
