@@ -26,6 +26,7 @@ BOBS_PACKAGES = ("gunicorn", "PyJWT", "cffi")
 DOCUMENT_MAX_CHARS = 12_000
 QUOTE_SHOWN_CHARS = 220
 TIMEOUT_SECONDS = 120
+TOKEN_SECONDS = 3600
 
 
 class DemoError(Exception):
@@ -50,7 +51,8 @@ class Person:
         self._connection = http.client.HTTPConnection(place.hostname, place.port or 80, timeout=TIMEOUT_SECONDS)
         self._token = mint(
             user_id, secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,
-            audience=settings.MEMORY_JWT_AUDIENCE, ttl_seconds=3600,
+            audience=settings.MEMORY_JWT_AUDIENCE, key_id=settings.MEMORY_JWT_KEY_ID or None,
+            ttl_seconds=min(TOKEN_SECONDS, settings.MEMORY_JWT_MAX_SECONDS or TOKEN_SECONDS),
         )  # fmt: skip
 
     def call(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:

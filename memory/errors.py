@@ -41,6 +41,14 @@ class InvalidToken(MemoryServiceError):
     code = "invalid_token"
 
 
+class ExpiredToken(InvalidToken):
+    """The token has expired."""
+
+
+class TokenLivesTooLong(InvalidToken):
+    """The token is valid for longer than is allowed here."""
+
+
 class InsufficientScope(MemoryServiceError):
     """The token's scope does not allow this."""
 

@@ -65,7 +65,7 @@ class JwksCache:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingError("the JWKS address is not an absolute http or https URL")
         self._url = url
-        self._opener = _opener_for(parts.scheme)
+        self._opener = _opener()
         self._algorithms = algorithms
         self._timeout_seconds = timeout_seconds
         self._clock = clock
@@ -194,19 +194,24 @@ def _algorithm_of(member: Any) -> str | None:
     return algorithm if member.get("alg", algorithm) == algorithm else None
 
 
-class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
+class _SameOriginRedirects(urllib.request.HTTPRedirectHandler):
+    """Whoever serves another origin could say who every user is; its address belongs into the setting."""
+
     max_redirections = 3
 
-    def __init__(self, scheme: str):
-        self._scheme = scheme
-
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        if urlsplit(newurl).scheme != self._scheme:
-            raise ValueError("redirected to another scheme")
+        if _origin(newurl) != _origin(req.full_url):
+            raise ValueError("redirected to another origin")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener_for(scheme: str) -> urllib.request.OpenerDirector:
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port (RFC 6454)."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _opener() -> urllib.request.OpenerDirector:
     """An opener of http and https only: urllib's default one also opens file:, ftp: and data: addresses."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -215,7 +220,7 @@ def _opener_for(scheme: str) -> urllib.request.OpenerDirector:
         urllib.request.HTTPSHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
-        _SameSchemeRedirects(scheme),
+        _SameOriginRedirects(),
     ):
         opener.add_handler(handler)
     return opener

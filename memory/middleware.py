@@ -36,6 +36,8 @@ def token_verifier() -> TokenVerifier:
         jwks_url=settings.MEMORY_JWT_JWKS_URL or None,
         issuer=settings.MEMORY_JWT_ISSUER,
         audience=settings.MEMORY_JWT_AUDIENCE,
+        key_id=settings.MEMORY_JWT_KEY_ID or None,
+        max_seconds=settings.MEMORY_JWT_MAX_SECONDS,
     )
 
 

@@ -1,8 +1,9 @@
 """Bearer tokens: signed JWTs, verified strictly; who the user is comes from nowhere else.
 
 RFC 7519 (claims), RFC 7515 (signatures, by PyJWT), RFC 8725 (best practice), RFC 6750 (the
-header). Imports no Django. Every refusal is the same `InvalidToken` to the client; its `reason`
-attribute says which rule refused, in one word of a closed set, for logs and metrics.
+header). Imports no Django. Every refusal is the same `InvalidToken` to the client, but for a token that only
+its times keep from being good: who holds such a one is told which. `reason` says which rule refused,
+in one word of a closed set, for logs and metrics.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import jwt
 from memory.api.json_body import parse_json
 from memory.base64url import from_base64url
 from memory.environment import SettingError
-from memory.errors import InvalidToken, InvalidUserId, MalformedJSON, MissingToken, NestingTooDeep
+from memory.errors import (
+    ExpiredToken,
+    InvalidToken,
+    InvalidUserId,
+    MalformedJSON,
+    MissingToken,
+    NestingTooDeep,
+    TokenLivesTooLong,
+)
 from memory.jwks import JwksCache
 from memory.secret_strength import asymmetric_key_reason, weak_secret_reason
 from memory.security import canonical_user_id
@@ -34,6 +43,8 @@ LATEST_TIME = 253_402_300_799
 
 # "crit" asks for extensions we have none of; the others carry or point to a key of the sender's choice.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64"})
+# RFC 7519 and RFC 9068 (access tokens); a token of another kind, such as an ID token that says so, is not for us.
+_TYPES = frozenset({"jwt", "at+jwt"})
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -56,6 +67,10 @@ class TokenVerifier:
     `jwks_url` (any of the asymmetric ones; each key is bound to one) is given. Anything else
     raises SettingError: a key that two families of algorithms accept is how a public key becomes
     an HMAC secret (RFC 8725, section 3.1).
+
+    `key_id` names the secret or the public key: a token whose `kid` is another is refused. One without `kid` is not,
+    as RFC 7515 leaves it to the issuer; the signature decides. `max_seconds` bounds a token's life, `exp` less `iat`;
+    0 does not.
     """
 
     def __init__(
@@ -68,6 +83,8 @@ class TokenVerifier:
         issuer: str,
         audience: str,
         leeway_seconds: float = 30,
+        key_id: str | None = None,
+        max_seconds: int = 0,
     ):
         self._algorithms = frozenset([algorithms] if isinstance(algorithms, str) else algorithms)
         if not self._algorithms or self._algorithms - SYMMETRIC_ALGORITHMS - ASYMMETRIC_ALGORITHMS:
@@ -76,6 +93,10 @@ class TokenVerifier:
             raise SettingError("tokens need exactly one of a secret, a public key and a JWKS address")
         if not issuer or not audience:
             raise SettingError("tokens need an issuer and an audience")
+        if key_id and jwks_url:
+            raise SettingError("a token key id goes with a secret or a public key; a JWKS names its own keys")
+        self._key_id = key_id
+        self._max_seconds = max_seconds
         self._issuer = issuer
         self._audience = audience
         self._leeway_seconds = leeway_seconds
@@ -104,6 +125,8 @@ class TokenVerifier:
             _refuse("algorithm")
         if not _REFUSED_HEADERS.isdisjoint(header):
             _refuse("header")
+        if "typ" in header and not _is_our_type(header["typ"]):
+            _refuse("type")
         signature = _decoded(segments[2])
         key = self._key_for(header, algorithm)
         if not self._is_signed(algorithm, key, f"{segments[0]}.{segments[1]}".encode(), signature):
@@ -141,7 +164,7 @@ class TokenVerifier:
         if "kid" in header and not isinstance(kid, str):
             _refuse("header")
         key = self._jwks.key(kid, algorithm) if self._jwks else self._key
-        if key is None:
+        if key is None or (self._key_id and kid not in (None, self._key_id)):
             _refuse("key")
         return key
 
@@ -153,10 +176,8 @@ class TokenVerifier:
 
     def _checked(self, claims: dict[str, Any]) -> VerifiedToken:
         now = time.time()
-        expires_at = _time(claims, "exp")
-        if now >= expires_at + self._leeway_seconds:
-            _refuse("expired")
-        starts = [_time(claims, "iat")]
+        issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
+        starts = [issued_at]
         if "nbf" in claims:
             starts.append(_time(claims, "nbf"))
         if max(starts) > now + self._leeway_seconds:
@@ -174,7 +195,13 @@ class TokenVerifier:
             user_id = None
         if user_id is None:
             _refuse("subject")
-        return VerifiedToken(user_id, _scopes(claims), expires_at)
+        scopes = _scopes(claims)
+        # Last, as these are told: by now the token is one that its issuer signed for us.
+        if now >= expires_at + self._leeway_seconds:
+            _refuse("expired", ExpiredToken())
+        if self._max_seconds and expires_at - issued_at > self._max_seconds:
+            _refuse("lifetime", TokenLivesTooLong())
+        return VerifiedToken(user_id, scopes, expires_at)
 
 
 def bearer_token(header_value: str | None) -> str:
@@ -203,8 +230,9 @@ def mint(
     audience: str,
     ttl_seconds: int,
     scope: str | Iterable[str] | None = None,
+    key_id: str | None = None,
 ) -> str:
-    """A signed token for `user_id`, valid from now for `ttl_seconds`.
+    """A signed token for `user_id`, valid from now for `ttl_seconds`, with `key_id` as its `kid`.
 
     `scope` is one string of space-separated words or several words; None leaves the claim out.
     Raises InvalidUserId for an id that is not canonical, SettingError for a weak secret, an
@@ -229,11 +257,11 @@ def mint(
     }
     if scope is not None:
         claims["scope"] = scope if isinstance(scope, str) else " ".join(scope)
-    return jwt.encode(claims, raw, algorithm=algorithm)
+    return jwt.encode(claims, raw, algorithm=algorithm, headers={"kid": key_id} if key_id else None)
 
 
-def _refuse(reason: str) -> NoReturn:
-    refusal = InvalidToken()
+def _refuse(reason: str, refusal: InvalidToken | None = None) -> NoReturn:
+    refusal = refusal or InvalidToken()
     refusal.reason = reason  # type: ignore[attr-defined]
     raise refusal
 
@@ -265,6 +293,11 @@ def _time(claims: dict[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST_TIME:
         _refuse("time")
     return float(value)
+
+
+def _is_our_type(value: Any) -> bool:
+    """A media type without regard to case, whose `application/` may be left out (RFC 7515, section 4.1.9)."""
+    return isinstance(value, str) and value.lower().removeprefix("application/") in _TYPES
 
 
 def _is_list_of_strings(value: Any) -> bool:

@@ -49,7 +49,8 @@ class _MemoryMetrics:
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
-        return (metric for metric in registry.collect() if metric.name.startswith(MEMORY_PREFIXES))
+        # A counter's family is named without its `_total`: stream_total is of the family `stream`.
+        return (metric for metric in registry.collect() if f"{metric.name}_".startswith(MEMORY_PREFIXES))
 
 
 class PoolMetricsMiddleware:

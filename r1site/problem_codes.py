@@ -17,7 +17,7 @@ PROBLEMS: dict[str, tuple[int, str, str | None]] = {
     "malformed_json": (400, "Malformed JSON", None),
     "nesting_too_deep": (400, "JSON nested too deeply", None),
     "missing_token": (401, "Authentication required", None),
-    "invalid_token": (401, "Invalid token", "The bearer token is not valid."),
+    "invalid_token": (401, "Invalid token", None),
     "insufficient_scope": (403, "Not allowed", "The token's scope does not allow this."),
     "not_found": (404, "Not found", "There is no such object."),
     "method_not_allowed": (405, "Method not allowed", "This address does not have that method."),
@@ -75,6 +75,7 @@ CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
 DETAIL_BY_CODE = {
     "malformed_json": "The body is not valid JSON.",
     "missing_token": "A bearer token is required.",
+    "invalid_token": "The bearer token is not valid.",
     "payload_too_large": "The request body is too large.",
     "unsupported_media_type": "Send application/json in UTF-8, without a Content-Encoding.",
     "invalid": "The request is not valid.",

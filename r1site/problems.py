@@ -27,7 +27,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 
-from memory.errors import FieldError, MemoryServiceError
+from memory.errors import ExpiredToken, FieldError, MemoryServiceError, TokenLivesTooLong
 from r1site.pool_outage import is_database_away
 from r1site.problem_codes import AUTHENTICATE, CODE_BY_EXCEPTION, DETAIL_BY_CODE, PROBLEMS, RETRY_AFTER_SECONDS
 
@@ -86,6 +86,8 @@ def problem_for(exc: BaseException) -> Problem:
     headers = {}
     if code in AUTHENTICATE:
         headers["WWW-Authenticate"] = AUTHENTICATE[code]
+        if isinstance(exc, ExpiredToken | TokenLivesTooLong):
+            headers["WWW-Authenticate"] += f', error_description="{exc.detail}"'
     if code in RETRY_AFTER_SECONDS:
         wait_seconds = RETRY_AFTER_SECONDS[code] if retry_after_seconds is None else retry_after_seconds
         headers["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
@@ -166,7 +168,6 @@ def _response(problem: Problem, request_id: str) -> JsonResponse:
             for error in problem.errors[:MAX_FIELD_ERRORS]
         ]
     response = JsonResponse(document, status=problem.status, content_type=CONTENT_TYPE)
-    response["Cache-Control"] = "no-store"
     for name, value in problem.headers.items():
         response[name] = value
     return response

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable
 
 from django.conf import settings
-from django.core.exceptions import BadRequest
+from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
@@ -29,6 +29,8 @@ from r1site.problems import problem_response
 
 API_PREFIX = "/api/"
 JSON_MEDIA_TYPE = "application/json"
+# Probes ask at whatever address the host or its container has.
+PROBED_PATHS = frozenset(f"{prefix}/health/{name}" for prefix in ("", "/api/v1") for name in ("live", "ready"))
 
 # More than this is not worth reading to keep a connection.
 DRAIN_MAX_BYTES = 64 * 1024
@@ -40,8 +42,11 @@ _DIGITS = re.compile(r"[0-9]{1,19}")
 class RequestLimitsMiddleware:
     """Sets `request.request_id`, echoes it as `X-Request-ID`, and refuses bodies it should not read.
 
+    An answer that says nothing about caches goes out with `Cache-Control: no-store`.
+
     A client's own `X-Request-ID` of 1-64 characters A-Z a-z 0-9 . _ - is kept, else 32 hex digits
-    are made. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
+    are made. A `Host` that is not among `ALLOWED_HOSTS` is 400, but for the probes of health, as is
+    HTTP/1.1 without one. Bodies, in this order: Transfer-Encoding without a length 411, an impossible
     Content-Length 400, one over `MEMORY_MAX_BODY_BYTES` 413, any Content-Encoding (`identity`
     too) 415 and, under /api/, anything but application/json in UTF-8 415. It stands before everything
     that looks at a request in MIDDLEWARE.
@@ -55,20 +60,32 @@ class RequestLimitsMiddleware:
         request.is_body_read = False  # type: ignore[attr-defined]
         request.request_id = _request_id(request)  # type: ignore[attr-defined]
         try:
+            _check_host(request)
             _check_body_headers(request)
-        except (BadRequest, MemoryServiceError) as refusal:
+        except (SuspiciousOperation, BadRequest, MemoryServiceError) as refusal:
             response: HttpResponseBase = problem_response(request, refusal)
         else:
             response = self.get_response(request)
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
         if not request.is_body_read and not _has_drained(request):  # type: ignore[attr-defined]
             _hang_up_when_sent(request)
+        # No proxy and no browser keeps an answer but those that say themselves how long they may be kept.
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
 
 def _request_id(request: HttpRequest) -> str:
     offered = request.META.get("HTTP_X_REQUEST_ID", "")
     return offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+
+
+def _check_host(request: HttpRequest) -> None:
+    """Raises DisallowedHost or BadRequest, so that a page under another name that resolves to us reads nothing."""
+    # RAW_URI: gunicorn has read the request. Django's test client leaves the header out where the host is its own.
+    if "RAW_URI" in request.META and request.META["SERVER_PROTOCOL"] != "HTTP/1.0" and "HTTP_HOST" not in request.META:
+        raise BadRequest("no Host (RFC 9112, section 3.2)")
+    if request.path_info not in PROBED_PATHS:
+        request.get_host()
 
 
 def _check_body_headers(request: HttpRequest) -> None:

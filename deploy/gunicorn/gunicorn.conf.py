@@ -2,10 +2,13 @@
 
 Environment: PORT (8123), WEB_CONCURRENCY (workers, default half the cores), GUNICORN_THREADS (40),
 OMP_NUM_THREADS (default cores / workers), PROMETHEUS_MULTIPROC_DIR (default a fresh temporary
-folder). Another address: `gunicorn -b HOST:PORT -c ...`.
+folder), GUNICORN_USER and GUNICORN_GROUP (whom the workers become when root starts it; production insists).
+Another address: `gunicorn -b HOST:PORT -c ...`.
 """
 
+import grp
 import os
+import pwd
 import shutil
 import sys
 import tempfile
@@ -22,6 +25,39 @@ def _at_least_one(name, default):
         sys.exit(f"{name} must be a whole number of at least 1")
     return int(text)
 
+
+# As r1site/wsgi.py has it. Settings of a deployment's own are production, too.
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "r1site.settings.prod")
+_is_production = os.environ["DJANGO_SETTINGS_MODULE"] not in ("r1site.settings.dev", "r1site.settings.test")
+
+
+def _entry(find, name, setting):
+    try:
+        return find(name)
+    except KeyError:
+        sys.exit(f"{setting} names nobody on this machine")
+
+
+_user_name, _group_name = os.environ.get("GUNICORN_USER"), os.environ.get("GUNICORN_GROUP")
+if _group_name and not _user_name:
+    sys.exit("GUNICORN_GROUP is set without GUNICORN_USER")
+if _user_name:
+    _account = _entry(pwd.getpwnam, _user_name, "GUNICORN_USER")
+    _group_id = _entry(grp.getgrnam, _group_name, "GUNICORN_GROUP").gr_gid if _group_name else _account.pw_gid
+    if 0 in (_account.pw_uid, _group_id):
+        sys.exit("GUNICORN_USER and GUNICORN_GROUP must not be root")
+    if os.geteuid() not in (0, _account.pw_uid):
+        sys.exit("GUNICORN_USER is another user, whom only root can become: start as root, or as that one without it")
+_drops_root = os.geteuid() == 0 and bool(_user_name)
+if _drops_root:
+    # The master stays root and reads no request; its workers are this user.
+    user, group = _account.pw_uid, _group_id
+    os.environ.update(HOME=_account.pw_dir, USER=_user_name, LOGNAME=_user_name)
+elif os.geteuid() == 0 and _is_production:
+    sys.exit(
+        "refusing to serve as root: start as another user, or set GUNICORN_USER to one that may read the project "
+        "and the files of its secrets"
+    )
 
 bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
 workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
@@ -52,6 +88,8 @@ forwarder_headers = ""
 # No access log is written: its lines would hold document ids, which stand in paths.
 accesslog = None
 errorlog = "-"
+# Its own messages would quote the requests that its parser refuses.
+logger_class = "r1site.gunicorn_log.RequestFreeLogger"
 # Nothing here uses gunicorn's control socket, which it would put in the home folder.
 control_socket_disable = True
 
@@ -64,6 +102,17 @@ def on_starting(server):
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         _metrics_folder = tempfile.mkdtemp(prefix="r1-metrics-")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder
+        if _drops_root:
+            os.chown(_metrics_folder, user, group)
+
+
+def when_ready(server):
+    """Say once what no setting here can do."""
+    if _is_production:
+        server.log.info(
+            "a client that sends its headers slowly holds a thread: only a proxy in front keeps such off "
+            "(deploy/nginx/r1-memory.conf)"
+        )
 
 
 def on_exit(server):
@@ -72,11 +121,18 @@ def on_exit(server):
         shutil.rmtree(_metrics_folder, ignore_errors=True)
 
 
+def post_fork(server, worker):
+    """Leave root's other groups. gunicorn's own `initgroups` does so too, but then keeps root's first one."""
+    if _drops_root:
+        os.initgroups(_user_name, group)
+
+
 def post_worker_init(worker):
     """Load models before the worker's first request."""
     from r1site.startup import warm_worker
 
     warm_worker()
+    worker.log.serves()
 
 
 def child_exit(server, worker):

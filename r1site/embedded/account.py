@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from r1site.embedded.errors import EmbeddedError
+from r1site.embedded.installation import environment
 
 SYSTEM_USER = "r1postgres"
 PROBE_TIMEOUT_SECONDS = 30
@@ -42,8 +43,9 @@ class Account:
     capability: str | None = None
 
     def run(self, argv: Sequence[str], **options) -> subprocess.CompletedProcess:
-        """`subprocess.run` of `argv` under this account, from `/` and with no supplementary groups."""
+        """`subprocess.run` of `argv` under this account: from `/`, in `environment()`, with no supplementary groups."""
         options.setdefault("cwd", "/")
+        options.setdefault("env", environment())
         if os.geteuid() != 0:
             return subprocess.run(argv, **options)
         if self.capability is None:

@@ -50,7 +50,7 @@ def create(data: Path, account: Account, *, scratch: Path, password: str, instal
             argv += ["-E", "UTF8", f"--locale={locale}", "--auth=scram-sha-256", f"--pwfile={password_file}"]
             if not durable:
                 argv.append("--no-sync")
-            done = account.run(argv, env=programs.environment(), capture_output=True, text=True)
+            done = account.run(argv, capture_output=True, text=True)
             if done.returncode == 0:
                 break
         else:

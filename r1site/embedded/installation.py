@@ -9,6 +9,9 @@ from pathlib import Path
 from r1site.embedded.errors import EmbeddedError
 
 DEFAULT = "pginstall18"
+# What the programs need to find libraries, time zones and room for temporary files; no PG*, which would reach into
+# the server's settings.
+PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class InstallationError(EmbeddedError):
@@ -37,6 +40,9 @@ def support_file(installation: str = DEFAULT) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Ours without PG* variables, which would reach into the server's settings, and in plain English."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return kept | {"LC_ALL": "C"}
+    """Those of our variables that are PASSED_ON, and plain English.
+
+    The rest would be shown to whoever is superuser of the database: `pg_read_binary_file` reads the server's own
+    environment. The launcher's may hold the master key.
+    """
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"LC_ALL": "C"}

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from memory.indexing import terms
-from r1site.settings import databases, env
+from r1site.settings import databases, env, transport_rules
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
@@ -29,11 +29,15 @@ LOG_LEVEL = env.text("DJANGO_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARN
 SECRET_KEY = env.secret("DJANGO_SECRET_KEY", required=True)
 ALLOWED_HOSTS = list(env.texts("DJANGO_ALLOWED_HOSTS", ("127.0.0.1", "localhost", "[::1]")))
 
+MEMORY_ALLOW_PLAINTEXT = env.texts("MEMORY_ALLOW_PLAINTEXT", (), choices=transport_rules.CHOICES)
+
 # -- Tokens
 MEMORY_JWT_ALGORITHMS = env.texts("MEMORY_JWT_ALGORITHMS", ("HS256",), choices=("HS256", "RS256", "ES256", "EdDSA"))
 MEMORY_JWT_SECRET = env.secret("MEMORY_JWT_SECRET", required=False)
 MEMORY_JWT_PUBLIC_KEY = env.secret("MEMORY_JWT_PUBLIC_KEY", required=False)
 MEMORY_JWT_JWKS_URL = env.text("MEMORY_JWT_JWKS_URL")
+MEMORY_JWT_KEY_ID = env.text("MEMORY_JWT_KEY_ID")
+MEMORY_JWT_MAX_SECONDS = env.integer("MEMORY_JWT_MAX_SECONDS", 86_400, at_least=0, at_most=315_360_000)
 MEMORY_JWT_ISSUER = env.text("MEMORY_JWT_ISSUER", "r1-memory")
 MEMORY_JWT_AUDIENCE = env.text("MEMORY_JWT_AUDIENCE", "r1-memory")
 
@@ -175,8 +179,9 @@ LOGGING = {
         "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
         "bare": {"format": "%(message)s"},
     },
+    "filters": {"without_quotes": {"()": "r1site.log_filters.WithoutQuotes"}},
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_quotes"]},
         "access": {"class": "logging.StreamHandler", "formatter": "bare"},
     },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},

@@ -88,9 +88,11 @@ def from_urls(*, pool: dict | None) -> dict:
     base = _parse("DATABASE_URL", env.secret("DATABASE_URL", required=True))
     aliases = {}
     for alias, role in ROLES.items():
-        setting = "DATABASE_URL" if alias == "default" else f"DATABASE_{alias.upper()}_URL"
-        url = env.secret(setting, required=False)
-        params = _parse(setting, url) if url else {**base, "user": role, "password": ""}
+        setting = setting_of(alias)
+        if alias == "default" or setting != "DATABASE_URL":
+            params = _parse(setting, env.secret(setting, required=True))
+        else:
+            params = {**base, "user": role, "password": ""}
         known = {key: params.pop(key, "") for key in ("dbname", "host", "port", "user", "password")}
         if pool and alias == "default":
             params["pool"] = pool
@@ -99,6 +101,12 @@ def from_urls(*, pool: dict | None) -> dict:
             user=known["user"] or role, password=known["password"], options=params,
         )  # fmt: skip
     return aliases
+
+
+def setting_of(alias: str) -> str:
+    """The setting that says where `alias` connects to: its own, or DATABASE_URL where that is not set."""
+    own = f"DATABASE_{alias.upper()}_URL"
+    return own if alias != "default" and env.secret(own, required=False) else "DATABASE_URL"
 
 
 def _parse(setting: str, url: str) -> dict:

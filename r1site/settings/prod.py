@@ -7,14 +7,17 @@ from memory.master_keys import master_keys, tenant_hmac_key
 from r1site.settings import databases, env
 from r1site.settings.base import *
 from r1site.settings.base import (
+    MEMORY_ALLOW_PLAINTEXT,
     MEMORY_JWT_JWKS_URL,
     MEMORY_JWT_PUBLIC_KEY,
     MEMORY_JWT_SECRET,
+    MEMORY_LLM_BASE_URL,
     MEMORY_METRICS_TOKEN,
     POOL,
     SECRET_KEY,
 )
 from r1site.settings.secret_rules import refuse_equal, refuse_weak
+from r1site.settings.transport_rules import plaintext_findings
 
 DATABASES = databases.from_urls(pool=POOL)
 
@@ -39,6 +42,15 @@ _texts = {
 }
 refuse_weak(_texts)
 refuse_equal({**_texts, **_keys})
+
+_plaintext = plaintext_findings(
+    jwks_url=MEMORY_JWT_JWKS_URL,
+    llm_url=MEMORY_LLM_BASE_URL,
+    databases={databases.setting_of(alias): DATABASES[alias] for alias in reversed(DATABASES)},
+    allowed=MEMORY_ALLOW_PLAINTEXT,
+)
+if _plaintext:
+    raise ImproperlyConfigured("; ".join(_plaintext))
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 _behind_tls_proxy = env.boolean("DJANGO_BEHIND_TLS_PROXY", True)

@@ -1,6 +1,11 @@
 """Who is asking: the token and nothing else."""
 
+import io
+
+import jwt
 import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
 from django.test import Client
 
 from memory import metrics
@@ -31,6 +36,42 @@ def test_without_a_valid_token_every_address_is_401(method, path, header, code):
 def test_a_valid_token_passes_and_no_statement_runs(alice, django_assert_num_queries):
     with django_assert_num_queries(0):
         assert alice.get("auth/check").status_code == 204
+
+
+def test_an_expired_token_is_told_so_and_a_forged_one_is_not(alice):
+    token = alice.token(ttl_seconds=1)
+    old = jwt.decode(token, options={"verify_signature": False}) | {"iat": 1_700_000_000, "exp": 1_700_000_300}
+    answers = []
+    for secret in (settings.MEMORY_JWT_SECRET, "another secret, of somebody else, that is long enough"):
+        headers = {"authorization": f"Bearer {jwt.encode(old, secret, algorithm='HS256')}"}
+        answers.append(Client().get("/api/v1/auth/check", headers=headers))
+    expired, forged = answers
+    assert (expired.status_code, expired.json()["detail"]) == (401, "The token has expired.")
+    assert expired["WWW-Authenticate"] == 'Bearer error="invalid_token", error_description="The token has expired."'
+    assert (forged.status_code, forged.json()["detail"]) == (401, "The bearer token is not valid.")
+    assert forged["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_a_token_for_longer_than_the_setting_allows_is_told_so(alice):
+    refused = alice.client(ttl_seconds=settings.MEMORY_JWT_MAX_SECONDS + 1).get("/api/v1/auth/check")
+    assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
+    assert refused.json()["detail"] == "The token is valid for longer than is allowed here."
+    assert alice.client(ttl_seconds=settings.MEMORY_JWT_MAX_SECONDS).get("/api/v1/auth/check").status_code == 204
+
+
+def test_a_token_issued_here_names_the_key_and_lives_no_longer_than_allowed(settings):
+    settings.MEMORY_JWT_KEY_ID, settings.MEMORY_JWT_MAX_SECONDS = "2024", 600
+
+    def issued(*arguments: str) -> str:
+        said = io.StringIO()
+        call_command("issue_token", "--user", "alice", *arguments, stdout=said)
+        return said.getvalue().strip()
+
+    claims = jwt.decode(issued(), options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == 600
+    assert jwt.get_unverified_header(issued("--ttl", "10m"))["kid"] == "2024"
+    with pytest.raises(CommandError, match="MEMORY_JWT_MAX_SECONDS"):
+        issued("--ttl", "11m")
 
 
 def test_verifying_is_timed(alice):

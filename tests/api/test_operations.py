@@ -124,6 +124,7 @@ def test_the_memory_metrics_have_an_address_of_their_own_with_the_same_guard(ali
     page = Client().get("/metrics/memory").content.decode()
     exposed = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE ")}
     assert exposed >= {"memory_query_latency_ms", "memory_errors_total", "rerank_ms", "auth_ms", "memory_db_pool_size"}
+    assert "stream_total" in exposed
     assert all(name.startswith(("memory_", "rerank_", "auth_", "stream_")) for name in exposed)
     assert Client().get("/api/v1/metrics/memory").status_code == 200
     assert Client().get("/metrics/memory", headers={"x-forwarded-for": "10.0.0.1"}).status_code == 401

@@ -20,6 +20,7 @@ from r1site.embedded import postmaster
 from r1site.embedded.bootstrap import ROLES, ROLES_FILE, bootstrap
 from r1site.embedded.cluster import SOCKET_PATH_LIMIT_BYTES, Cluster, socket_dir
 from r1site.embedded.data_folder import SUPERUSER
+from r1site.embedded.installation import PASSED_ON
 from r1site.embedded.secrets import BOUND_TO_DATA, MAKERS, SecretsError, ensure_development_secrets, read_secret
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,21 @@ def test_starting_twice_keeps_the_same_server(cluster):
     assert postmaster.postmaster_pid(cluster.data) == first
     assert cluster.leave() is True
     assert not cluster.is_running()
+
+
+def test_no_secret_of_whoever_starts_the_server_stands_in_its_environment(cluster, monkeypatch):
+    for name in ("MEMORY_ENCRYPTION_KEY", "PGDATA", "LC_MESSAGES", "AN_ACCESS_TOKEN"):
+        monkeypatch.setenv(name, SECRET_CONTENT)
+    cluster.start()
+    # Read by the server itself: our own account may not look into another one's processes.
+    own = f"/proc/{postmaster.postmaster_pid(cluster.data)}/environ"
+    with connect(cluster) as connection:
+        (found,) = connection.execute("SELECT pg_read_binary_file(%s)", [own]).fetchone()
+    names = {line.partition(b"=")[0].decode() for line in found.split(b"\0") if line}
+    assert {"PATH", "LC_ALL"} <= names
+    # The shell's own, and two of PostgreSQL's.
+    assert names <= {*PASSED_ON, "LC_ALL", "PWD", "OLDPWD", "SHLVL", "_", "PG_GRANDPARENT_PID", "PGSYSCONFDIR"}
+    assert SECRET_CONTENT.encode() not in found
 
 
 def test_a_committed_row_survives_kill_nine_of_every_server_process(cluster):

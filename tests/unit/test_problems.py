@@ -217,6 +217,7 @@ def test_a_code_nobody_knows_is_internal():
     [
         (errors.MissingToken(), "Bearer"),
         (errors.InvalidToken(), 'Bearer error="invalid_token"'),
+        (errors.ExpiredToken(), 'Bearer error="invalid_token", error_description="The token has expired."'),
         (errors.InsufficientScope(), 'Bearer error="insufficient_scope"'),
     ],
 )

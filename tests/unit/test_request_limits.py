@@ -141,6 +141,30 @@ def test_forms_outside_the_api_pass():
     assert ask(path="/admin/login/", CONTENT_LENGTH="5", CONTENT_TYPE=form) == (200, "through")
 
 
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.1, evil.example", "a b", ""])
+@pytest.mark.parametrize("path", ["/api/v1/memory/documents", "/metrics", "/api/v1/health/live/", "/nowhere"])
+def test_another_host_is_a_bad_request_that_is_not_told_its_name(settings, host, path):
+    settings.ALLOWED_HOSTS = ["127.0.0.1"]
+    request = RequestFactory().get(path, REMOTE_ADDR="127.0.0.1", HTTP_HOST=host)
+    seen = Seen()
+    response = RequestLimitsMiddleware(seen)(request)
+    assert (seen.request, response.status_code) == (None, 400)
+    assert json.loads(response.content)["code"] == "bad_request"
+    assert "evil" not in response.content.decode() + str(response.headers)
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/api/v1/health/live", "/api/v1/health/ready"])
+def test_a_probe_asks_health_at_any_address(settings, path):
+    settings.ALLOWED_HOSTS = ["memory.example.org"]
+    assert RequestLimitsMiddleware(Seen())(RequestFactory().get(path, HTTP_HOST="10.1.2.3:8123")).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8123", "MEMORY.example.org"])
+def test_a_host_of_ours_passes(settings, host):
+    settings.ALLOWED_HOSTS = ["127.0.0.1", "memory.example.org"]
+    assert RequestLimitsMiddleware(Seen())(RequestFactory().get("/metrics", HTTP_HOST=host)).status_code == 200
+
+
 def refused(length: int, sent: bytes) -> Body:
     """gunicorn's body of a request that was refused unread, of which `sent` had arrived."""
     ours, theirs = socket.socketpair()

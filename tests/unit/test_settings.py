@@ -22,7 +22,7 @@ def key() -> str:
 
 GOOD = {
     "DJANGO_SETTINGS_MODULE": "r1site.settings.prod",
-    "DATABASE_URL": "postgresql://r1_app@db.invalid/r1",
+    "DATABASE_URL": "postgresql://r1_app@db.invalid/r1?sslmode=verify-full",
     "DJANGO_SECRET_KEY": secrets.token_urlsafe(48),
     "MEMORY_ENCRYPTION_KEY": key(),
     "MEMORY_TENANT_HMAC_KEY": key(),
@@ -120,6 +120,20 @@ def test_one_key_under_two_ids_is_refused():
 
 def test_an_active_key_id_without_keys_to_choose_from_is_refused():
     assert "MEMORY_ENCRYPTION_ACTIVE_KEY" in refusal(MEMORY_ENCRYPTION_ACTIVE_KEY="second")
+
+
+def test_every_connection_in_clear_is_told_at_once_unless_it_is_allowed_by_name():
+    in_clear = {
+        "DATABASE_URL": "postgresql://r1_app@db.invalid/r1?sslmode=require",
+        "DATABASE_OWNER_URL": "postgresql://r1_owner@owner.invalid/r1",
+        "DATABASE_STAFF_URL": "postgresql://r1_staff@staff.invalid/r1?sslmode=verify-full",
+        "MEMORY_LLM_BASE_URL": "http://model.invalid/v1",
+    }
+    said = refusal(**in_clear)
+    named = [part for part in said.replace(";", " ").split() if part.startswith(("DATABASE_", "MEMORY_LLM"))]
+    assert sorted(named) == ["DATABASE_OWNER_URL", "DATABASE_URL", "MEMORY_LLM_BASE_URL"]
+    assert python(START, **in_clear, MEMORY_ALLOW_PLAINTEXT="llm, database").returncode == 0
+    assert "MEMORY_ALLOW_PLAINTEXT" in refusal(MEMORY_ALLOW_PLAINTEXT="everything")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.environment import SettingError
-from memory.errors import InvalidToken, InvalidUserId, KeyUnavailable, MissingToken
+from memory.errors import ExpiredToken, InvalidToken, InvalidUserId, KeyUnavailable, MissingToken, TokenLivesTooLong
 from memory.jwks import (
     FAILED_FETCH_PAUSE_SECONDS,
     LIFETIME_SECONDS,
@@ -95,7 +95,8 @@ def hs256_of(header: dict[str, object] | None = None, **changes: object) -> str:
 def refusal_reason(verifier: TokenVerifier, token: str) -> str:
     with pytest.raises(InvalidToken) as refusal:
         verifier.verify(token)
-    assert refusal.value.detail == InvalidToken().detail
+    told = {"expired": ExpiredToken, "lifetime": TokenLivesTooLong}.get(refusal.value.reason, InvalidToken)
+    assert (type(refusal.value), refusal.value.detail) == (told, told().detail)
     return refusal.value.reason
 
 
@@ -241,6 +242,39 @@ def test_a_key_id_means_nothing_where_there_is_one_key():
     assert symmetric().verify(hs256_of({"kid": "../../../../dev/null"})).user_id == "alice"
 
 
+@pytest.mark.parametrize("kid", ["../../../../dev/null", "", "2024 ", "2025", "https://evil.test/key"])
+def test_a_key_that_has_an_id_is_not_used_under_another(kid):
+    named = TokenVerifier(["HS256"], secret=SECRET, issuer=ISSUER, audience=AUDIENCE, key_id="2024")
+    assert refusal_reason(named, hs256_of({"kid": kid})) == "key"
+    assert named.verify(hs256_of({"kid": "2024"})).user_id == "alice"
+    assert named.verify(hs256_of()).user_id == "alice", "the signature decides"
+    assert refusal_reason(named, hs256(json.dumps(claims()).encode(), key=b"x" * 32)) == "signature"
+
+
+def test_a_public_key_has_an_id_too_and_a_key_set_its_own():
+    named = TokenVerifier(["ES256"], public_key=pem("ES256"), issuer=ISSUER, audience=AUDIENCE, key_id="e")
+    assert named.verify(signed("ES256", "e")).user_id == "alice"
+    assert refusal_reason(named, signed("ES256", "f")) == "key"
+    with pytest.raises(SettingError):
+        TokenVerifier(["ES256"], jwks_url="https://issuer.test/k", issuer=ISSUER, audience=AUDIENCE, key_id="e")
+
+
+@pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/JWT"])
+def test_a_token_is_a_jwt_or_an_access_token(typ):
+    assert symmetric().verify(hs256_of({"typ": typ})).user_id == "alice"
+
+
+def test_a_token_need_not_say_its_type():
+    assert symmetric().verify(hs256(json.dumps(claims()).encode(), b'{"alg":"HS256"}')).user_id == "alice"
+
+
+@pytest.mark.parametrize(
+    "typ", ["", "JWS", "JOSE", "dpop+jwt", "logout+jwt", "secevent+jwt", "jwt ", "text/jwt", None, 1, ["JWT"], {}]
+)
+def test_a_token_of_another_type_is_refused(typ):
+    assert refusal_reason(symmetric(), hs256_of({"typ": typ})) == "type"
+
+
 # Claims
 
 
@@ -256,6 +290,26 @@ def test_expiry_and_start_have_a_leeway_of_thirty_seconds():
     assert refusal_reason(symmetric(), hs256_of(iat=now - 600, exp=now - 31)) == "expired"
     assert refusal_reason(symmetric(), hs256_of(iat=now + 60)) == "not_yet_valid"
     assert refusal_reason(symmetric(), hs256_of(nbf=now + 60)) == "not_yet_valid"
+
+
+def test_a_token_lives_no_longer_than_is_allowed():
+    bounded = TokenVerifier(["HS256"], secret=SECRET, issuer=ISSUER, audience=AUDIENCE, max_seconds=900)
+    now = int(time.time())
+    assert bounded.verify(hs256_of(iat=now - 800, exp=now + 100)).user_id == "alice"
+    assert refusal_reason(bounded, hs256_of(iat=now - 800, exp=now + 101)) == "lifetime"
+    assert refusal_reason(bounded, hs256_of(exp=253402300799)) == "lifetime"
+    assert symmetric().verify(hs256_of(exp=253402300799)).user_id == "alice", "unless told so, any"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [({"aud": "other"}, "audience"), ({"iss": "other"}, "issuer"), ({"sub": ""}, "subject")]
+)
+def test_only_a_token_that_its_issuer_signed_for_us_is_told_that_it_has_expired(change, reason):
+    bounded = TokenVerifier(["HS256"], secret=SECRET, issuer=ISSUER, audience=AUDIENCE, max_seconds=900)
+    past = {"iat": int(time.time()) - 5000, "exp": int(time.time()) - 60}
+    assert refusal_reason(bounded, hs256_of(**past)) == "expired"
+    assert refusal_reason(bounded, hs256_of(**past, **change)) == reason
+    assert refusal_reason(bounded, hs256(json.dumps(claims(**past)).encode(), key=b"x" * 32)) == "signature"
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
@@ -715,7 +769,7 @@ def test_an_answer_that_is_no_key_set_is_a_failure_and_keeps_the_old_keys(issuer
         cache.key("b", "RS256")
 
 
-def test_redirects_stay_within_the_scheme(issuer, tmp_path):
+def test_redirects_stay_within_the_origin(issuer, tmp_path):
     issuer.publish(jwk("RS256", "a"))
     issuer.redirect = f"http://127.0.0.1:{issuer.port}/elsewhere"
     assert by_issuer(issuer).verify(signed("RS256", "a")).user_id == "alice"
@@ -724,7 +778,8 @@ def test_redirects_stay_within_the_scheme(issuer, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         elsewhere.setblocking(False)
         port = elsewhere.getsockname()[1]
-        for target in (stolen.as_uri(), f"ftp://127.0.0.1:{port}/keys", f"https://127.0.0.1:{port}/keys"):
+        elsewhere_too = (f"http://127.0.0.1:{port}/keys", f"http://localhost:{issuer.port}/other")
+        for target in (stolen.as_uri(), f"ftp://127.0.0.1:{port}/", f"https://127.0.0.1:{port}/", *elsewhere_too):
             issuer.redirect = target
             with pytest.raises(KeyUnavailable):
                 by_issuer(issuer).verify(signed("RS256", "a"))

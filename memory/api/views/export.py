@@ -44,7 +44,6 @@ class ExportView(MemoryView):
             response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)
             if degraded:
                 response["X-R1-Degraded"] = ", ".join(degraded)
-        response["Cache-Control"] = "no-store"
         return response
 
 

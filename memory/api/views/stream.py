@@ -72,7 +72,6 @@ class StreamView(MemoryView):
             release=request.slot.hand_over(),
         )
         response = StreamingHttpResponse(body, content_type=MEDIA_TYPE)
-        response["Cache-Control"] = "no-store"
         # nginx: pass each event on as it comes.
         response["X-Accel-Buffering"] = "no"
         return response

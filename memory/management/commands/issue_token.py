@@ -9,6 +9,7 @@ from memory.errors import InvalidUserId
 from memory.tokens import mint
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+TTL_SECONDS = 3600
 TTL_MAX_SECONDS = 365 * 86_400
 
 
@@ -19,11 +20,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument("--user", required=True, help="the user id, which becomes the token's sub")
         parser.add_argument("--scope", action="append", help="memory:read or memory:write, repeatable; default all")
-        parser.add_argument("--ttl", default="1h", help="life of the token: 30m, 1h, 7d")
+        parser.add_argument("--ttl", help="life of the token: 30m, 7d; default 1h, or MEMORY_JWT_MAX_SECONDS if less")
 
     def handle(self, *, user, scope, ttl, **options):
         if not settings.MEMORY_JWT_SECRET:
             raise CommandError("tokens are signed elsewhere: no MEMORY_JWT_SECRET is configured", returncode=2)
+        most_seconds = settings.MEMORY_JWT_MAX_SECONDS or TTL_MAX_SECONDS
+        ttl_seconds = _seconds(ttl) if ttl else min(TTL_SECONDS, most_seconds)
+        if ttl_seconds > most_seconds:
+            raise CommandError(f"--ttl is over MEMORY_JWT_MAX_SECONDS ({most_seconds})", returncode=2)
         try:
             token = mint(
                 user,
@@ -31,8 +36,9 @@ class Command(BaseCommand):
                 algorithm="HS256",
                 issuer=settings.MEMORY_JWT_ISSUER,
                 audience=settings.MEMORY_JWT_AUDIENCE,
-                ttl_seconds=_seconds(ttl),
+                ttl_seconds=ttl_seconds,
                 scope=" ".join(scope) if scope else None,
+                key_id=settings.MEMORY_JWT_KEY_ID or None,
             )
         except InvalidUserId as exc:
             raise CommandError(exc.detail, returncode=2) from None
