@@ -7,6 +7,7 @@ documents it was made from. Whoever wrote it: so an export can be indexed again 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from memory.doc_ids import is_doc_id
@@ -33,6 +34,18 @@ WITH RECURSIVE made_from (source, doc_id) AS MATERIALIZED (
 DELETE FROM memory_documents
 WHERE user_hash = %(user_hash)s AND doc_id IN (SELECT doc_id FROM gone) AND doc_id <> %(doc_id)s
 RETURNING doc_id"""
+# The chunks of these documents, as far as they are there, and of all that was made from them.
+_CHUNKS_REPLACED = """
+WITH RECURSIVE made_from (source, doc_id) AS MATERIALIZED (
+    SELECT unnest(derived_from) COLLATE "C", doc_id
+    FROM memory_documents WHERE user_hash = %(user_hash)s AND cardinality(derived_from) > 0
+), gone (doc_id) AS (
+    SELECT doc_id FROM memory_documents WHERE user_hash = %(user_hash)s AND doc_id = ANY(%(doc_ids)s)
+    UNION
+    SELECT made_from.doc_id FROM gone JOIN made_from ON made_from.source = gone.doc_id
+)
+SELECT coalesce(sum(chunk_count), 0)::bigint
+FROM memory_documents WHERE user_hash = %(user_hash)s AND doc_id IN (SELECT doc_id FROM gone)"""
 _COUNT = """
 UPDATE memory_tenants SET document_count = document_count - %s, chunk_count = chunk_count - %s, updated_at = now()
 WHERE user_hash = %s"""
@@ -64,6 +77,11 @@ def forget_derived(tx: TenantTransaction, doc_id: str) -> None:
     deleted = tx.execute(_DELETE_DERIVED, {"user_hash": tx.user_hash, "doc_id": doc_id}).fetchall()
     if gone := [derived for (derived,) in deleted]:
         tx.execute(_COUNT, [len(gone), delete_chunks(tx, gone), tx.user_hash])
+
+
+def chunks_replaced(tx: TenantTransaction, doc_ids: Sequence[str]):
+    """Ask how many chunks go when these documents are written anew, with all that was made from them; the cursor."""
+    return tx.execute(_CHUNKS_REPLACED, {"user_hash": tx.user_hash, "doc_ids": list(doc_ids)})
 
 
 def delete_chunks(tx: TenantTransaction, doc_ids: list[str]) -> int:

@@ -19,6 +19,6 @@ for _alias in DATABASES.values():
     _alias["TEST"] = {"NAME": _alias["NAME"]}
 
 # Tests of the rate limits set their own; the others are not counted.
-MEMORY_RATE_QUERY = MEMORY_RATE_INDEX = MEMORY_RATE_DEFAULT = None
+MEMORY_RATE_QUERY = MEMORY_RATE_INDEX = MEMORY_RATE_CHUNKS = MEMORY_RATE_DEFAULT = None
 # Tests of the reranker name the backend they want; the others get candidate order.
 RERANK_BACKEND = "none"

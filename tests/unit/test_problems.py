@@ -38,7 +38,7 @@ CONTRACT = {
     411: {"length_required"},
     413: {"payload_too_large"},
     415: {"unsupported_media_type"},
-    422: {"invalid", "too_many_chunks"},
+    422: {"invalid", "too_many_chunks", "quota_exceeded"},
     429: {"rate_limited"},
     500: {"decryption_failed", "internal"},
     503: {"memory_disabled", "key_unavailable", "database_unavailable", "overloaded"},

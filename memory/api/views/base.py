@@ -13,6 +13,7 @@ _REASONS = {
     "overloaded": "timeout",
     "rate_limited": "rate",
     "too_many_chunks": "quota",
+    "quota_exceeded": "quota",
     "payload_too_large": "quota",
 }
 
