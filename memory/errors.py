@@ -101,6 +101,12 @@ class TooManyChunks(InvalidInput):
     code = "too_many_chunks"
 
 
+class QuotaExceeded(MemoryServiceError):
+    """With this the user would have more chunks than one user may store."""
+
+    code = "quota_exceeded"
+
+
 class IdempotencyConflict(MemoryServiceError):
     """This Idempotency-Key came with another body within the last 24 hours; use a new one."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from django.conf import settings
 
 from memory.advisory_lock import running_alone
-from memory.rates import RATE_SETTINGS
+from memory.rates import RATE_SETTINGS, bucket_size
 from memory.services.idempotency import IDEMPOTENCY_HOURS
 
 BATCH_ROWS = 5_000
@@ -19,8 +19,8 @@ _EXPIRED_ANSWERS = "FROM memory_idempotency WHERE created_at <= now() - make_int
 _FULL_BUCKETS = """FROM memory_rate_buckets
 WHERE bucket = %(bucket)s
     AND tokens + %(per_second)s::double precision * extract(epoch FROM clock_timestamp() - updated_at)::double precision
-        >= %(limit)s::double precision"""
-_OFF = {"limit": 1, "per_second": 1 / 3600}
+        >= %(size)s::double precision"""
+_OFF = {"size": 1, "per_second": 1 / 3600}
 
 
 def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[str, int]:
@@ -35,7 +35,7 @@ def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[s
         found["buckets"] = 0
         for bucket, setting in RATE_SETTINGS.items():
             rate = getattr(settings, setting)
-            limits = {"limit": rate.limit, "per_second": rate.per_second} if rate else _OFF
+            limits = {"size": bucket_size(bucket, rate), "per_second": rate.per_second} if rate else _OFF
             found["buckets"] += _prune(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, dry_run)
         progress(f"buckets: {found['buckets']}")
     return found

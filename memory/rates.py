@@ -1,7 +1,7 @@
 """Token buckets in PostgreSQL: one atomic statement a decision, the same for every worker.
 
-A bucket holds at most `limit` tokens and gains `per_second` of them; a request takes one. It is a row of
-`memory_rate_buckets`, which is UNLOGGED: a decision waits for no disk, and a crash forgives.
+A bucket holds at most `bucket_size` tokens and gains `per_second` of them; a request takes one, or as many as it
+costs. It is a row of `memory_rate_buckets`, which is UNLOGGED: a decision waits for no disk, and a crash forgives.
 """
 
 from __future__ import annotations
@@ -9,23 +9,33 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+from memory.conf import CHUNKS_PER_CALL_MAX
 from memory.rls import TenantTransaction
 
-# Each user has these; `memory` is every memory endpoint without a bucket of its own, `default` everything else.
-QUERY, INDEX, MEMORY, DEFAULT = "query", "index", "memory", "default"
+# Each user has these; `chunks` is what indexing costs besides a token of `index`, `memory` is every memory endpoint
+# without a bucket of its own, `default` everything else.
+QUERY, INDEX, CHUNKS, MEMORY, DEFAULT = "query", "index", "chunks", "memory", "default"
 RATE_SETTINGS = {
     QUERY: "MEMORY_RATE_QUERY",
     INDEX: "MEMORY_RATE_INDEX",
+    CHUNKS: "MEMORY_RATE_CHUNKS",
     MEMORY: "MEMORY_RATE_DEFAULT",
     DEFAULT: "MEMORY_RATE_DEFAULT",
 }
 
 
+# The most that one request takes; from the other buckets each takes one token.
+_COST_MAX = {CHUNKS: CHUNKS_PER_CALL_MAX}
+
+
 class Rate(Protocol):
-    """At most `limit` requests at once, and again as they refill."""
+    """At most `limit` tokens at once, and again as they refill, `limit` in `period_seconds`."""
 
     @property
     def limit(self) -> int: ...
+
+    @property
+    def period_seconds(self) -> int: ...
 
     @property
     def per_second(self) -> float: ...
@@ -35,35 +45,52 @@ class Rate(Protocol):
 # later; then nothing has refilled since. One that is later by more than any wait for a lock was written
 # before the clock was set back: the bucket goes on from now.
 _AVAILABLE = """LEAST(
-        %(limit)s::double precision,
+        %(size)s::double precision,
         bucket.tokens + %(per_second)s::double precision
             * GREATEST(0, extract(epoch FROM excluded.updated_at - bucket.updated_at)::double precision)
     )"""
 _TAKE = f"""
 INSERT INTO memory_rate_buckets AS bucket (user_hash, bucket, tokens, updated_at)
-VALUES (%(user_hash)s, %(bucket)s, %(limit)s::double precision - 1, clock_timestamp())
+VALUES (%(user_hash)s, %(bucket)s, %(size)s::double precision - %(cost)s::double precision, clock_timestamp())
 ON CONFLICT (user_hash, bucket) DO UPDATE SET
-    tokens = {_AVAILABLE} - 1,
+    tokens = {_AVAILABLE} - %(cost)s::double precision,
     updated_at = CASE
         WHEN bucket.updated_at > excluded.updated_at + interval '10 seconds' THEN excluded.updated_at
         ELSE GREATEST(bucket.updated_at, excluded.updated_at)
     END
-WHERE {_AVAILABLE} >= 1
+WHERE {_AVAILABLE} >= %(cost)s::double precision
 RETURNING true"""
 _HELD = """
 SELECT tokens + %s::double precision
     * GREATEST(0, extract(epoch FROM clock_timestamp() - updated_at)::double precision)
 FROM memory_rate_buckets WHERE user_hash = %s AND bucket = %s"""
+# (bucket, tokens as of its moment, seconds since then) of each bucket that one user has; params [user_hash].
+HELD_BY_BUCKET = """
+SELECT bucket, tokens, GREATEST(0, extract(epoch FROM clock_timestamp() - updated_at)::double precision)
+FROM memory_rate_buckets WHERE user_hash = %s"""
 
 
-def take_token(tx: TenantTransaction, bucket: str, rate: Rate) -> int | None:
-    """Take a token from the tenant's `bucket`; None, or in how many whole seconds there is one.
+def bucket_size(bucket: str, rate: Rate) -> int:
+    """The most tokens that `bucket` holds: the rate's limit, or what one request may cost where that is more.
+
+    So the costliest request is let through at any rate, once that much has refilled.
+    """
+    return max(rate.limit, _COST_MAX.get(bucket, 1))
+
+
+def take_tokens(tx: TenantTransaction, bucket: str, rate: Rate, cost: int = 1) -> int | None:
+    """Take `cost` tokens, at least 1, from the tenant's `bucket`; None, or in how many whole seconds it has them.
 
     A refusal changes nothing, so refused requests do not keep a client waiting. `tx`: a writing transaction that
-    need not read the tenant's state; this ends it. Over any time at most `limit + seconds * per_second` tokens are
-    taken.
+    need not read the tenant's state; this ends it. Over any time at most `bucket_size + seconds * per_second` tokens
+    are taken. Raises ValueError for a cost that the bucket could never have.
     """
-    params = {"user_hash": tx.user_hash, "bucket": bucket, "limit": rate.limit, "per_second": rate.per_second}
+    size = bucket_size(bucket, rate)
+    if not 1 <= cost <= size:
+        raise ValueError(f"a request costs 1 to {size} tokens, not {cost}")
+    params = {
+        "user_hash": tx.user_hash, "bucket": bucket, "size": size, "per_second": rate.per_second, "cost": cost,
+    }  # fmt: skip
     taken = tx.execute(_TAKE, params)
     # Asked along, to wait for the server only once. A refused statement holds the row's lock: this is what it saw.
     left = tx.execute(_HELD, [rate.per_second, tx.user_hash, bucket])
@@ -71,4 +98,13 @@ def take_token(tx: TenantTransaction, bucket: str, rate: Rate) -> int | None:
     if taken.fetchone():
         return None
     held = left.fetchone()
-    return max(1, math.ceil((1 - (held[0] if held else 0)) / rate.per_second))
+    return max(1, math.ceil((cost - (held[0] if held else 0)) / rate.per_second))
+
+
+def remaining(bucket: str, rate: Rate, held: tuple[float, float] | None) -> int:
+    """How many whole tokens there are now; `held`: tokens and seconds since, as HELD_BY_BUCKET has them, or no row."""
+    size = bucket_size(bucket, rate)
+    if held is None:
+        return size
+    tokens, seconds = held
+    return math.floor(min(size, tokens + seconds * rate.per_second))

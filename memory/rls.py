@@ -59,7 +59,7 @@ STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
 # the key waits for it, and two writers of one user take their documents' locks one after the other,
 # so that they cannot deadlock over two documents.
 TENANT_STATE = """
-SELECT t.state, t.generation, t.seal_count, k.key_id, k.sealed_key
+SELECT t.state, t.generation, t.seal_count, t.chunk_count, k.key_id, k.sealed_key
 FROM memory_tenants t
 LEFT JOIN memory_data_keys k ON k.user_hash = t.user_hash AND k.generation = t.generation
 WHERE t.user_hash = %s"""
@@ -76,6 +76,7 @@ class TenantState:
     state: str
     generation: int
     seal_count: int
+    chunk_count: int
     key_id: str | None
     sealed_key: bytes | None
 
@@ -182,7 +183,7 @@ class TenantTransaction:
         if self._state_cursor is not None:
             row = self._state_cursor.fetchone()
             self._state_cursor = None
-            self._state = row and TenantState(*row[:4], sealed_key=row[4] and bytes(row[4]))
+            self._state = row and TenantState(*row[:5], sealed_key=row[5] and bytes(row[5]))
         if self._state is not None and self._state.state != "active" and not even_inactive:
             raise KeyUnavailable(retry_after_seconds=5)
         return self._state

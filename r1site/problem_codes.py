@@ -29,6 +29,7 @@ PROBLEMS: dict[str, tuple[int, str, str | None]] = {
     "unsupported_media_type": (415, "Unsupported media type", None),
     "invalid": (422, "Invalid request", None),
     "too_many_chunks": (422, "Too many chunks", None),
+    "quota_exceeded": (422, "Quota exceeded", None),
     "rate_limited": (429, "Too many requests", None),
     "too_many_requests_at_once": (429, "Too many requests at once", None),
     "decryption_failed": (500, "Decryption failed", None),

@@ -80,7 +80,7 @@ class Served:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "DJANGO_"))}
-        rates = {f"MEMORY_RATE_{name}": "off" for name in ("QUERY", "INDEX", "DEFAULT")}
+        rates = {f"MEMORY_RATE_{name}": "off" for name in ("QUERY", "INDEX", "CHUNKS", "DEFAULT")}
         # R1_STOP_WITH_PARENT: no server is left when this process is killed.
         self.environment = {**kept, "R1_VAR_DIR": str(var), "R1_STOP_WITH_PARENT": "1", **rates}
 

@@ -36,17 +36,27 @@ INSERT INTO memory_document_sources (user_hash, doc_id, source_doc_id, position)
 SELECT %s, %s, source_doc_id, position FROM unnest(%s::text[]) WITH ORDINALITY AS sources (source_doc_id, position)"""
 # One look into the index for each document that goes: OFFSET keeps the planner from reading all pairs at once. UNION
 # keeps every id once, so a circle ends.
-_MADE_FROM = """
+_MADE_FROM_THOSE = """    SELECT made.doc_id FROM gone, LATERAL (
+        SELECT s.doc_id FROM memory_document_sources s
+        WHERE s.user_hash = %(user_hash)s AND s.source_doc_id = gone.doc_id OFFSET 0
+    ) made"""
+_MADE_FROM = f"""
 WITH RECURSIVE gone (doc_id) AS (
     SELECT %(doc_id)s::text COLLATE "C"
     UNION
-    SELECT made.doc_id FROM gone, LATERAL (
-        SELECT s.doc_id FROM memory_document_sources s
-        WHERE s.user_hash = %(user_hash)s AND s.source_doc_id = gone.doc_id OFFSET 0
-    ) made
+{_MADE_FROM_THOSE}
 )
 SELECT doc_id FROM gone WHERE doc_id <> %(doc_id)s"""
 _DELETE_DOCUMENTS = "DELETE FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING doc_id"
+# The chunks of these documents, as far as they are there, and of all that was made from them.
+_CHUNKS_REPLACED = f"""
+WITH RECURSIVE gone (doc_id) AS (
+    SELECT doc_id FROM memory_documents WHERE user_hash = %(user_hash)s AND doc_id = ANY(%(doc_ids)s)
+    UNION
+{_MADE_FROM_THOSE}
+)
+SELECT coalesce(sum(chunk_count), 0)::bigint
+FROM memory_documents WHERE user_hash = %(user_hash)s AND doc_id IN (SELECT doc_id FROM gone)"""
 _COUNT = """
 UPDATE memory_tenants SET document_count = document_count - %s, chunk_count = chunk_count - %s, updated_at = now()
 WHERE user_hash = %s"""
@@ -92,6 +102,11 @@ def forget_derived(tx: TenantTransaction, doc_id: str) -> None:
         tx.execute(_DELETE_SOURCES, [tx.user_hash, made])
         chunks = delete_chunks(tx, made)
         tx.execute(_COUNT, [len(deleted.fetchall()), chunks, tx.user_hash])
+
+
+def chunks_replaced(tx: TenantTransaction, doc_ids: Sequence[str]):
+    """Ask how many chunks go when these documents are written anew, with all that was made from them; the cursor."""
+    return tx.execute(_CHUNKS_REPLACED, {"user_hash": tx.user_hash, "doc_ids": list(doc_ids)})
 
 
 def delete_chunks(tx: TenantTransaction, doc_ids: list[str]) -> int:

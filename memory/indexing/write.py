@@ -1,6 +1,6 @@
 """The write path below the service: seal a document's chunks, then replace the document in one go.
 
-`seal_document` needs no database. `store_document` is the replace itself, race-free: the tenant's
+`seal_document` needs no database. `store_documents` is the replace itself, race-free: the tenant's
 row is locked by the transaction's first statement, then the document's; the old chunks go, the new
 ones come, the counts follow. Two writers of one document therefore leave one whole version.
 """
@@ -27,6 +27,7 @@ from memory.indexing.terms import Blinder, BlindTerms, terms
 from memory.keyring import Purpose, TenantKeys, create_tenant, open_state, require_seal_budget
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.protection.rotation import Rotation
+from memory.quota import require_room
 from memory.rls import TenantTransaction, joined_transaction
 from memory.security import hmac_user
 from memory.spaces import registered_space
@@ -74,7 +75,7 @@ class SealedChunk:
 
 @dataclass(frozen=True)
 class SealedDocument:
-    """Everything `store_document` writes; holds no plaintext but what is in clear by design."""
+    """Everything `store_documents` writes; holds no plaintext but what is in clear by design."""
 
     keys: TenantKeys
     space: int
@@ -92,6 +93,14 @@ class SealedDocument:
     def seal_count(self) -> int:
         """How many times the data key's sub-keys were used."""
         return SEALS_PER_DOCUMENT + SEALS_PER_CHUNK * len(self.chunks)
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """Whether a document replaced an earlier version, and how many chunks the user has with it."""
+
+    replaced: bool
+    chunk_count: int
 
 
 def seal_document(
@@ -175,8 +184,19 @@ WHERE user_hash = %s
 RETURNING chunk_count"""
 
 
-def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
-    """Write `document`, replacing every chunk of an earlier version; whether there was one.
+def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) -> list[bool]:
+    """Write `documents`, at least one, in this order; which of them replaced an earlier version.
+
+    Raises QuotaExceeded when the user would then have more chunks than before and than the quota, whatever was
+    replaced credited, and as `store_document`; the transaction must not be committed then.
+    """
+    stored = [store_document(tx, document) for document in documents]
+    require_room(tx.state().chunk_count, stored[-1].chunk_count)
+    return [each.replaced for each in stored]
+
+
+def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVersion:
+    """Write `document`, replacing every chunk of an earlier version. Does not look at the quota.
 
     What was made from an earlier version goes with it. Raises StaleKeys when the user's key is no longer
     the one it was sealed with, KeyUnavailable when that key may seal no more.
@@ -205,9 +225,10 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> bool:
         _COUNT, [int(created), len(document.chunks) - len(gone), document.seal_count, tx.user_hash]
     )
     remove_terms(tx, gone)
-    if counted.fetchone()[0] >= SEGMENT_CHUNKS:
+    chunk_count = counted.fetchone()[0]
+    if chunk_count >= SEGMENT_CHUNKS:
         settle(tx, document.space, generation)
-    return not created
+    return StoredVersion(not created, chunk_count)
 
 
 def _insert_chunks(user_hash: str, generation: int, document: SealedDocument) -> tuple[str, dict]:
@@ -239,7 +260,7 @@ def index_memory_batch(
     joins that transaction; else it opens one. `embeddings`: float[n, d] of the active space's model.
     Replaces an earlier version of the document. Raises CrossTenantAttempt when `conn` is in another
     user's transaction, InvalidEmbedding, InvalidUserId, InvalidInput without passages or with a
-    gap between them, or where it names too many documents that it was made from.
+    gap between them, or where it names too many documents that it was made from; QuotaExceeded.
     """
     if not passages:
         raise InvalidInput(detail="A document needs at least one passage.")
@@ -256,7 +277,7 @@ def index_memory_batch(
             raise InvalidInput(detail="The passages leave out part of the document.") from None
         draft = DocumentDraft(doc_id, source, text, thread_id, metadata, created_at)
         document = seal_document(keys, space, draft, passages, embeddings)
-        store_document(tx, document)
+        store_documents(tx, [document])
     return [chunk.id for chunk in document.chunks]
 
 

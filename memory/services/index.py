@@ -18,8 +18,9 @@ from memory.conf import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.errors import FieldError, InvalidInput, StaleKeys
 from memory.indexing.chunker import Chunk, chunk_texts
 from memory.indexing.derived import derived_from
-from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_document
+from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_documents
 from memory.keyring import existing_keys, existing_or_new_keys, forget_keys
+from memory.quota import require_room_for
 from memory.retrieval.models import get_embedder
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
 from memory.services.idempotency import FrozenAnswer, OnceOnly
@@ -52,6 +53,11 @@ class ChunkedTexts:
     chunks: list[list[Chunk]]
     took_ms: float
 
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks the texts make together."""
+        return sum(map(len, self.chunks))
+
 
 def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
     """The chunks of `texts`, for the serializer's cap; the service takes them as they are.
@@ -72,6 +78,25 @@ def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
     return ChunkedTexts(chunks, (time.perf_counter() - started) * 1000)
 
 
+def look_first(
+    drafts: Sequence[DocumentDraft], chunked: ChunkedTexts, once: OnceOnly | None = None
+) -> FrozenAnswer | None:
+    """What can be said before the work: the answer that an earlier call under the same key got, else None.
+
+    Raises QuotaExceeded where the bound tenant has no room for `drafts`, IdempotencyConflict, KeyUnavailable, database
+    errors. Only to spare the work: the look that counts is taken by the transaction that writes.
+    """
+    keys = existing_keys(bound_tenant()) if once else None
+    with suppress(StaleKeys):
+        with tenant_transaction() as tx:
+            if keys is not None and (earlier := once.recall(tx, keys)) is not None:
+                return earlier
+            tx.end()
+            state = tx.state()
+        require_room_for(state, [draft.doc_id for draft in drafts], chunked.chunk_count)
+    return None
+
+
 def index_document(user_id: str, draft: DocumentDraft) -> IndexedDocument:
     """Remember one document; see `index_documents`."""
     return index_documents(user_id, [draft]).documents[0]
@@ -86,8 +111,8 @@ def index_documents(user_id: str, drafts: Sequence[DocumentDraft], chunked: Chun
     4. Store: one transaction replaces each document as a whole.
 
     `drafts`: at least one, no `doc_id` twice. Raises TooManyChunks, InvalidInput for documents made from one
-    another in a circle, Overloaded, InvalidEmbedding, KeyUnavailable, SpaceMismatch, database errors; whatever
-    it raises, nothing was stored.
+    another in a circle, QuotaExceeded, Overloaded, InvalidEmbedding, KeyUnavailable, SpaceMismatch, database
+    errors; whatever it raises, nothing was stored.
     """
     watch = Stopwatch()
     documents = _carry_out(user_id, drafts, chunked, watch, lambda tx, keys, store: store())
@@ -100,13 +125,11 @@ def index_once(
 ) -> FrozenAnswer:
     """Remember `drafts` unless a call under the same key has; what `once.freeze` makes of the result, or made then.
 
-    As `index_documents`, which see. The answer is frozen and kept inside the transaction, so its times end
-    before the commit. Raises IdempotencyConflict when the key came with another request.
+    As `index_documents`, which see; `look_first` spares the work of most repetitions. The answer is frozen and kept
+    inside the transaction, so its times end before the commit. Raises IdempotencyConflict when the key came with
+    another request.
     """
     watch = Stopwatch()
-    if (earlier := _early_look(once)) is not None:
-        return earlier
-    watch.lap("store")
 
     def store_and_remember(tx, keys, store) -> FrozenAnswer:
         earlier = once.recall(tx, keys)
@@ -117,16 +140,6 @@ def index_once(
         return once.remember(tx, keys, _batch(documents, watch))
 
     return _carry_out(user_id, drafts, chunked, watch, store_and_remember)
-
-
-def _early_look(once: OnceOnly) -> FrozenAnswer | None:
-    """Only to spare the work: the look that counts is taken by the transaction that writes."""
-    keys = existing_keys(bound_tenant())
-    if keys is None:
-        return None
-    with suppress(StaleKeys), tenant_transaction() as tx:
-        return once.recall(tx, keys)
-    return None
 
 
 def _carry_out(user_id, drafts, chunked, watch, in_transaction):
@@ -165,7 +178,7 @@ def _carry_out(user_id, drafts, chunked, watch, in_transaction):
 
 def _store(tx: TenantTransaction, sealed: list[SealedDocument], order: list[int]) -> list[tuple[SealedDocument, bool]]:
     """Store in `order`; each document and whether it replaced one, in the order they came in."""
-    replaced = {index: store_document(tx, sealed[index]) for index in order}
+    replaced = dict(zip(order, store_documents(tx, [sealed[index] for index in order]), strict=True))
     return [(document, replaced[index]) for index, document in enumerate(sealed)]
 
 

@@ -1,12 +1,15 @@
-"""How much one user's memory holds: counts and times, nothing opened."""
+"""How much one user's memory holds and may still take: counts and times, nothing opened."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.conf import settings
+
 from memory.errors import KeyUnavailable
 from memory.indexing.derived import IS_DERIVED
+from memory.rates import HELD_BY_BUCKET, RATE_SETTINGS, remaining
 from memory.rls import bound_tenant, tenant_transaction
 
 # A product has a handful of sources; a user with thousands gets those with the most documents.
@@ -23,10 +26,20 @@ _QUARANTINED = "SELECT count(*) FROM memory_chunks WHERE user_hash = %s AND quar
 
 
 @dataclass(frozen=True)
+class RateLeft:
+    """A bucket's rate, `limit` tokens in `period_seconds`, and how many whole tokens it has now."""
+
+    limit: int
+    period_seconds: int
+    remaining: int
+
+
+@dataclass(frozen=True)
 class MemoryStats:
     """One user's memory in numbers. `sources`: documents by source, most first, at most SOURCES_MAX of them.
 
-    `oldest` and `newest` are documents' own times; None where there is no document.
+    `oldest` and `newest` are documents' own times; None where there is no document. `quota_chunks` counts towards
+    `max_chunks`. `rates`: by bucket; None for one whose rate is off.
     """
 
     documents: int
@@ -38,6 +51,9 @@ class MemoryStats:
     newest: datetime | None
     sources: dict[str, int]
     quarantined_chunks: int
+    quota_chunks: int
+    max_chunks: int
+    rates: dict[str, RateLeft | None]
 
 
 def memory_stats() -> MemoryStats:
@@ -47,9 +63,22 @@ def memory_stats() -> MemoryStats:
         documents = tx.execute(_DOCUMENTS, [user_hash])
         sources = tx.execute(_SOURCES, [user_hash, SOURCES_MAX])
         quarantined = tx.execute(_QUARANTINED, [user_hash])
+        buckets = tx.execute(HELD_BY_BUCKET, [user_hash])
         tx.end()
         state = tx.state()
         counted, by_source, [set_aside] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
+        held = {bucket: (tokens, seconds) for bucket, tokens, seconds in buckets.fetchall()}
     if state is not None and state.sealed_key is None:
         raise KeyUnavailable()
-    return MemoryStats(*counted, dict(by_source), set_aside)
+    quota_chunks = state.chunk_count if state else 0
+    return MemoryStats(
+        *counted, dict(by_source), set_aside, quota_chunks, settings.MEMORY_MAX_CHUNKS_PER_USER, _rates(held)
+    )
+
+
+def _rates(held: dict[str, tuple[float, float]]) -> dict[str, RateLeft | None]:
+    rates = {bucket: getattr(settings, name) for bucket, name in RATE_SETTINGS.items()}
+    return {
+        bucket: rate and RateLeft(rate.limit, rate.period_seconds, remaining(bucket, rate, held.get(bucket)))
+        for bucket, rate in rates.items()
+    }

@@ -15,10 +15,10 @@ from pgvector import HalfVector
 
 from memory.admission.deadline import deadline_at, paused, require_time
 from memory.conf import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
-from memory.errors import LanguageModelError, NotFound, Overloaded, StaleKeys
+from memory.errors import LanguageModelError, NotFound, Overloaded, QuotaExceeded, StaleKeys
 from memory.halfvec import unit_vectors
 from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, DERIVED_MAX_IDS, SUMMARY_SOURCE, listed_bytes
-from memory.indexing.write import DocumentDraft, seal_document, store_document
+from memory.indexing.write import DocumentDraft, seal_document, store_documents
 from memory.keyring import forget_keys
 from memory.language.abstract import rewrite
 from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
@@ -95,7 +95,7 @@ def summarize_memory(
     4. Choose central sentences that do not repeat each other, in document order.
     5. Have the language model rewrite them, where there is one.
     6. Store the summary, if it says anything and every document that it covers is still as it was read; if one is
-       not, all once more.
+       not, all once more. Where the user's quota has no room for it, it is answered and not stored.
 
     Raises NotFound for documents or a thread that are not there, Overloaded, ModelUnavailable, KeyUnavailable,
     DecryptionFailed, SpaceMismatch, database errors; whatever it raises, nothing was stored.
@@ -116,6 +116,9 @@ def summarize_memory(
             doc_id = _store(user_hash, scope, read, summary)
         except _Changed:
             continue
+        except QuotaExceeded:
+            watch.lap("store")
+            return _timed(replace(summary, degraded=[*summary.degraded, "quota"]), None, watch)
         except StaleKeys:
             forget_keys(user_hash)
             continue
@@ -192,7 +195,7 @@ def _stored_units(chunks: Sequence[StoredChunk]) -> np.ndarray:
 
 
 def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summary) -> str:
-    """The id it is stored under. Raises _Changed, StaleKeys.
+    """The id it is stored under. Raises _Changed, StaleKeys, QuotaExceeded.
 
     The transaction's first statement locks the tenant's row, so no document is replaced or deleted between the look
     at the versions and the commit.
@@ -213,7 +216,7 @@ def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summa
         stored = tx.execute(_VERSIONS, [user_hash, list(versions)]).fetchall()
         if {doc_id: bytes(mac) for doc_id, mac in stored} != versions:
             raise _Changed()
-        store_document(tx, document)
+        store_documents(tx, [document])
     return draft.doc_id
 
 

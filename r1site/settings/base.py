@@ -76,12 +76,15 @@ MEMORY_LLM_MODEL = env.text("MEMORY_LLM_MODEL", "default")
 MEMORY_LLM_TIMEOUT_SECONDS = env.decimal("MEMORY_LLM_TIMEOUT_SECONDS", 60.0, at_least=0.1, at_most=600)
 MEMORY_LLM_STALL_SECONDS = env.decimal("MEMORY_LLM_STALL_SECONDS", 10.0, at_least=0.1, at_most=120)
 
-# -- Streams and rates
+# -- Streams, rates and the quota
 MEMORY_STREAMS_MAX = env.integer("MEMORY_STREAMS_MAX", 24, at_least=1, at_most=500)
 MEMORY_STREAM_MAX_SECONDS = env.decimal("MEMORY_STREAM_MAX_SECONDS", 120.0, at_least=0.1, at_most=3600)
 MEMORY_RATE_QUERY = env.rate("MEMORY_RATE_QUERY", "600/min")
 MEMORY_RATE_INDEX = env.rate("MEMORY_RATE_INDEX", "600/min")
+MEMORY_RATE_CHUNKS = env.rate("MEMORY_RATE_CHUNKS", "6000/min")
 MEMORY_RATE_DEFAULT = env.rate("MEMORY_RATE_DEFAULT", "600/min")
+# A search reads every chunk of its user: at a million it takes about the second that a query's 2 s leave for it.
+MEMORY_MAX_CHUNKS_PER_USER = env.integer("MEMORY_MAX_CHUNKS_PER_USER", 1_000_000, at_least=1, at_most=100_000_000)
 
 # -- Keys
 MEMORY_KEY_BACKUP_RETENTION_DAYS = env.integer("MEMORY_KEY_BACKUP_RETENTION_DAYS", 30, at_least=0, at_most=3650)

@@ -19,7 +19,7 @@ for _alias in DATABASES.values():
     _alias["TEST"] = {"NAME": _alias["NAME"]}
 
 # Tests of the rate limits set their own; the others are not counted.
-MEMORY_RATE_QUERY = MEMORY_RATE_INDEX = MEMORY_RATE_DEFAULT = None
+MEMORY_RATE_QUERY = MEMORY_RATE_INDEX = MEMORY_RATE_CHUNKS = MEMORY_RATE_DEFAULT = None
 # Tests of deadlines set their own; the others may run on a machine that is busy with something else.
 MEMORY_QUERY_SECONDS = MEMORY_LANGUAGE_SECONDS = 60.0
 MEMORY_INDEX_SECONDS = 600.0

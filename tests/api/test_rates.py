@@ -169,6 +169,50 @@ def test_without_the_limiters_database_memory_answers_503(alice, settings):
     assert alice.query("train").status_code == 200
 
 
+def index_chunks(person, chunks: int):
+    """A call of as many documents, each a chunk; the same ids each time."""
+    return person.post("memory/index", {"documents": [{"doc_id": f"d{n}", "text": "Calm."} for n in range(chunks)]})
+
+
+def chunks_left(person) -> int:
+    return person.get("memory/stats").json()["rates"]["chunks"]["remaining"]
+
+
+def test_indexing_costs_a_token_a_chunk_and_past_them_it_is_429_and_stores_nothing(alice, bob, superuser, settings):
+    settings.MEMORY_RATE_CHUNKS = rate(210, 210_000)
+    assert index_chunks(alice, 198).status_code == 201
+    assert chunks_left(alice) == 12
+    assert alice.delete("memory/documents/d15").status_code == 204
+    refused = index_chunks(alice, 16)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert alice.get("memory/documents/d15").status_code == 404
+    # A token every 1,000 s, and four are missing.
+    assert 3900 < int(refused["Retry-After"]) <= 4000
+    assert index_chunks(bob, 16).status_code == 201
+    assert index_chunks(alice, 11).status_code == 200
+    age(superuser, alice, 15_000)
+    assert index_chunks(alice, 16).status_code == 201
+
+
+def test_a_call_of_more_chunks_than_the_whole_rate_passes_when_as_many_have_refilled(alice, superuser, settings):
+    settings.MEMORY_RATE_CHUNKS = rate(10, 10_000)
+    assert index_chunks(alice, 150).status_code == 201
+    assert chunks_left(alice) == 50
+    refused = index_chunks(alice, 60)
+    assert refused.status_code == 429
+    age(superuser, alice, int(refused["Retry-After"]) - 500)
+    assert index_chunks(alice, 60).status_code == 429
+    age(superuser, alice, 500)
+    assert index_chunks(alice, 60).status_code == 200
+
+
+def test_a_request_that_is_refused_before_its_chunks_are_counted_costs_none(alice, settings):
+    settings.MEMORY_RATE_CHUNKS = rate(300)
+    assert alice.index("a", " ").status_code == 422
+    assert index_chunks(alice, 201).json()["code"] == "too_many_chunks"
+    assert chunks_left(alice) == 300
+
+
 def test_a_rate_that_is_off_counts_nothing(alice, settings, superuser):
     settings.MEMORY_RATE_QUERY = None
     assert statuses([lambda: alice.query("train")] * 3) == [200] * 3

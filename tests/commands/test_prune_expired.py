@@ -97,3 +97,16 @@ def test_a_second_run_at_the_same_time_is_refused_with_3(alice, superuser):
     assert refused.value.returncode == 3
     superuser.execute("SELECT pg_advisory_unlock(%s)", [expiry.ADVISORY_LOCK])
     assert set(prune("--dry-run")) == {"dry_run", "answers", "buckets"}
+
+
+def test_the_bucket_of_chunks_goes_when_the_costliest_call_would_pass_and_not_before(alice, superuser, settings):
+    settings.MEMORY_RATE_CHUNKS = Rate(10, 1000)
+    with bind_tenant(alice.user_hash):
+        throttles.charge_chunks(200)
+    for seconds, left in ((1100, 1), (19_000, 0)):
+        superuser.execute(
+            "UPDATE memory_rate_buckets SET updated_at = updated_at - make_interval(secs => %s) WHERE user_hash = %s",
+            [seconds, alice.user_hash],
+        )
+        prune()
+        assert rows(superuser, alice, "memory_rate_buckets") == left

@@ -38,6 +38,7 @@ def service(llm):
         MEMORY_RATE_DEFAULT="off",
         MEMORY_RATE_QUERY="off",
         MEMORY_RATE_INDEX="off",
+        MEMORY_RATE_CHUNKS="off",
     ) as service:
         yield service
 

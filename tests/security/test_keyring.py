@@ -118,7 +118,7 @@ def reseal(connection: psycopg.Connection, person) -> None:
 
 def stored_state(connection, person) -> TenantState:
     row = connection.execute(
-        "SELECT t.state, t.generation, t.seal_count, k.key_id, k.sealed_key FROM memory_tenants t"
+        "SELECT t.state, t.generation, t.seal_count, t.chunk_count, k.key_id, k.sealed_key FROM memory_tenants t"
         " JOIN memory_data_keys k USING (user_hash, generation) WHERE user_hash = %s",
         [person.user_hash],
     ).fetchone()

@@ -39,7 +39,7 @@ CONTRACT = {
     411: {"length_required"},
     413: {"payload_too_large"},
     415: {"unsupported_media_type"},
-    422: {"invalid", "too_many_chunks"},
+    422: {"invalid", "too_many_chunks", "quota_exceeded"},
     429: {"rate_limited", "too_many_requests_at_once"},
     500: {"decryption_failed", "internal"},
     503: {"memory_disabled", "key_unavailable", "database_unavailable", "overloaded"},

@@ -34,8 +34,9 @@ PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
     ),
     422: (
         "UnprocessableContent",
-        "What was sent is not allowed; `errors` names the fields. `too_many_chunks`: split the text.",
-        ("invalid", "too_many_chunks"),
+        "What was sent is not allowed; `errors` names the fields. `too_many_chunks`: split the text. "
+        "`quota_exceeded`: the user's memory is full; delete or shorten documents.",
+        ("invalid", "too_many_chunks", "quota_exceeded"),
     ),
     429: (
         "TooManyRequests",

@@ -16,6 +16,7 @@ _REASONS = {
     "rate_limited": "rate",
     "too_many_requests_at_once": "rate",
     "too_many_chunks": "quota",
+    "quota_exceeded": "quota",
     "payload_too_large": "quota",
 }
 

@@ -14,7 +14,7 @@ from memory.api.serializers.index import index_request
 from memory.api.views.base import MemoryView
 from memory.errors import FieldError, InvalidInput
 from memory.services.idempotency import OnceOnly
-from memory.services.index import index_documents, index_once
+from memory.services.index import index_documents, index_once, look_first
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -22,7 +22,11 @@ _KEY = re.compile(r"[!-~]{1,128}")
 
 
 class IndexView(MemoryView):
-    """Remember a document, or several at once; under an Idempotency-Key, once."""
+    """Remember a document, or several at once; under an Idempotency-Key, once.
+
+    Costs a token for each chunk too, once these are counted and before they are embedded; an answer that is given again
+    does not.
+    """
 
     operation = "index"
     deadline_setting = "MEMORY_INDEX_SECONDS"
@@ -34,10 +38,14 @@ class IndexView(MemoryView):
         asked = index_request(request.data)
         freeze = partial(answers.indexed, is_batch=asked.is_batch)
         user_id = request.verified_token.user_id
-        if key is None:
-            answer = freeze(index_documents(user_id, asked.drafts, asked.chunked))
-        else:
-            answer = index_once(user_id, asked.drafts, asked.chunked, OnceOnly(key, asked.canonical(), freeze))
+        once = None if key is None else OnceOnly(key, asked.canonical(), freeze)
+        answer = look_first(asked.drafts, asked.chunked, once)
+        if answer is None:
+            throttles.charge_chunks(asked.chunked.chunk_count)
+            if once is None:
+                answer = freeze(index_documents(user_id, asked.drafts, asked.chunked))
+            else:
+                answer = index_once(user_id, asked.drafts, asked.chunked, once)
         headers = {REPLAYED: "true"} if answer.replayed else {}
         return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=headers)
 

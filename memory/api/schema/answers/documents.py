@@ -21,6 +21,17 @@ from memory.api.schema.shapes import (
 from memory.api.serializers.documents import LIMIT_MAX
 from memory.services.stats import SOURCES_MAX
 
+_RATE = or_null(
+    obj(
+        "One of the user's rates.",
+        {
+            "limit": integer("How many tokens refill in `period_seconds`.", minimum=1),
+            "period_seconds": integer(minimum=1),
+            "remaining": integer("How many tokens there are now."),
+        },
+    )
+)
+
 ANSWERS: dict[str, Schema] = {
     "StoredDocument": obj(
         "A document read back.",
@@ -86,6 +97,20 @@ ANSWERS: dict[str, Schema] = {
             "oldest": or_null(moment("The first document's time.")),
             "newest": or_null(moment("The last document's time.")),
             "quarantined_chunks": integer("Chunks set aside because they did not open."),
+            "quota": obj(
+                "What is stored of what the user may store; past it `index` answers 422 `quota_exceeded`.",
+                {"chunks": integer("Chunks that count."), "max_chunks": integer("How many may be stored.", minimum=1)},
+            ),
+            "rates": obj(
+                "The user's token buckets; null for one that is not limited. Looking takes a token of `memory` only.",
+                {
+                    "query": _RATE,
+                    "index": _RATE,
+                    "chunks": _RATE | {"description": "A token a chunk that `index` is about to store."},
+                    "memory": _RATE | {"description": "The rest of the memory endpoints."},
+                    "default": _RATE | {"description": "Everything else."},
+                },
+            ),
         },
     ),
     "ErasureReceipt": obj(

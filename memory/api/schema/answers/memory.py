@@ -110,7 +110,7 @@ ANSWERS: dict[str, Schema] = {
             "backend": string("`extractive`, or `llm:` and the language model's name.", pattern="^(extractive$|llm:)"),
             "doc_id": or_null(doc_id("The document that the summary is stored as; null where it is not.")),
             "stored": boolean(),
-            "degraded": array(string(), "What it had to do without, such as the language model."),
+            "degraded": array(string(), "What it had to do without, such as the language model or room (`quota`)."),
             "took_ms": took_ms(*_SUMMARY_STAGES, "total", optional=_SUMMARY_STAGES),
         },
     ),

@@ -110,6 +110,7 @@ OPERATIONS = [
         id="getStats",
         tag="Documents",
         summary="The memory in numbers",
+        description="With what is left of the user's quota and rates.",
         scope=READ_SCOPE,
         answers={200: Answer(description="The numbers.", schema="MemoryStats")},
         errors=MEMORY,

@@ -43,7 +43,10 @@ OPERATIONS = [
         id="indexMemory",
         tag="Memory",
         summary="Remember a document, or several",
-        description="Replaces an earlier version of the same `doc_id` as a whole. All or nothing; at most 200 chunks.",
+        description=(
+            "Replaces an earlier version of the same `doc_id` as a whole. All or nothing; at most 200 chunks, each of "
+            "which costs a token of the user's rate for chunks and counts towards the user's quota."
+        ),
         scope=WRITE_SCOPE,
         request=(
             "memory.api.serializers.index.MemoryIndexRequest",
@@ -89,7 +92,8 @@ OPERATIONS = [
         description=(
             "In cited sentences, by the deployment's language model or, where it has none or it fails, by choosing "
             "central sentences. The summary is stored as a document of source `summary`, in place of an earlier one of "
-            "the same scope, and goes when a document that it covers does. Summaries are never summarised."
+            "the same scope, and goes when a document that it covers does. Where the user's quota has no room for it, "
+            "it is answered and not stored, and `degraded` says `quota`. Summaries are never summarised."
         ),
         scope=WRITE_SCOPE,
         request="memory.api.serializers.summarize.MemorySummaryRequest",
