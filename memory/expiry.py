@@ -1,4 +1,4 @@
-"""What outlives its use in every user's rows: expired answers, and rate buckets that are as good as new."""
+"""What outlives its use in every user's rows: expired answers, rate buckets that are as good as new, destroyed keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from django.conf import settings
 
 from memory.advisory_lock import running_alone
+from memory.key_remains import rewrite_data_keys
 from memory.rates import RATE_SETTINGS, bucket_size
 from memory.services.idempotency import IDEMPOTENCY_HOURS
 
@@ -23,8 +24,10 @@ WHERE bucket = %(bucket)s
 _OFF = {"size": 1, "per_second": 1 / 3600}
 
 
-def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[str, int]:
+def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[str, int | bool]:
     """Remove (or count) them as r1_maint, in transactions of at most BATCH_ROWS rows; how many of each.
+
+    Then rewrite the table of data keys, so that nothing of a destroyed one is left in its file.
 
     A row that changes meanwhile is looked at again before it goes, so nobody gains or loses a token.
     Raises Busy, and database errors; what was removed before one stays removed.
@@ -38,6 +41,9 @@ def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[s
             limits = {"size": bucket_size(bucket, rate), "per_second": rate.per_second} if rate else _OFF
             found["buckets"] += _prune(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, dry_run)
         progress(f"buckets: {found['buckets']}")
+        if not dry_run:
+            rewrite_data_keys(connection)
+        found["data_keys_rewritten"] = not dry_run
     return found
 
 

@@ -2,16 +2,14 @@
 
 Each user has a random 32-byte data key. It is stored only sealed under the active master key, in
 `memory_data_keys`; HKDF-SHA256 (RFC 5869) derives one sub-key a purpose from it. Opened keys are
-cached for a bounded time, and `matches()` ties every cached key to what the transaction at hand
-reads, so that a key erased or rotated by another process is never used for a row.
+cached for a bounded time, and within a second of an erasure by another process they are forgotten
+(`key_cache.py`, `key_changes.py`). In between, `matches()` ties every cached key to what the transaction
+at hand reads, so that a key erased or rotated by another process is never used for a row.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -22,6 +20,8 @@ from django.conf import settings
 from memory import metrics
 from memory.derivation import derived_key
 from memory.errors import DecryptionFailed, KeyUnavailable
+from memory.key_cache import KeyCache
+from memory.key_changes import KeyChanges
 from memory.master_keys import MASTER_KEY_BYTES, master_keys
 from memory.rls import TenantState, TenantTransaction, refuse_cross_tenant, tenant_transaction
 from memory.security import InvalidTag, associated_data, hmac_user, open_sealed, seal
@@ -81,13 +81,13 @@ class TenantKeys:
         return state is not None and (state.key_id, state.sealed_key) == self._identity
 
 
-_cache: OrderedDict[str, tuple[float, TenantKeys]] = OrderedDict()
-_cache_lock = threading.Lock()
+_cache = KeyCache(lambda: settings.MEMORY_KEY_CACHE_SECONDS, lambda: settings.MEMORY_KEY_CACHE_TENANTS)
+_changes = KeyChanges(_cache)
 
 
 def existing_keys(user_hash: str) -> TenantKeys | None:
     """The tenant's active keys, from the cache or in a transaction of its own; None for a new user."""
-    keys = _cached(user_hash)
+    keys = _cache.get(user_hash)
     if keys is None:
         with tenant_transaction(user_hash) as tx:
             tx.end()
@@ -149,7 +149,8 @@ def open_state(user_hash: str, state: TenantState) -> TenantKeys:
         metrics.decrypt_failed.labels("data_key").inc()
         raise DecryptionFailed() from None
     keys = TenantKeys(user_hash, state.generation, state.key_id, state.sealed_key, data_key)
-    _remember(keys)
+    if _cache.put(user_hash, keys):
+        _changes.watch()
     return keys
 
 
@@ -163,11 +164,12 @@ def require_seal_budget(state: TenantState) -> None:
 
 def forget_keys(user_hash: str | None = None) -> None:
     """Drop one tenant's keys, or all, from this process's cache."""
-    with _cache_lock:
-        if user_hash is None:
-            _cache.clear()
-        else:
-            _cache.pop(user_hash, None)
+    _cache.forget(user_hash)
+
+
+def begin_key_watch() -> None:
+    """Take note of the erasures there have been, before this process's first key."""
+    _changes.begin()
 
 
 def user_id_aad(user_hash: str, generation: int) -> bytes:
@@ -177,21 +179,3 @@ def user_id_aad(user_hash: str, generation: int) -> bytes:
 
 def _key_aad(user_hash: str, generation: int, key_id: str) -> bytes:
     return associated_data(user_hash, "memory_data_keys.sealed_key", key_id, generation)
-
-
-def _cached(user_hash: str) -> TenantKeys | None:
-    with _cache_lock:
-        expires_at, keys = _cache.get(user_hash, (0.0, None))
-        if keys is None or time.monotonic() >= expires_at:
-            _cache.pop(user_hash, None)
-            return None
-        _cache.move_to_end(user_hash)
-        return keys
-
-
-def _remember(keys: TenantKeys) -> None:
-    with _cache_lock:
-        _cache[keys.user_hash] = (time.monotonic() + settings.MEMORY_KEY_CACHE_SECONDS, keys)
-        _cache.move_to_end(keys.user_hash)
-        while len(_cache) > settings.MEMORY_KEY_CACHE_TENANTS:
-            _cache.popitem(last=False)

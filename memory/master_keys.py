@@ -17,6 +17,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 
+from memory.derivation import derived_key
 from memory.environment import Secret, SettingError
 from memory.errors import KeyUnavailable
 from memory.secret_strength import weak_secret_reason
@@ -132,7 +133,15 @@ def tenant_hmac_key() -> bytes:
 
 
 def tenant_key_check() -> bytes:
-    """32 bytes that tell the tenant HMAC key from any other; kept in the database, they give nothing of it away."""
+    """32 bytes that tell the tenant HMAC key from any other; kept in the database, they give nothing of it away.
+
+    Derived under a label of their own, so that they are never what some user's id gives.
+    """
+    return derived_key(tenant_hmac_key(), "tenant-key-check")
+
+
+def former_tenant_key_check() -> bytes:
+    """What databases of before hold instead: the user_hash of whoever has this text for an id."""
     return hmac.digest(tenant_hmac_key(), b"r1-memory tenant key check", "sha256")
 
 

@@ -10,10 +10,10 @@ from functools import lru_cache
 
 from memory.errors import UnsafeDatabase
 from memory.rls_catalogue import read_catalogue
+from memory.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
 from memory.sqlfile import SQL_FOLDER
 
 APP_ROLE = "r1_app"
-OUR_ROLES = {"r1_owner", APP_ROLE, "r1_staff", "r1_maint", "r1_backup"}
 TENANT_TABLES = (
     "memory_chunks",
     "memory_data_keys",
@@ -30,10 +30,13 @@ TENANT_TABLES = (
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 # What is written there stays as it was written.
 APPEND_ONLY_TABLES = ("memory_erasures",)
+# VACUUM, from PostgreSQL 17 on: a privilege that gives no row away.
+APP_MAY_MAINTAIN = ("memory_data_keys",)
 # Everything r1_app may do in the schema; whatever is not here, it may not touch.
 APP_MAY = {
     **{table: APP_PRIVILEGES for table in TENANT_TABLES},
     **{table: {"SELECT", "INSERT"} for table in APPEND_ONLY_TABLES},
+    "memory_key_changes": {"SELECT", "INSERT", "column UPDATE"},
     **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
 }
 PARTITIONS = 64
@@ -56,7 +59,13 @@ def verify_rls_isolation(conn) -> list[str]:
 
     `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
     """
+    return [*_isolation_findings(conn), *verify_roles(conn)]
+
+
+def _isolation_findings(conn) -> list[str]:
+    """What the service does not start with: somebody could reach rows that are another's."""
     found = read_catalogue(conn)
+    service = next((name for name, is_service, *_ in found["roles"] if is_service), APP_ROLE)
     return [
         *_role_findings(found["roles"], found["tables"]),
         *_schema_findings(found["schema"]),
@@ -70,11 +79,7 @@ def verify_rls_isolation(conn) -> list[str]:
         *(f"{table} has the trigger {name}; the migrations make none" for table, name in found["triggers"]),
         *(f"{table} has the rule {name}; the migrations make none" for table, name in found["rules"]),
         *(f"the service can reach {schema}.{name}, outside schema public" for schema, name in found["elsewhere"]),
-        *(
-            f"the service's sessions start with {setting.partition('=')[0]} set: nobody must be bound by default"
-            for (setting,) in found["role_settings"]
-            if setting.startswith("app.")
-        ),
+        *stopping_setting_findings(found["role_settings"], service),
     ]
 
 
@@ -176,7 +181,7 @@ def _grant_findings(tables, views, grants):
             yield f"{relation} is a partition and grants {words} to {APP_ROLE}"
         elif grantee == APP_ROLE and relation in view_names:
             yield f"{relation} is a view, outside the policies, and grants {words} to {APP_ROLE}"
-        elif grantee == APP_ROLE and (extra := privileges - APP_MAY.get(relation, set())):
+        elif grantee == APP_ROLE and (extra := privileges - _app_may(relation)):
             yield f"{relation} grants {', '.join(sorted(extra))} to {APP_ROLE}"
         elif grantee == "r1_staff" and (relation in TENANT_TABLES or relation in partitions):
             yield f"{relation} grants {words} to r1_staff, who may read metadata views only"
@@ -186,6 +191,10 @@ def _grant_findings(tables, views, grants):
         missing = APP_MAY[table] - held.get((table, APP_ROLE), set())
         if missing:
             yield f"{table} does not grant {', '.join(sorted(missing))} to {APP_ROLE}"
+
+
+def _app_may(relation):
+    return APP_MAY.get(relation, set()) | ({"MAINTAIN"} if relation in APP_MAY_MAINTAIN else set())
 
 
 def _function_findings(functions):
@@ -226,7 +235,7 @@ def require_safe_database(connection) -> None:
     place = _place(connection)
     if place in _verified_databases:
         return
-    findings = verify_rls_isolation(connection)
+    findings = _isolation_findings(connection)
     if findings:
         raise UnsafeDatabase(findings)
     _verified_databases.add(place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memory.role_audit import SETTINGS_QUERY
+
 _ROLES = """
 SELECT r.rolname::text, r.rolname = current_user, r.rolsuper, r.rolbypassrls, r.rolcreaterole OR r.rolreplication,
        (SELECT array_agg(g.rolname::text ORDER BY g.rolname) FROM pg_auth_members m
@@ -54,12 +56,6 @@ WHERE (n.nspname = 'public' OR p.prosecdef) AND n.nspname NOT IN ('pg_catalog', 
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
 ORDER BY p.proname"""
 
-# A default for app.* would bind whoever forgets to bind.
-_ROLE_SETTINGS = """
-SELECT unnest(setconfig) FROM pg_db_role_setting
-WHERE setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
-  AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"""
-
 _ELSEWHERE = """
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT IN ('public', 'pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
@@ -93,7 +89,7 @@ _QUERIES = {
     "grants": _GRANTS,
     "functions": _FUNCTIONS,
     "triggers": _TRIGGERS,
-    "role_settings": _ROLE_SETTINGS,
+    "role_settings": SETTINGS_QUERY,
     "elsewhere": _ELSEWHERE,
     "columns": _COLUMNS,
     "rules": _RULES,

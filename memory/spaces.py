@@ -14,7 +14,7 @@ from django.db import connections
 
 from memory.conf import CHUNK_MAX_CHARS
 from memory.errors import SpaceMismatch
-from memory.master_keys import tenant_key_check
+from memory.master_keys import former_tenant_key_check, tenant_key_check
 
 # Raised when chunking, rotation or sealing of vectors changes so that old and new must not mix.
 SCHEME_VERSION = 1
@@ -55,6 +55,8 @@ def registered_space() -> int:
     Raises SpaceMismatch where MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.
     """
     space, _, key_check = _active_row()
+    if key_check == former_tenant_key_check():
+        raise SpaceMismatch("The tenant key check is an earlier version's; run `manage.py register_space`.")
     if key_check != tenant_key_check():
         raise SpaceMismatch("MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.")
     return space
@@ -64,6 +66,15 @@ def forget_space() -> None:
     """Look the active space up again at the next call."""
     global _registered
     _registered = None
+
+
+def renew_tenant_key_check() -> None:
+    """As the owner, put the present check in place of an earlier version's, where that one was of this same key."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "UPDATE memory_spaces SET tenant_key_check = %s WHERE tenant_key_check = %s",
+            [tenant_key_check(), former_tenant_key_check()],
+        )
 
 
 def _active_row() -> tuple[int, str, bytes]:

@@ -13,6 +13,7 @@ from memory.checks import settings_fit_together
 from memory.environment import SettingError, exposed_secrets
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.garbage import spare_what_is_loaded
+from memory.keyring import begin_key_watch
 from memory.language.pipeline import warm_language
 from memory.master_keys import master_keys, tenant_hmac_key
 from memory.middleware import token_verifier
@@ -67,6 +68,7 @@ def warm_worker() -> None:
         warm_reranker()
         spare_what_is_loaded()
         warm_language(then=spare_what_is_loaded)
+        begin_key_watch()
         # Last: a database that is away must not leave the models cold.
         active_space(embedder)
     except DatabaseError as exc:

@@ -32,9 +32,12 @@ def cluster():
 @pytest.fixture(scope="session")
 def django_db_setup(cluster, django_db_blocker):
     """Migrate as the owner; pytest-django's own test database would need a role that may create one."""
+    from memory.keyring import begin_key_watch
+
     with django_db_blocker.unblock():
         call_command("migrate", database="owner", verbosity=0)
         call_command("register_space", verbosity=0)
+        begin_key_watch()
         connections.close_all()
     yield
     with django_db_blocker.unblock():

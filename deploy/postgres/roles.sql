@@ -98,6 +98,22 @@ REVOKE CREATE ON SCHEMA public FROM r1_app, r1_staff, r1_maint, r1_backup;
 GRANT USAGE ON SCHEMA public TO r1_owner, r1_app, r1_staff, r1_maint, r1_backup;
 GRANT CREATE ON SCHEMA public TO r1_owner WITH GRANT OPTION;
 
+-- Large objects stand outside every policy, and anybody may make them by default. Only a superuser can take that back;
+-- elsewhere `manage.py verify_rls` goes on naming them.
+DO $$
+DECLARE
+    large_object regprocedure;
+BEGIN
+    FOR large_object IN
+        SELECT p.oid FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+        WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^lo(_|read$|write$)'
+          AND a.grantee = 0 AND pg_has_role(current_user, p.proowner, 'USAGE')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', large_object);
+    END LOOP;
+END
+$$;
+
 -- Only the owner of future tables can say what others get on them; an administrator who is not a
 -- superuser becomes one of r1_owner's members for the moment.
 DO $$
@@ -112,6 +128,11 @@ BEGIN
     ALTER DEFAULT PRIVILEGES FOR ROLE r1_owner IN SCHEMA public
         GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO r1_maint;
     ALTER DEFAULT PRIVILEGES FOR ROLE r1_owner IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO r1_maint;
+    -- As the migrations do, for a database that came from a server before PostgreSQL 17.
+    IF current_setting('server_version_num')::integer >= 170000
+       AND to_regclass('public.memory_data_keys') IS NOT NULL THEN
+        GRANT MAINTAIN ON public.memory_data_keys TO r1_app, r1_maint;
+    END IF;
     IF joins THEN
         EXECUTE format('REVOKE r1_owner FROM %I', current_user);
     END IF;

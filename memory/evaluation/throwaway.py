@@ -16,6 +16,9 @@ from memory.security import hmac_user
 # Known ids, so that a run finds what an earlier one left when it was killed; no token's `sub` looks like one.
 _NAMESPACE = uuid.UUID("5a0c1d4e-7a3b-5f60-9c1e-2d8b64f0e7aa")
 
+# An erasure elsewhere may make this process forget its key in the middle of a call.
+CALL_TRIES = 5
+
 
 class ThrowAwayUser:
     """A context: the user is erased at its start, in case an earlier run was killed, and at its end.
@@ -38,16 +41,19 @@ class ThrowAwayUser:
         self.erased_rows = erase(self.user_hash)
 
     def call(self, service: Callable[..., Any], *args: Any) -> Any:
-        """`service(*args)` with this user bound. Raises RuntimeError if the key cache is too short-lived for
-        an unrotated user."""
+        """`service(*args)` with this user bound; for an unrotated user again if the key was forgotten meanwhile.
+
+        Raises RuntimeError if the key cache is too short-lived for that.
+        """
         with bind_tenant(self.user_hash):
             if self.rotated:
                 return service(*args)
-            keys = self._unrotated_keys()
-            result = service(*args)
-            if existing_keys(self.user_hash) is not keys:
-                raise RuntimeError("MEMORY_KEY_CACHE_SECONDS is too short to hold a key for one call")
-            return result
+            for _ in range(CALL_TRIES):
+                keys = self._unrotated_keys()
+                result = service(*args)
+                if existing_keys(self.user_hash) is keys:
+                    return result
+            raise RuntimeError("MEMORY_KEY_CACHE_SECONDS is too short to hold a key for one call")
 
     def _unrotated_keys(self) -> TenantKeys:
         """Freshly cached keys whose rotation is the identity; the service's calls find these."""

@@ -9,6 +9,8 @@ from django.conf import settings
 from uuid6 import uuid7
 
 from memory.errors import KeyUnavailable
+from memory.key_changes import note_key_change
+from memory.key_remains import clear_remains_soon
 from memory.keyring import forget_keys
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
 
@@ -95,6 +97,7 @@ def erase_memory(*, older_than: datetime | None = None) -> Erasure:
         _delete_rows(user_hash, begun.memory, table)
     erasure = _finish(user_hash, begun)
     forget_keys(user_hash)
+    clear_remains_soon()
     return erasure
 
 
@@ -121,6 +124,7 @@ def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
                 return None
             tx.execute(_MARK, [user_hash])
         tx.execute(_DELETE_KEYS, [user_hash])
+        note_key_change(tx)
     return _Begun(memory, now)
 
 

@@ -7,6 +7,7 @@ memberships are the whole server's, and nobody else ever sees these.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from memory.errors import UnsafeDatabase
 from memory.models import Document
 from memory.rls_audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
 from memory.rls_probe import probe_two_users
+from memory.role_audit import ROLE_SETTINGS
+from r1site.embedded.bootstrap import ROLES_FILE
 from tests.db.memories import pack_terms, remember, remember_requests
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
@@ -587,6 +590,101 @@ def test_any_role_but_the_services_own_is_found_wanting(house, role):
         "postgres": "a superuser", "r1_staff": "",
     }  # fmt: skip
     assert any(expected[role] in finding for finding in found)
+
+
+# What deploy/postgres/roles.sql makes, changed by hand. (statement) -> what the audit says.
+CHANGED_ROLES = {
+    "ALTER ROLE r1_app RESET statement_timeout": "r1_app lacks the setting statement_timeout = 5s",
+    "ALTER ROLE r1_app SET statement_timeout = 0": "r1_app has the setting statement_timeout = 0 instead of 5s",
+    "ALTER ROLE r1_app SET enable_seqscan = on": "r1_app has the setting enable_seqscan = on instead of off",
+    "ALTER ROLE r1_app RESET plan_cache_mode": "r1_app lacks the setting plan_cache_mode = force_custom_plan",
+    "ALTER ROLE r1_app SET work_mem = '1GB'": "r1_app has the setting work_mem = 1GB, which roles.sql does not make",
+    "ALTER ROLE r1_staff RESET lock_timeout": "r1_staff lacks the setting lock_timeout = 1500ms",
+    "ALTER ROLE r1_backup RESET ALL": "r1_backup lacks the setting default_transaction_read_only = on",
+    "ALTER ROLE r1_app IN DATABASE {database} SET statement_timeout = 0":
+        "r1_app in this database has the setting statement_timeout = 0",
+    "ALTER DATABASE {database} SET session_preload_libraries = 'auto_explain'":
+        "everybody in this database has the setting session_preload_libraries = auto_explain",
+    "ALTER ROLE r1_maint SET search_path = evil, public":
+        "r1_maint has the setting search_path = evil, public instead of public",
+    "ALTER ROLE r1_app RESET search_path": "r1_app lacks the setting search_path = public",
+    "GRANT TEMPORARY ON DATABASE {database} TO r1_app": "r1_app may make TEMPORARY tables in the database",
+    "GRANT TEMPORARY ON DATABASE {database} TO PUBLIC": "r1_app may make TEMPORARY tables in the database",
+    "GRANT CREATE ON DATABASE {database} TO r1_staff": "r1_staff may CREATE in the database",
+    "GRANT CREATE ON SCHEMA public TO r1_maint": "r1_maint may CREATE in the schema public",
+    "GRANT CREATE ON SCHEMA public TO PUBLIC": "PUBLIC may CREATE in the schema public",
+    "GRANT CREATE ON SCHEMA public TO r1_scratch_middle": "r1_scratch_middle may CREATE in the schema public",
+    "GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC": "the service may use large objects",
+    "GRANT EXECUTE ON FUNCTION lo_import(text) TO r1_app": "which no policy guards (lo_import)",
+    "GRANT r1_maint TO r1_scratch_middle": "r1_scratch_middle is a member of r1_maint",
+    "GRANT r1_app TO r1_scratch_middle": "r1_scratch_middle is a member of r1_app",
+    "GRANT r1_maint TO r1_owner": "r1_owner is a member of r1_maint",
+    "GRANT pg_read_all_data TO r1_maint": "r1_maint is a member of pg_read_all_data",
+}  # fmt: skip
+# Of those a worker, too, takes notice: they say which tables, or whose rows, its statements mean.
+CHANGED_SETTINGS_THAT_STOP = {
+    "ALTER ROLE r1_app SET search_path = evil, public": "the service's sessions start with search_path = evil, public",
+    "ALTER ROLE r1_app IN DATABASE {database} SET search_path = evil": "sessions start with search_path = evil",
+    "ALTER ROLE r1_app SET row_security = off": "the service's sessions start with row_security = off",
+    "ALTER ROLE r1_app SET role = r1_maint": "the service's sessions start with role = r1_maint",
+    "ALTER ROLE r1_app SET session_replication_role = replica": "start with session_replication_role = replica",
+    "ALTER DATABASE {database} SET app.user_hash = 'f'": "the service's sessions start with app.user_hash set",
+    "ALTER DATABASE {database} SET session_replication_role = replica":
+        "everybody's sessions start with session_replication_role = replica",
+}  # fmt: skip
+
+
+@contextmanager
+def changed_role(house: House, statement: str) -> Iterator[psycopg.Connection]:
+    statement = statement.replace("{database}", house.scratch.name)
+    with broken(house, "CREATE ROLE r1_scratch_middle", statement) as superuser:
+        yield superuser
+
+
+@pytest.mark.parametrize("statement", CHANGED_ROLES | CHANGED_SETTINGS_THAT_STOP)
+def test_the_audit_names_what_was_changed_beside_the_tables(house, statement):
+    mention = (CHANGED_ROLES | CHANGED_SETTINGS_THAT_STOP)[statement]
+    with changed_role(house, statement) as superuser:
+        found = findings(superuser)
+    assert [finding for finding in found if mention in finding], found
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("statement", CHANGED_ROLES | CHANGED_SETTINGS_THAT_STOP)
+def test_a_worker_does_not_start_with_settings_that_change_whose_rows_are_meant_and_starts_with_others(
+    house, statement, not_verified_yet
+):
+    with changed_role(house, statement) as superuser:
+        superuser.execute("SET LOCAL ROLE r1_app")
+        if statement in CHANGED_SETTINGS_THAT_STOP or statement == "GRANT CREATE ON SCHEMA public TO PUBLIC":
+            with pytest.raises(UnsafeDatabase):
+                rls_audit.require_safe_database(superuser)
+        else:
+            rls_audit.require_safe_database(superuser)
+
+
+def test_a_role_that_was_made_by_an_administrator_has_its_maker_for_a_member_and_that_is_no_finding(house):
+    """PostgreSQL 16 and later: ADMIN, without the right to become the role or to inherit from it."""
+    grant = "GRANT r1_app TO r1_scratch_middle WITH ADMIN TRUE, INHERIT FALSE, SET FALSE"
+    with changed_role(house, grant) as superuser:
+        assert findings(superuser) == []
+
+
+def test_the_audit_expects_the_settings_that_roles_sql_makes():
+    made: dict[str, dict[str, str]] = {}
+    for role, name, value in re.findall(r"^ALTER ROLE (\w+) SET (\w+) = (.+);$", ROLES_FILE.read_text(), re.MULTILINE):
+        made.setdefault(role, {})[name] = value.strip("'")
+    assert made == ROLE_SETTINGS
+
+
+def test_the_service_can_make_no_large_object(house):
+    with house.scratch.connect("r1_app") as app:
+        for call in (
+            "lo_create(0)", "lo_creat(-1)", "lo_from_bytea(0, 'x')", "lo_put(1, 0, 'x')", "lo_get(1)", "lo_open(1, 1)",
+            "lo_unlink(1)", "lo_import('/etc/hostname')", "lo_export(1, '/dev/null')",
+        ):  # fmt: skip
+            with pytest.raises(errors.InsufficientPrivilege, match="permission denied for function"):
+                app.execute(f"SELECT {call}")
 
 
 def test_after_all_that_the_audit_still_finds_nothing(house):

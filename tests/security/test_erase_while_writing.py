@@ -184,11 +184,12 @@ _WRITER = """
 import json, sys
 import django
 django.setup()
-from memory.keyring import existing_keys
+from memory.keyring import begin_key_watch, existing_keys
 from tests.people import Person
 from tests.security.test_erase_while_writing import REFUSALS, write
 
 person = Person(sys.argv[1])
+begin_key_watch()
 write(person, "first")
 key = existing_keys(person.user_hash)
 print("ready", flush=True)

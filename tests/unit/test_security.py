@@ -517,3 +517,12 @@ def test_promoting_a_master_key_in_its_file_needs_no_restart(environment, monkey
     active.write_text("new\n")
     after = seal(b"x", AAD)
     assert open_sealed(before, AAD, old) == open_sealed(after, AAD, new) == b"x"
+
+
+def test_no_users_hash_is_the_check_of_the_tenant_key(environment):
+    environment(MEMORY_TENANT_HMAC_KEY=in_base64(KEY[::-1]))
+    check = master_keys.tenant_key_check()
+    assert len(check) == 32
+    assert hmac_user("r1-memory tenant key check") == master_keys.former_tenant_key_check().hex() != check.hex()
+    environment(MEMORY_TENANT_HMAC_KEY=in_base64(os.urandom(32)))
+    assert master_keys.tenant_key_check() != check

@@ -150,6 +150,11 @@ def test_hsts_is_sent_over_https_behind_a_tls_proxy_only(proxy, sent):
     assert done.stdout.strip() == sent, done.stderr
 
 
+def test_backups_of_keys_that_are_kept_for_no_time_are_refused():
+    said = refusal(MEMORY_KEY_BACKUP_RETENTION_DAYS="0")
+    assert "MEMORY_KEY_BACKUP_RETENTION_DAYS" in said
+
+
 def test_settings_that_do_not_fit_together_do_not_start():
     done = python("import r1site.wsgi", MEMORY_CHUNK_TOKENS="64", MEMORY_CHUNK_OVERLAP="40")
     assert done.returncode == 3

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from memory.errors import MemoryServiceError
 from memory.models import Space
 from memory.retrieval.models import get_embedder
-from memory.spaces import describe, register_space
+from memory.spaces import describe, register_space, renew_tenant_key_check
 
 
 class Command(BaseCommand):
@@ -24,6 +24,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, if_none, **options):
+        renew_tenant_key_check()
         if if_none and Space.objects.using("owner").filter(active=True).exists():
             return
         try:

@@ -1,0 +1,107 @@
+"""What a destroyed data key leaves in the table's file: cleared away by rewriting the table.
+
+A deleted row's bytes stay in the file until a VACUUM, and what was last on its page stays even then, until another row
+comes there. Only VACUUM FULL leaves nothing behind. It locks the key table while it runs, so after an erasure the
+service rewrites a small table only, and vacuums a large one; `manage.py prune_expired` rewrites any. Before
+PostgreSQL 17 the owner alone may, so the command does it there and the service does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import psycopg
+from django.db import connections
+from django.db.utils import OperationalError
+
+# Transactions that began before an erasure keep its row from being cleared: r1_app's have ended by then.
+SETTLE_SECONDS = 15.0
+# About 20,000 keys, rewritten in some 20 ms.
+REWRITE_MAX_BYTES = 4_000_000
+WORKER_LOCK_MS = 50
+COMMAND_LOCK_MS = 1000
+COMMAND_TRIES = 10
+CONNECT_SECONDS = 5
+GRANTED_FROM_VERSION = 170_000
+
+_SIZE = "SELECT pg_relation_size('memory_data_keys')"
+_VACUUM = "VACUUM (SKIP_LOCKED) memory_data_keys"
+_REWRITE = "VACUUM (FULL) memory_data_keys"
+
+logger = logging.getLogger(__name__)
+
+_lock = threading.Lock()
+_is_wanted = False
+_thread: threading.Thread | None = None
+
+
+def clear_remains_soon() -> None:
+    """Clear them in a thread of this process, once for all erasures of SETTLE_SECONDS. Returns at once, never fails.
+
+    A process that ends before leaves it to the next erasure, or to the command.
+    """
+    global _is_wanted, _thread
+    with _lock:
+        _is_wanted = True
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_run, name="key-remains", daemon=True)
+            _thread.start()
+
+
+def rewrite_data_keys(maint) -> None:
+    """Rewrite the key table, whatever its size, as r1_maint over `maint` or, before PostgreSQL 17, as the owner.
+
+    `maint` is a Django connection outside a transaction. Requests wait while it runs. Raises database errors, among
+    them OperationalError where the table was in use at every try.
+    """
+    maint.ensure_connection()
+    may = maint.pg_version >= GRANTED_FROM_VERSION
+    connection = maint if may else connections["owner"]
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {COMMAND_LOCK_MS}")
+            for tries_left in reversed(range(COMMAND_TRIES)):
+                try:
+                    cursor.execute(_REWRITE)
+                    return
+                except OperationalError:
+                    if not tries_left:
+                        raise
+                    time.sleep(COMMAND_LOCK_MS / 1000)
+    finally:
+        if not may:
+            connection.close()
+
+
+def _run() -> None:
+    global _is_wanted, _thread
+    while True:
+        time.sleep(SETTLE_SECONDS)
+        with _lock:
+            _is_wanted = False
+        try:
+            _clear()
+        except psycopg.Error as exc:
+            logger.warning("the remains of erased keys are left to prune_expired (%s)", type(exc).__name__)
+        with _lock:
+            if not _is_wanted:
+                _thread = None
+                return
+
+
+def _clear() -> None:
+    """As r1_app, on a connection of its own, outside any transaction."""
+    params = {"connect_timeout": CONNECT_SECONDS} | connections["default"].get_connection_params()
+    with psycopg.connect(**params, autocommit=True) as connection:
+        if connection.info.server_version < GRANTED_FROM_VERSION:
+            return
+        if connection.execute(_SIZE).fetchone()[0] <= REWRITE_MAX_BYTES:
+            try:
+                connection.execute(f"SET lock_timeout = {WORKER_LOCK_MS}")
+                connection.execute(_REWRITE)
+                return
+            except psycopg.errors.LockNotAvailable:
+                pass
+        connection.execute(_VACUUM)

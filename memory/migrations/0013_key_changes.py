@@ -1,0 +1,10 @@
+"""Counters that tell every process which opened data keys to forget."""
+
+from django.db import migrations
+
+from memory.sqlfile import RunSQLFile
+
+
+class Migration(migrations.Migration):
+    dependencies = [("memory", "0011_append_only_ledger")]
+    operations = [RunSQLFile("0013_key_changes")]
