@@ -1,0 +1,325 @@
+"""What one user can do to a served worker: the attacks that `make bench-starvation` times and the fault tests judge.
+
+Each is a number of callers in a closed loop, with one ordinary token or none, against an address of the service. A
+caller that was refused comes back after a quarter of a second, sooner than it was told to. Rates are off: they count requests a minute, and
+each of these did its harm within them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from deploy.bench.wire import CLOSED, HELD, Answer, Request, ask, drip, read_slowly
+
+MANY, WRITERS, DRIPPERS = 42, 24, 44
+PAUSE_AFTER_REFUSAL_SECONDS = 0.25
+STORE_LIMIT_SECONDS = 120
+ORDINARY = Request("POST", "memory/query", {"query": "When was the heat pump serviced?"})
+WHOLE, SLOWLY, DRIPPED = "read whole", "read slowly", "sent drop by drop"
+
+Store = Callable[[Request], Answer]
+
+
+def _nothing(store: Store) -> None:
+    """An attack that needs nothing stored."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """`callers` at once; caller `number` sends `request(number)` over and over. `prepare` stores what it is about.
+
+    Attacks of one `user` share what the first of them stored. `served` are the statuses of a request that is not
+    refused for its number or its time.
+    """
+
+    name: str
+    callers: int
+    request: Callable[[int], Request]
+    served: tuple[int, ...]
+    prepare: Callable[[Store], None] = _nothing
+    user: str = ""
+    how: str = WHOLE
+    has_token: bool = True
+
+    @property
+    def attacker(self) -> str:
+        """The user id whose token it takes."""
+        return self.user or self.name
+
+    def fault(self, answer: Answer) -> str | None:
+        """What is wrong with this answer of the service; None where the attacker was served or told in order.
+
+        Refusals for load are 429 and 503 `overloaded`, and say when to come back.
+        """
+        if answer.status in self.served:
+            return None
+        if answer.is_refusal and answer.code in ("too_many_requests_at_once", "overloaded"):
+            return None if answer.retry_after else f"{answer} without Retry-After"
+        # A body that does not come is cut off, with or without a word; until then it may wait for a while.
+        if self.how == DRIPPED and answer.code in (CLOSED, HELD):
+            return None
+        return str(answer)
+
+
+def run(attack: Attack, port: int, token: str, *, stop: threading.Event, patience_seconds: float) -> list[Answer]:
+    """Attack until `stop` is set; every answer, in no order. A caller waits `patience_seconds` for each."""
+
+    def once(request: Request) -> Answer:
+        bearer = token if attack.has_token else None
+        if attack.how == DRIPPED:
+            return drip(port, request, bearer, stop=stop)
+        if attack.how == SLOWLY:
+            return read_slowly(port, request, bearer, stop=stop, timeout_seconds=patience_seconds)
+        return ask(port, request, bearer, timeout_seconds=patience_seconds)
+
+    def caller(number: int) -> list[Answer]:
+        request = attack.request(number)
+        answers = [once(request)]
+        while not stop.wait(PAUSE_AFTER_REFUSAL_SECONDS if answers[-1].status >= 400 else 0):
+            answers.append(once(request))
+        return answers
+
+    with ThreadPoolExecutor(attack.callers) as pool:
+        return [answer for answers in pool.map(caller, range(attack.callers)) for answer in answers]
+
+
+def store_for(attack: Attack, port: int, token: str) -> None:
+    """Store what the attack is about. Raises AssertionError where the service does not take it."""
+    attack.prepare(lambda request: ask(port, request, token, timeout_seconds=STORE_LIMIT_SECONDS))
+
+
+def served_again(port: int, token: str, *, within_seconds: float) -> Answer:
+    """The attacker's ordinary request, until it is answered 200 or `within_seconds` are over; the last answer."""
+    deadline = time.monotonic() + within_seconds
+    while True:
+        answer = ask(port, ORDINARY, token, timeout_seconds=within_seconds)
+        if answer.status == 200 or time.monotonic() > deadline:
+            return answer
+        time.sleep(PAUSE_AFTER_REFUSAL_SECONDS)
+
+
+@contextmanager
+def locked_tenant(superuser, user_hash: str) -> Iterator[None]:
+    """Inside the block nobody else can lock, and so nobody can write for, this tenant."""
+    with superuser.transaction():
+        superuser.execute("SELECT FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [user_hash])
+        yield
+
+
+def tenants(superuser) -> set[str]:
+    """The user hashes that the service knows."""
+    return {user_hash for (user_hash,) in superuser.execute("SELECT user_hash FROM memory_tenants")}
+
+
+# Bodies
+
+
+def _post(path: str, body: dict | bytes, **headers: str) -> Request:
+    raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+    return Request("POST", f"memory/{path}", raw, headers)
+
+
+def _same(request: Request) -> Callable[[int], Request]:
+    return lambda number: request
+
+
+def _index(documents: list[dict]) -> Request:
+    return _post("index", {"documents": documents})
+
+
+def _stored(store: Store, documents: list[dict]) -> None:
+    answer = store(_index(documents))
+    assert answer.status in (200, 201), f"storing was answered {answer}"
+
+
+_WORDS = (
+    "heat pump filter cellar harbour boat engine garden pear tree well doctor train budget meeting kitchen colleague"
+    " sister letter lease bank holiday shelf book medicine january march summer monday signed paid booked repaired"
+).split()
+
+
+def _prose(seed: int, words: int = 45) -> str:
+    rng = random.Random(seed)
+    return f"{' '.join(rng.choices(_WORDS, k=words)).capitalize()}."
+
+
+def _marks(documents: int, chars: int = 80_000) -> list[dict]:
+    """Texts of combining marks in the wrong order: they make no tokens, so a chunk of them is as long as a chunk may be,
+    and normalising them sorts them."""
+    marks = "zz a " + "\u0301\u0316" * (chars // 2)
+    return [{"doc_id": f"marks/{number}", "text": f"{number} {marks}"} for number in range(documents)]
+
+
+def _store_marks(store: Store) -> None:
+    # 200 chunks, in bodies of 800 kB.
+    for first in (0, 5):
+        documents = _marks(10)[first : first + 5]
+        _stored(store, documents)
+
+
+def _thread(number: int, documents: int = 200) -> list[dict]:
+    return [
+        {"doc_id": f"turn/{each}", "thread_id": "talk", "text": _prose(each)}
+        for each in range(number, number + documents)
+    ]
+
+
+def _store_thread(store: Store) -> None:
+    _stored(store, _thread(0))
+
+
+def _store_long(store: Store) -> None:
+    """300 documents, an answer of 900 kB."""
+    for first in (0, 100, 200):
+        _stored(store, [
+            {"doc_id": f"long/{number}", "text": _prose(number), "metadata": {"note": "x" * 3_000}}
+            for number in range(first, first + 100)
+        ])  # fmt: skip
+
+
+def _store_provenance(store: Store) -> None:
+    """420 summaries, each made from as many other documents as the service lets one name."""
+    alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
+    for batch in range(15):
+        for ids, each in ((5_400, 28), (200, 28)):
+            answer = store(_index([
+                {
+                    "doc_id": f"summary/{batch}/{number}", "source": "summary", "text": "In short.",
+                    "metadata": {"derived_from": [
+                        alphabet[n // 1296] + alphabet[n // 36 % 36] + alphabet[n % 36] for n in range(ids)
+                    ]},
+                }
+                for number in range(each)
+            ]))  # fmt: skip
+            if answer.status != 422:
+                break
+        assert answer.status in (200, 201), f"storing provenance was answered {answer}"
+
+
+def _erase(user: str) -> Request:
+    return _post("erase", {"confirm": user})
+
+
+def _dripped(path: str, method: str = "POST", length_bytes: int = 900_000, **headers: str) -> Request:
+    return Request(method, path, b"", {"Content-Length": str(length_bytes), **headers})
+
+
+_REFUSED_UNREAD = (
+    _dripped("memory/query"),  # with a token that is none: 401
+    _dripped("memory/nowhere"),  # 404
+    _dripped("memory/stats"),  # 405
+    _dripped("memory/query", length_bytes=2_000_000),  # 413
+    _dripped("memory/query", **{"Content-Type": "text/plain"}),  # 415
+)
+
+
+def _refused_unread(number: int) -> Request:
+    request = _REFUSED_UNREAD[number % len(_REFUSED_UNREAD)]
+    if request is _REFUSED_UNREAD[0]:
+        return _dripped("memory/query", Authorization="Bearer none")
+    return request
+
+
+def _document(number: int) -> Request:
+    return _index([{"doc_id": f"chunks/{number}/{each}", "text": _prose(each)} for each in range(200)])
+
+
+def _unlike_words(count: int, chars: int) -> str:
+    rng = random.Random(7)
+    return " ".join(f"{rng.getrandbits(4 * chars):0{chars}x}" for _ in range(count))
+
+
+_CURSORS = ("x", "A" * 4_900, "9" * 3_000, "AAAA" * 1_000 + "==")
+
+ATTACKS = (
+    Attack(
+        "phrases over combining marks", 6,
+        _same(_post("query", {"query": '"\u0301c"' * 2_048, "candidates": 200})), (200, 422), _store_marks, "marks",
+    ),
+    Attack(
+        "a quoted phrase over combining marks", MANY,
+        _same(_post("query", {"query": '"zz" a', "candidates": 200})), (200,), _store_marks, "marks",
+    ),
+    Attack("documents of combining marks", WRITERS, lambda n: _index(_marks(5)), (200, 201)),
+    Attack("queries of 8,192 characters", MANY, lambda n: _post("query", {"query": _prose(n, 1_500)[:8_192]}), (200,)),
+    Attack(
+        "the largest queries", MANY,
+        _same(_post("query", {"query": "heat pump", "top_k": 50, "candidates": 200, "rerank_pool": 100})), (200,),
+        _store_thread, "thread",
+    ),
+    Attack(
+        "wide filters", MANY,
+        _same(_post("query", {
+            "query": "heat pump", "candidates": 200, "source": [f"source {n:055}" for n in range(99)] + ["api"],
+            "doc_id": [f"{n:0255}" for n in range(99)] + ["turn/1"],
+        })), (200,), _store_thread, "thread",
+    ),
+    Attack("entities of one long unbroken text", MANY, _same(_post("entities", {"text": "a-" * 44_000})), (200, 422)),
+    Attack(
+        "entities of a long thread", MANY, _same(_post("entities", {"thread_id": "talk"})), (200,), _store_thread,
+        "thread",
+    ),
+    Attack(
+        "summaries of a long thread", MANY, _same(_post("summarize", {"thread_id": "talk"})), (200,), _store_thread,
+        "thread",
+    ),
+    Attack(
+        "writers of one document beside provenance", WRITERS,
+        _same(_post("index", {"doc_id": "tiny", "text": "A tiny document."})), (200, 201), _store_provenance,
+    ),
+    Attack(
+        "30,000 words that are too many chunks", WRITERS,
+        _same(_post("index", {"doc_id": "long", "text": _unlike_words(30_000, 32)})), (422,),
+    ),
+    Attack(
+        "one megabyte of one-letter words", WRITERS,
+        _same(_post("index", {"doc_id": "letters", "text": "a " * 499_900})), (422,),
+    ),
+    Attack("200 chunks a call", WRITERS, _document, (200, 201)),
+    Attack("bodies sent drop by drop", DRIPPERS, _same(_dripped("memory/index")), (400, 408), how=DRIPPED),
+    Attack(
+        "bodies sent drop by drop without a token", DRIPPERS, _same(_dripped("memory/index")), (401,), how=DRIPPED,
+        has_token=False,
+    ),
+    Attack(
+        "bodies of refused requests sent drop by drop", DRIPPERS, _refused_unread, (401, 404, 405, 413, 415),
+        how=DRIPPED,
+    ),
+    Attack(
+        "streams read slowly", MANY, _same(Request("POST", "stream", {"message": "When was the heat pump serviced?"})),
+        (200,), _store_thread, "thread", how=SLOWLY,
+    ),
+    Attack("exports read slowly", MANY, _same(Request("GET", "memory/export")), (200,), _store_long, how=SLOWLY),
+    Attack(
+        "replays of one key", MANY,
+        _same(_post("index", {"doc_id": "once", "text": _prose(1)}, **{"Idempotency-Key": "the same"})), (200, 201),
+    ),
+    Attack("erasures confirmed wrongly", MANY, _same(_erase("somebody else")), (422,), _store_thread, "thread"),
+    Attack(
+        "forged cursors", MANY,
+        lambda n: Request("GET", f"memory/documents?limit=100&cursor={_CURSORS[n % len(_CURSORS)][:3_900]}"),
+        (400, 422), _store_thread, "thread",
+    ),
+    Attack(
+        "JSON as deep as a body is long", MANY, _same(_post("query", b'{"query": ' + b"[" * 900_000)), (400,),
+    ),
+    Attack(
+        "metadata of 10,000 keys", MANY,
+        _same(_post("index", {"doc_id": "keys", "text": "x", "metadata": {f"k{n}": n for n in range(10_000)}})), (422,),
+    ),
+    Attack(
+        "deletions of documents that many were made from", MANY,
+        lambda n: Request("DELETE", f"memory/documents/{n:03}"), (204, 404), _store_provenance,
+        "writers of one document beside provenance",
+    ),
+    # The last: it leaves nothing of what the others stored.
+    Attack("erasures", MANY, _same(_erase("thread")), (200,), _store_thread, "thread"),
+)  # fmt: skip
+BY_NAME = {attack.name: attack for attack in ATTACKS}
