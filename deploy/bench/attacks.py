@@ -1,8 +1,8 @@
 """What one user can do to a served worker: the attacks that `make bench-starvation` times and the fault tests judge.
 
 Each is a number of callers in a closed loop, with one ordinary token or none, against an address of the service. A
-caller that was refused comes back after a quarter of a second, sooner than it was told to. Rates are off: they count requests a minute, and
-each of these did its harm within them.
+caller that was refused comes back after a quarter of a second, sooner than it was told to. Rates are off: they count
+requests a minute, and each of these did its harm within them.
 """
 
 from __future__ import annotations
@@ -139,10 +139,11 @@ def _stored(store: Store, documents: list[dict]) -> None:
     assert answer.status in (200, 201), f"storing was answered {answer}"
 
 
-_WORDS = (
+_VOCABULARY = (
     "heat pump filter cellar harbour boat engine garden pear tree well doctor train budget meeting kitchen colleague"
     " sister letter lease bank holiday shelf book medicine january march summer monday signed paid booked repaired"
-).split()
+)
+_WORDS = _VOCABULARY.split()
 
 
 def _prose(seed: int, words: int = 45) -> str:
@@ -151,8 +152,10 @@ def _prose(seed: int, words: int = 45) -> str:
 
 
 def _marks(documents: int, chars: int = 80_000) -> list[dict]:
-    """Texts of combining marks in the wrong order: they make no tokens, so a chunk of them is as long as a chunk may be,
-    and normalising them sorts them."""
+    """Texts of combining marks in the wrong order: normalising sorts them.
+
+    They make no tokens, so that a chunk of them has as many characters as a chunk may have.
+    """
     marks = "zz a " + "\u0301\u0316" * (chars // 2)
     return [{"doc_id": f"marks/{number}", "text": f"{number} {marks}"} for number in range(documents)]
 
@@ -289,7 +292,7 @@ ATTACKS = (
         has_token=False,
     ),
     Attack(
-        "bodies of refused requests sent drop by drop", DRIPPERS, _refused_unread, (401, 404, 405, 413, 415),
+        "bodies of refused requests sent drop by drop", 2 * DRIPPERS, _refused_unread, (401, 404, 405, 413, 415),
         how=DRIPPED,
     ),
     Attack(
@@ -299,7 +302,7 @@ ATTACKS = (
     Attack("exports read slowly", MANY, _same(Request("GET", "memory/export")), (200,), _store_long, how=SLOWLY),
     Attack(
         "replays of one key", MANY,
-        _same(_post("index", {"doc_id": "once", "text": _prose(1)}, **{"Idempotency-Key": "the same"})), (200, 201),
+        _same(_post("index", {"doc_id": "once", "text": _prose(1)}, **{"Idempotency-Key": "the-same"})), (200, 201),
     ),
     Attack("erasures confirmed wrongly", MANY, _same(_erase("somebody else")), (422,), _store_thread, "thread"),
     Attack(

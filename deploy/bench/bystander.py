@@ -60,9 +60,9 @@ class Bystander:
             thread.join()
 
     def wait_for(self, answers: int) -> None:
-        """Returns once so many more queries and probes have ended, one way or another."""
+        """Returns once so many more queries and probes have been answered, or the first of all was not."""
         queries, probes = len(self.queries) + answers, len(self.probes) + answers
-        while len(self.queries) < queries or len(self.probes) < probes:
+        while (len(self.queries) < queries or len(self.probes) < probes) and not (self.errors or self.missed_probes):
             time.sleep(0.02)
 
     @property

@@ -128,6 +128,7 @@ def test_with_every_connection_taken_requests_are_told_to_come_back_and_the_prob
 @pytest.fixture
 def superuser_waits(service):
     """(table) -> a block inside which nobody else reads or writes it."""
+
     @contextmanager
     def locked(table: str):
         with service.superuser() as superuser, superuser.transaction():
