@@ -58,7 +58,7 @@ def attack_for(name: str, port: int, token: str, seconds: float) -> list[Answer]
 
 
 def closed_loop(port: int, tokens: list[str], callers: int, seconds: float) -> int:
-    """Queries answered 200 within `seconds`, of so many callers who take turns at the tokens and come back when told."""
+    """Queries answered 200 within `seconds`, of callers who share the tokens and come back when told."""
     until, answered, lock = time.monotonic() + seconds, Counter(), threading.Lock()
 
     def caller(number: int) -> None:
@@ -146,7 +146,7 @@ class Bench:
         return case
 
     def settle(self) -> None:
-        """Wait until so many queries in a row are no slower than the slow ones of the quiet time, for a while at most."""
+        """Wait until SETTLED_QUERIES in a row are no slower than in the quiet time, for a while at most."""
         deadline, quick = time.monotonic() + SETTLE_LIMIT_SECONDS, 0
         while quick < SETTLED_QUERIES and time.monotonic() < deadline:
             query = Request("POST", "memory/query", {"query": QUESTIONS[0]})
