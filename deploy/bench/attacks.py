@@ -178,22 +178,28 @@ def _store_long(store: Store) -> None:
         _stored(store, [{"doc_id": f"long/{n}", "text": "A bill.", "metadata": note} for n in range(first, first + 10)])
 
 
+def _short_id(number: int) -> str:
+    """Of three characters, for numbers below 36 ** 3."""
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return digits[number // 1296] + digits[number // 36 % 36] + digits[number % 36]
+
+
+def _summaries(batch: int, ids: int) -> Request:
+    """28 documents, each made from the same `ids` others, whose names are of three characters."""
+    made_from = list(map(_short_id, range(ids)))
+    return _index(
+        [
+            {"doc_id": f"{batch}/{n}", "source": "summary", "text": "Short.", "metadata": {"derived_from": made_from}}
+            for n in range(28)
+        ]
+    )
+
+
 def _store_provenance(store: Store) -> None:
-    """420 summaries, each made from as many other documents as the service lets one name."""
-    alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
+    """420 summaries, each made from as many other documents as 32 KB name, or as the service allows."""
+    ids = 5_400 if store(_summaries(0, 5_400)).status != 422 else 200
     for batch in range(15):
-        for ids, each in ((5_400, 28), (200, 28)):
-            answer = store(_index([
-                {
-                    "doc_id": f"summary/{batch}/{number}", "source": "summary", "text": "In short.",
-                    "metadata": {"derived_from": [
-                        alphabet[n // 1296] + alphabet[n // 36 % 36] + alphabet[n % 36] for n in range(ids)
-                    ]},
-                }
-                for number in range(each)
-            ]))  # fmt: skip
-            if answer.status != 422:
-                break
+        answer = store(_summaries(batch, ids))
         assert answer.status in (200, 201), f"storing provenance was answered {answer}"
 
 
@@ -315,7 +321,7 @@ ATTACKS = (
     ),
     Attack(
         "deletions of documents that many were made from", MANY,
-        lambda n: Request("DELETE", f"memory/documents/{n:03}"), (204, 404), _store_provenance,
+        lambda n: Request("DELETE", f"memory/documents/{_short_id(n)}"), (204, 404), _store_provenance,
         "writers of one document beside provenance",
     ),
     # The last: it leaves nothing of what the others stored.
