@@ -31,7 +31,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
-from deploy.bench.attacks import ATTACKS, BY_NAME, Attack, locked_tenant, run, served_again, store_for, tenants  # noqa: E402
+from deploy.bench.attacker import Attack, locked_tenant, run, served_again, store_for, tenants  # noqa: E402
+from deploy.bench.attacks import ATTACKS, BY_NAME  # noqa: E402
 from deploy.bench.bystander import QUESTIONS, Bystander, remember  # noqa: E402
 from deploy.bench.stream import Served  # noqa: E402
 from deploy.bench.wire import Answer, Request, ask, mint_tokens  # noqa: E402

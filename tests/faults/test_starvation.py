@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from deploy.bench.attacks import ATTACKS, locked_tenant, run, served_again, store_for, tenants
+from deploy.bench.attacker import locked_tenant, run, served_again, store_for, tenants
+from deploy.bench.attacks import ATTACKS
 from deploy.bench.bystander import Bystander, remember
 from deploy.bench.wire import Request, ask, mint_tokens
 from tests.faults.service import running
