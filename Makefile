@@ -18,7 +18,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit bench-crypto bench-query bench-lexical bench-queue bench-rates bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit bench-crypto bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -79,6 +79,9 @@ bench-queue: $(READY)  ## time who waits for whom at the embedding model
 
 bench-rates: $(READY)  ## time one decision of the rate limiter
 	@$(PYTHON) deploy/bench/rates.py $(ARGS)
+
+bench-starvation: $(READY)  ## attack a service of its own and time what others feel
+	@$(PYTHON) deploy/bench/starvation.py $(ARGS)
 
 bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 	@$(PYTHON) deploy/bench/stream.py $(ARGS)

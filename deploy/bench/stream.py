@@ -109,7 +109,8 @@ class Served:
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=STREAM_LIMIT_SECONDS)
 
-    def superuser(self):
+    def superuser(self, database: str = "postgres"):
+        """A connection past every policy; the service's own tables are in the database `r1`."""
         import psycopg
 
         from r1site.embedded.cluster import Cluster
@@ -117,7 +118,7 @@ class Served:
         from r1site.embedded.secrets import read_secret
 
         secret = read_secret(self.var / "secrets", "POSTGRES_PASSWORD")
-        conninfo = Cluster(self.var / "postgres").conninfo(SUPERUSER, secret, "postgres")
+        conninfo = Cluster(self.var / "postgres").conninfo(SUPERUSER, secret, database)
         return psycopg.connect(conninfo, autocommit=True)
 
 
