@@ -6,5 +6,5 @@ from memory.sqlfile import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("memory", "0011_append_only_ledger")]
+    dependencies = [("memory", "0012_document_sources")]
     operations = [RunSQLFile("0013_key_changes")]
