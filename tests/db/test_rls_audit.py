@@ -23,7 +23,7 @@ from memory.errors import UnsafeDatabase
 from memory.models import Document
 from memory.rls_audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
 from memory.rls_probe import probe_two_users
-from tests.db.memories import pack_terms, remember, remember_requests
+from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
 from tests.people import Person
@@ -51,7 +51,7 @@ def house(database) -> Iterator[House]:
                 remember(person, "a", "b")
                 pack_terms(person, chunks=1)
                 remember_requests(person)
-                remember(person, "c")
+                remember_summary(person, "c", "a", "b")
         yield house
 
 
