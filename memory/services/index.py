@@ -88,7 +88,8 @@ def look_first(
     """
     keys = existing_keys(bound_tenant()) if once else None
     with suppress(StaleKeys):
-        with tenant_transaction() as tx:
+        # Its connection stays for the charge of these chunks, which comes next.
+        with tenant_transaction(keeps_connection=True) as tx:
             if keys is not None and (earlier := once.recall(tx, keys)) is not None:
                 return earlier
             tx.end()

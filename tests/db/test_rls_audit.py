@@ -26,7 +26,7 @@ from memory.rls_audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_T
 from memory.rls_probe import probe_two_users
 from memory.role_audit import ROLE_SETTINGS
 from r1site.embedded.bootstrap import ROLES_FILE
-from tests.db.memories import pack_terms, remember, remember_requests
+from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
 from tests.people import Person
@@ -54,7 +54,7 @@ def house(database) -> Iterator[House]:
                 remember(person, "a", "b")
                 pack_terms(person, chunks=1)
                 remember_requests(person)
-                remember(person, "c")
+                remember_summary(person, "c", "a", "b")
         yield house
 
 
