@@ -26,6 +26,11 @@ def _at_least_one(name, default):
     return int(text)
 
 
+bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
+workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
+worker_class = "r1site.gunicorn_worker.Worker"
+threads = _at_least_one("GUNICORN_THREADS", 40)
+
 # As r1site/wsgi.py has it. Settings of a deployment's own are production, too.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "r1site.settings.prod")
 _is_production = os.environ["DJANGO_SETTINGS_MODULE"] not in ("r1site.settings.dev", "r1site.settings.test")
@@ -58,11 +63,6 @@ elif os.geteuid() == 0 and _is_production:
         "refusing to serve as root: start as another user, or set GUNICORN_USER to one that may read the project "
         "and the files of its secrets"
     )
-
-bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
-workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
-worker_class = "r1site.gunicorn_worker.Worker"
-threads = _at_least_one("GUNICORN_THREADS", 40)
 
 # CUDA and OpenMP do not survive a fork: each worker loads the application and its models itself.
 preload_app = False
