@@ -78,16 +78,15 @@ def test_what_is_left_of_each_rate_is_told_and_only_looking_costs_a_token(alice,
 
 
 def test_a_bucket_that_was_left_alone_is_told_to_be_full_and_never_fuller(alice, superuser, settings):
-    settings.MEMORY_RATE_DEFAULT = Rate(30, 3600)
-    for seconds in (0, 1_000_000):
-        alice.get("memory/stats")
-        superuser.execute(
-            "UPDATE memory_rate_buckets SET updated_at = updated_at - make_interval(secs => %s) WHERE user_hash = %s",
-            [seconds, alice.user_hash],
-        )
-    assert alice.get("memory/stats").json()["rates"]["memory"]["remaining"] == 29
-    settings.MEMORY_RATE_DEFAULT = Rate(7, 3600)
-    assert alice.get("memory/stats").json()["rates"]["memory"]["remaining"] == 6
+    settings.MEMORY_RATE_QUERY = Rate(30, 3600)
+    alice.query("calm")
+    superuser.execute(
+        "UPDATE memory_rate_buckets SET updated_at = updated_at - interval '10 days' WHERE user_hash = %s",
+        [alice.user_hash],
+    )
+    assert alice.get("memory/stats").json()["rates"]["query"]["remaining"] == 30
+    settings.MEMORY_RATE_QUERY = Rate(7, 3600)
+    assert alice.get("memory/stats").json()["rates"]["query"]["remaining"] == 7
 
 
 def test_stats_need_the_scope_to_read(alice):
