@@ -6,6 +6,7 @@ Nothing here needs Django or a test runner: the benches and the fault tests shar
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
 import threading
@@ -126,10 +127,22 @@ def drip(port: int, request: Request, token: str | None, *, stop: threading.Even
                     sent_at = time.monotonic()
     if not received:
         return Answer(0, HELD if stop.is_set() else CLOSED, None, time.monotonic() - started)
-    head, _, body = received.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    return Answer(int(lines[0].split(" ")[1]), _code(body), fields.get("retry-after"), time.monotonic() - started)
+    try:
+        response = http.client.HTTPResponse(_Received(received))  # type: ignore[arg-type]
+        response.begin()
+        return _answer(response, response.read(), started)
+    except http.client.HTTPException:
+        return Answer(0, CLOSED, None, time.monotonic() - started)
+
+
+class _Received:
+    """Bytes as http.client reads them from a socket."""
+
+    def __init__(self, raw: bytes):
+        self._raw = raw
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._raw)
 
 
 def mint_tokens(var: Path, users: list[str]) -> list[str]:
