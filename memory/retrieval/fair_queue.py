@@ -116,24 +116,34 @@ class FairQueue:
         if not self._flows:
             return []
         starts = {user: flow.start for user, flow in self._flows.items()}
+        # Who was in the last batch and has just been answered is likely to ask again while this one runs.
+        away = [self._finished.get(user, self._virtual_time) for user in self._last_users - self._flows.keys()]
         leader = self._leader()
         first = leader.jobs[0]
         if self._flows.keys() | self._last_users == {leader.user}:
             horizon = None
         else:
             # Short passages come all at once: queries have the next turn.
-            horizon = leader.order(first) + (2 * SHORT_TOKENS if first.is_short else self._quantum_tokens)
+            quantum_tokens = 2 * SHORT_TOKENS if first.is_short else self._quantum_tokens
+            horizon = min([leader.order(first), *away]) + quantum_tokens
         batch = list(self._fitting(first.kind, horizon, batch_tokens))
         self._last_users = {job.user for job, _ in batch}
-        left = [flow.start for user, flow in self._flows.items() if self.is_waiting(user)]
-        self._virtual_time = max(self._virtual_time, min([max(starts[user] for user in self._last_users), *left]))
         self._last_was_short = first.is_short
+        self._advance(max(starts[user] for user in self._last_users), away)
         if self._rotates:
             had_turn = {id(job) for job, _ in batch}
             for user in self._last_users:
                 flow = self._flows[user]
                 flow.jobs = deque(sorted(flow.jobs, key=lambda job: id(job) in had_turn))
         return batch
+
+    def _advance(self, begun: int, away: list[int]) -> None:
+        """Set the virtual time after a batch; it waits for those who are away, but for no more than a quantum."""
+        left = [flow.start for user, flow in self._flows.items() if self.is_waiting(user)]
+        served = min([begun, *left])
+        if away and left:
+            served = min(served, max(min(away), min(left) - self._quantum_tokens))
+        self._virtual_time = max(self._virtual_time, served)
 
     def _leader(self) -> _Flow:
         """Whose turn it is. Of two batches in a row, one is of queries, where any wait."""

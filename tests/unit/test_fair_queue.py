@@ -154,7 +154,7 @@ def test_many_callers_do_not_make_the_batches_long_for_who_asks_one_by_one():
     shared = served(fair.take(BATCH_TOKENS))
     assert len(shared) == 11 and shared["greedy"] <= 40
     # The ten were just here and are on their way back: it fills no batch behind their backs.
-    assert served(fair.take(BATCH_TOKENS)) == {"greedy": 40}
+    assert served(fair.take(BATCH_TOKENS)) == {"greedy": 20}
     assert served(fair.take(BATCH_TOKENS))["greedy"] > 200
 
 
