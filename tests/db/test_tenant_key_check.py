@@ -26,7 +26,7 @@ def stored_check(superuser):
 
 def test_the_check_of_an_earlier_version_is_told_and_register_space_renews_it(stored_check):
     stored_check(former_tenant_key_check())
-    with pytest.raises(SpaceMismatch, match=r"run `manage.py register_space`"):
+    with pytest.raises(SpaceMismatch, match=r"run `manage\.py register_space`"):
         registered_space()
     # As every start of the launcher does.
     call_command("register_space", "--if-none")

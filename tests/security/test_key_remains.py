@@ -58,7 +58,7 @@ def wait_until_cleared() -> None:
 @pytest.mark.parametrize("which", [1, 4])
 def test_soon_after_an_erasure_the_tables_file_holds_the_sealed_key_no_more(people, superuser, monkeypatch, which):
     wait_until_cleared()
-    monkeypatch.setattr(key_remains, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(key_remains, "SETTLE_SECONDS", 3.0)
     key, other = sealed_key(superuser, people[which]), sealed_key(superuser, people[2])
     assert in_the_file(superuser, key)
     erase(people[which])

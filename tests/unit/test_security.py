@@ -520,7 +520,7 @@ def test_promoting_a_master_key_in_its_file_needs_no_restart(environment, monkey
 
 
 def test_no_users_hash_is_the_check_of_the_tenant_key(environment):
-    environment(MEMORY_TENANT_HMAC_KEY=in_base64(KEY[::-1]))
+    environment(MEMORY_TENANT_HMAC_KEY=in_base64(os.urandom(32)))
     check = master_keys.tenant_key_check()
     assert len(check) == 32
     assert hmac_user("r1-memory tenant key check") == master_keys.former_tenant_key_check().hex() != check.hex()

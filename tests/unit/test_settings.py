@@ -151,8 +151,10 @@ def test_hsts_is_sent_over_https_behind_a_tls_proxy_only(proxy, sent):
 
 
 def test_backups_of_keys_that_are_kept_for_no_time_are_refused():
-    said = refusal(MEMORY_KEY_BACKUP_RETENTION_DAYS="0")
-    assert "MEMORY_KEY_BACKUP_RETENTION_DAYS" in said
+    done = python(START, MEMORY_KEY_BACKUP_RETENTION_DAYS="0")
+    assert done.returncode != 0
+    assert "MEMORY_KEY_BACKUP_RETENTION_DAYS" in done.stderr.strip().splitlines()[-1]
+    assert python(START, MEMORY_KEY_BACKUP_RETENTION_DAYS="1").returncode == 0
 
 
 def test_settings_that_do_not_fit_together_do_not_start():
