@@ -47,7 +47,7 @@ fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the Ope
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py $(ARGS)
 
 # What keeps users apart: each of these files is covered to at least COVERED percent, or coverage fails.
-GUARDED := memory/security.py memory/keyring.py $(wildcard memory/rls*.py)
+GUARDED := memory/security.py memory/sealing/keyring.py $(wildcard memory/rls*.py)
 COVERED := 90
 
 coverage: $(READY)  ## run the tests, show which lines they miss, hold GUARDED to COVERED percent

@@ -7,7 +7,8 @@ class MemoryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self):
-        from memory import checks, halfvec  # noqa: F401 - registers the checks and the halfvec dumper
+        from memory import checks  # noqa: F401 - registers the checks and the halfvec dumper
+        from memory.embedding import vectors as halfvec  # noqa: F401 - registers the checks and the halfvec dumper
 
         connection_created.connect(_count_refusals, dispatch_uid="memory.count_refusals")
 

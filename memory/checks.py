@@ -6,10 +6,10 @@ from django.conf import settings
 from django.core.checks import Error, Tags, register
 from django.db import DatabaseError, connections
 
-from memory.environment import SettingError
 from memory.errors import UnsafeDatabase
-from memory.master_keys import master_keys, tenant_hmac_key
-from memory.rls_audit import require_safe_database
+from memory.isolation.audit import require_safe_database
+from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.secret_files import SettingError
 
 
 @register(Tags.security)

@@ -17,11 +17,11 @@ from django.utils.module_loading import import_string
 from memory import metrics
 from memory.admission import deadline
 from memory.admission.concurrency import Budget
-from memory.environment import SettingError
+from memory.auth.tokens import TokenVerifier, bearer_token
 from memory.errors import MemoryServiceError
+from memory.keys.secret_files import SettingError
 from memory.rls import bind_tenant, bound_tenant, give_back_connection
 from memory.security import hmac_user
-from memory.tokens import TokenVerifier, bearer_token
 
 PROTECTED_PREFIX = "/api/"
 

@@ -30,7 +30,7 @@ from memory import metrics
 from memory.admission.deadline import deadline_at, remaining_seconds, require_time
 from memory.admission.writers import WAIT_MAX_SECONDS, writers_turn
 from memory.errors import CrossTenantAttempt, KeyUnavailable, TenantNotBound
-from memory.rls_audit import require_safe_database, verify_rls_isolation
+from memory.isolation.audit import require_safe_database, verify_rls_isolation
 
 __all__ = [
     "TenantState",

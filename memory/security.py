@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from memory.errors import InvalidUserId
-from memory.master_keys import MASTER_KEY_BYTES, master_keys, tenant_hmac_key
+from memory.keys.master_keys import MASTER_KEY_BYTES, master_keys, tenant_hmac_key
 
 __all__ = ["InvalidTag", "associated_data", "canonical_user_id", "hmac_user", "open_sealed", "seal"]
 

@@ -11,13 +11,13 @@ from django.http import JsonResponse
 from psycopg_pool import PoolTimeout
 
 import reranker
-from memory.environment import SettingError
+from memory.embedding.process import loaded_embedder
+from memory.embedding.spaces import active_space
 from memory.errors import MemoryServiceError
-from memory.master_keys import master_keys, tenant_hmac_key
-from memory.retrieval.models import loaded_embedder
+from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.secret_files import SettingError
 from memory.rls import verify_rls_isolation
 from memory.rollout.flags import flag
-from memory.spaces import active_space
 from r1site.problems import allow_methods
 
 # How old an answer may be that is given without looking again.

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import psycopg
 
-from memory.environment import Secret, SettingError
+from memory.keys.secret_files import Secret, SettingError
 from r1site import web_process
 from r1site.embedded import launchers
 from r1site.embedded.bootstrap import bootstrap

@@ -7,7 +7,7 @@ from django.http import Http404, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from rest_framework import exceptions as drf
 
-from memory.environment import SettingError
+from memory.keys.secret_files import SettingError
 
 # code: (status, title, detail). A detail here wins over the exception's own: a foreign object must
 # answer like a missing one, and what went wrong inside is for the log.

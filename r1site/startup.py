@@ -10,17 +10,17 @@ from django.core.checks import ERROR
 from django.db import DatabaseError, connections
 
 from memory.checks import settings_fit_together
-from memory.environment import SettingError, exposed_secrets
+from memory.embedding.process import get_embedder
+from memory.embedding.spaces import active_space
 from memory.errors import MemoryServiceError, UnsafeDatabase
-from memory.garbage import spare_what_is_loaded
-from memory.keyring import begin_key_watch
+from memory.isolation.audit import require_safe_database
+from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.secret_files import SettingError, exposed_secrets
 from memory.language.pipeline import warm_language
-from memory.master_keys import master_keys, tenant_hmac_key
 from memory.middleware import token_verifier
-from memory.retrieval.models import get_embedder
 from memory.retrieval.rerank import warm_reranker
-from memory.rls_audit import require_safe_database
-from memory.spaces import active_space
+from memory.sealing.keyring import begin_key_watch
+from r1site.garbage import spare_what_is_loaded
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ def cluster():
 @pytest.fixture(scope="session")
 def django_db_setup(cluster, django_db_blocker):
     """Migrate as the owner; pytest-django's own test database would need a role that may create one."""
-    from memory.keyring import begin_key_watch
+    from memory.sealing.keyring import begin_key_watch
 
     with django_db_blocker.unblock():
         call_command("migrate", database="owner", verbosity=0)
@@ -47,8 +47,8 @@ def django_db_setup(cluster, django_db_blocker):
 @pytest.fixture(autouse=True)
 def _nothing_borrowed():
     """No test starts with keys that another one cached or put into the environment, or with its connections."""
-    from memory.keyring import forget_keys
-    from memory.master_keys import forget_parsed_keys
+    from memory.keys.master_keys import forget_parsed_keys
+    from memory.sealing.keyring import forget_keys
 
     forget_keys()
     forget_parsed_keys()

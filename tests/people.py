@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.test import Client
 
+from memory.auth.tokens import mint
 from memory.security import hmac_user
-from memory.tokens import mint
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def closed_loop(embedder, seconds: float, greedy_callers: int) -> dict[str, floa
 
 
 def measure(rates: list[float], seconds: float, rounds: int) -> dict:
-    from memory.retrieval.embed import Embedder
+    from memory.embedding.embedder import Embedder
 
     embedder = Embedder()
     for _ in range(20):

@@ -127,15 +127,15 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     """The candidate transaction alone, with one leg and with both, each the best of RUNS; milliseconds."""
     import numpy as np
 
-    from memory.halfvec import half_vectors, unit_vectors
+    from memory.embedding.spaces import registered_space
+    from memory.embedding.vectors import half_vectors, unit_vectors
     from memory.indexing.write import protect
-    from memory.keyring import existing_keys
+    from memory.lexical.bm25 import ctes, lexical_query
     from memory.models.chunk import EMBEDDING_DIMENSION
-    from memory.retrieval.lexical import ctes, lexical_query
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
+    from memory.sealing.keyring import existing_keys
     from memory.security import hmac_user
-    from memory.spaces import registered_space
 
     user_hash, space, texts = hmac_user(user_id), registered_space(), Texts(5)
     keys, numbers = existing_keys(user_hash), np.random.default_rng(5)
@@ -211,7 +211,7 @@ def writes(connections, user_id: str, rounds: int) -> dict[str, float]:
 
 def packing(connections, user_id: str) -> dict[str, float]:
     """Milliseconds to unpack and to pack one whole segment of the user, rolled back; empty where there is none."""
-    from memory.indexing.term_index import settle, unpack
+    from memory.lexical.segments import settle, unpack
     from memory.rls import tenant_transaction
     from memory.security import hmac_user
 

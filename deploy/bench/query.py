@@ -139,8 +139,8 @@ def load_user(connections, corpus: Corpus, user_id: str, chunks: int) -> None:
 
 def load(connections, options) -> tuple[str, list[str], dict]:
     """Bring the table to the asked size: (the big user's id, the others' ids, what was done)."""
-    from memory.keyring import forget_keys
-    from memory.rls_audit import TENANT_TABLES
+    from memory.isolation.audit import TENANT_TABLES
+    from memory.sealing.keyring import forget_keys
     from memory.security import hmac_user
 
     big = f"bench-big-{options.big_chunks}"
@@ -214,9 +214,9 @@ def walk(users: list[str], *, threads: int = 1, before: Callable[[str], None] = 
 
 def searchable(user_id: str, embedding):
     """(hash, the question's vector as that user's rows have it)."""
-    from memory.halfvec import half_vectors
+    from memory.embedding.vectors import half_vectors
     from memory.indexing.write import protect
-    from memory.keyring import existing_keys
+    from memory.sealing.keyring import existing_keys
     from memory.security import hmac_user
 
     user_hash = hmac_user(user_id)
@@ -225,9 +225,9 @@ def searchable(user_id: str, embedding):
 
 def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dict:
     """The candidate transaction alone: connection, setting, state, search, quarantine test, commit."""
+    from memory.embedding.spaces import registered_space
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
-    from memory.spaces import registered_space
 
     space = registered_space()
     prepared = [searchable(user_id, embeddings[i % len(embeddings)]) for i, user_id in enumerate(users)]
@@ -251,8 +251,8 @@ def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dic
 
 def explain(user_id: str, embedding) -> dict:
     """The plan of one user's search, the second of two runs, with what is wrong about it."""
+    from memory.embedding.spaces import registered_space
     from memory.retrieval.plan import explain_candidates, foreign_row_findings
-    from memory.spaces import registered_space
 
     user_hash, vector = searchable(user_id, embedding)
     explain_candidates(user_hash, registered_space(), vector, CANDIDATES)
@@ -287,7 +287,7 @@ def write_cost(connections, rounds: int) -> dict:
 
 def remove_user(connections, user_id: str) -> None:
     """What the write measurement stored goes again, so that the next run finds the table as it was."""
-    from memory.rls_audit import TENANT_TABLES
+    from memory.isolation.audit import TENANT_TABLES
     from memory.security import hmac_user
 
     with connections["maint"].cursor() as cursor:
@@ -297,8 +297,8 @@ def remove_user(connections, user_id: str) -> None:
 
 def measure(connections, options) -> dict:
     """Everything this bench knows, as one document. Milliseconds throughout."""
-    from memory.keyring import forget_keys
-    from memory.retrieval.models import get_embedder
+    from memory.embedding.process import get_embedder
+    from memory.sealing.keyring import forget_keys
     from memory.security import hmac_user
 
     big, small, table = load(connections, options)

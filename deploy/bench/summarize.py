@@ -77,9 +77,9 @@ def coverage(user) -> dict:
     """Mean cosine of every sentence to the nearest chosen one, by who chose; and how many sentences there are."""
     import numpy as np
 
+    from memory.embedding.process import get_embedder
     from memory.language.extract import central_sentences, cited_sentences
     from memory.retrieval.chunks import ChunkScope, read_chunks
-    from memory.retrieval.models import get_embedder
     from memory.retrieval.open import open_text
     from memory.services.summarize import SummaryScope, summarize_memory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
-from memory.doc_ids import is_addressable
+from memory.formats.doc_ids import is_addressable
 
 
 def refuse_unaddressable(doc_id: str) -> None:

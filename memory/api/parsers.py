@@ -11,12 +11,12 @@ from rest_framework.parsers import BaseParser
 
 from memory.admission.cutoff import reading_until
 from memory.admission.deadline import remaining_seconds
-from memory.api.json_body import parse_json
 from memory.errors import BodyTooSlow, MalformedJSON
+from memory.formats.strict_json import parse_json
 
 
 class StrictJSONParser(BaseParser):
-    """Parses `application/json` with `memory.api.json_body.parse_json`.
+    """Parses `application/json` with `memory.formats.strict_json.parse_json`.
 
     The charset is always UTF-8 (RFC 8259, section 8.1): a `charset` parameter never chooses a codec.
     An empty body does not get here: DRF gives the view `{}`, and required fields are then missing.

@@ -7,8 +7,8 @@ import time
 from django.conf import settings
 from django.db import Error
 
+from memory.admission.rates import CHUNKS, DEFAULT, INDEX, MEMORY, QUERY, RATE_SETTINGS, take_tokens
 from memory.errors import RateLimited, UnsafeDatabase
-from memory.rates import CHUNKS, DEFAULT, INDEX, MEMORY, QUERY, RATE_SETTINGS, take_tokens
 from memory.rls import tenant_transaction
 
 __all__ = ["DEFAULT", "FAILURES", "INDEX", "MEMORY", "QUERY", "charge", "charge_chunks", "has_just_failed"]

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from memory.conf import DOC_ID_MAX_CHARS
+from memory.limits import DOC_ID_MAX_CHARS
 
 
 class CollectionError(Exception):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from django.conf import settings
 
-from memory.conf import CANDIDATES_DEFAULT
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import hit_at, ndcg_at, paired_interval, percentile, recall_at
 from memory.evaluation.run import DENSE, FUSED, LEG_CANDIDATES, Ranked
-from memory.indexing.terms import expected_collisions
+from memory.lexical.terms import expected_collisions
+from memory.limits import CANDIDATES_DEFAULT
 
 MEASURES = {
     "recall@3": lambda ranking, relevant: recall_at(3, ranking, relevant),

@@ -17,26 +17,26 @@ from typing import TextIO
 
 from django.conf import settings
 
-from memory.conf import CANDIDATES_DEFAULT
+from memory.embedding.process import get_embedder
+from memory.embedding.spaces import active_space
+from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import distinct
 from memory.evaluation.progress import progress
 from memory.evaluation.throwaway import ThrowAwayUser
-from memory.halfvec import half_vectors, unit_vectors
-from memory.indexing.terms import terms
 from memory.indexing.write import DocumentDraft, protect
-from memory.keyring import existing_keys
+from memory.lexical.bm25 import lexical_query
+from memory.lexical.terms import terms
+from memory.limits import CANDIDATES_DEFAULT
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.lexical import lexical_query
-from memory.retrieval.models import get_embedder
 from memory.retrieval.rerank import rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
+from memory.sealing.keyring import existing_keys
 from memory.services.forget import delete_document
 from memory.services.index import IndexedDocument, index_document
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
-from memory.spaces import active_space
 
 LEG_CANDIDATES = 100
 SOURCE = "evaluate"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from memory.keyring import Purpose, TenantKeys, existing_keys, existing_or_new_keys, forget_keys
+from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.rls import bind_tenant, tenant_transaction
-from memory.rls_audit import APPEND_ONLY_TABLES, TENANT_TABLES
+from memory.sealing.keyring import Purpose, TenantKeys, existing_keys, existing_or_new_keys, forget_keys
 from memory.security import hmac_user
 
 # Known ids, so that a run finds what an earlier one left when it was killed; no token's `sub` looks like one.

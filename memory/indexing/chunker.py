@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory.conf import CHUNK_MAX_CHARS
+from memory.embedding.model_text import STANDS_ALONE, WHITESPACE, breakable
 from memory.errors import FieldError, TooManyChunks
-from memory.indexing.normalize import STANDS_ALONE, WHITESPACE, breakable
+from memory.limits import CHUNK_MAX_CHARS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

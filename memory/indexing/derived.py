@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from memory.doc_ids import is_doc_id
 from memory.errors import FieldError, InvalidInput
-from memory.indexing.term_index import remove_terms
+from memory.formats.doc_ids import is_doc_id
+from memory.lexical.segments import remove_terms
 from memory.rls import TenantTransaction
 
 SUMMARY_SOURCE = "summary"

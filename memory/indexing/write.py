@@ -17,20 +17,20 @@ from django.conf import settings
 from pgvector import HalfVector
 from uuid6 import uuid7
 
-from memory import sealing
+from memory.admission.quota import require_room
+from memory.embedding.rotation import Rotation
+from memory.embedding.spaces import registered_space
+from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.errors import InvalidInput, StaleKeys, TooManyChunks
-from memory.halfvec import half_vectors, unit_vectors
 from memory.indexing.derived import derived_from, forget_derived, replace_sources
 from memory.indexing.slices import join_slices
-from memory.indexing.term_index import SEGMENT_CHUNKS, add_terms, remove_terms, settle
-from memory.indexing.terms import Blinder, BlindTerms, terms
-from memory.keyring import Purpose, TenantKeys, create_tenant, open_state, require_seal_budget
+from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, remove_terms, settle
+from memory.lexical.terms import Blinder, BlindTerms, terms
 from memory.models.chunk import EMBEDDING_DIMENSION
-from memory.protection.rotation import Rotation
-from memory.quota import require_room
 from memory.rls import TenantTransaction, joined_transaction
+from memory.sealing import columns as sealing
+from memory.sealing.keyring import Purpose, TenantKeys, create_tenant, open_state, require_seal_budget
 from memory.security import hmac_user
-from memory.spaces import registered_space
 
 SEALS_PER_CHUNK = 3  # text, metadata, vector
 SEALS_PER_DOCUMENT = 1  # metadata

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.errors import ModelUnavailable, Overloaded
-from memory.indexing.terms import terms
 from memory.language.sentences import split_sentences
+from memory.lexical.terms import terms
 
 SENTENCES_MAX = 3
 ANSWER_MAX_CHARS = 1_200
@@ -51,7 +51,7 @@ class _Sentence:
 def extract_answer(question: str, passages: Sequence[Passage], language: str, *, user: str = "") -> str:
     """Up to SENTENCES_MAX sentences of `passages`, each followed by its mark `[n]`, in the passages' order.
 
-    "" where there is nothing to quote. `language`: whose stop words and stems (memory.indexing.terms); `user`: whose
+    "" where there is nothing to quote. `language`: whose stop words and stems (memory.lexical.terms); `user`: whose
     turn it takes. Sentences are found with spaCy within CUT_BUDGET_SECONDS; what it has not cut by then is cut at full
     stops and line ends.
     """

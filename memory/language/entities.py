@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from memory.combining_marks import stream_safe
+from memory.formats.combining_marks import stream_safe
 from memory.language.pipeline import entity_pipeline, pipeline_name, readable
 from memory.language.sentences import split_sentences
 

@@ -3,7 +3,7 @@
 from django.contrib.postgres.fields import ArrayField
 from django.db import migrations, models
 
-from memory.sqlfile import RunSQLFile
+from memory.migrations._sqlfile import RunSQLFile
 
 STATE = [
     migrations.CreateModel(

@@ -3,7 +3,7 @@
 from django.db import migrations, models
 from pgvector.django import HalfVectorField
 
-from memory.sqlfile import RunSQLFile
+from memory.migrations._sqlfile import RunSQLFile
 
 STATE = [
     migrations.CreateModel(

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from memory.sqlfile import RunSQLFile
+from memory.migrations._sqlfile import RunSQLFile
 
 STATE = [
     migrations.CreateModel(

@@ -2,7 +2,7 @@
 
 from django.db import migrations
 
-from memory.sqlfile import RunSQLFile
+from memory.migrations._sqlfile import RunSQLFile
 
 
 class Migration(migrations.Migration):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory.sealing import Place
+from memory.sealing.columns import Place
 
 
 @dataclass

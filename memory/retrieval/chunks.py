@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from memory.embedding.spaces import registered_space
 from memory.errors import StaleKeys
 from memory.indexing.derived import IS_DERIVED
-from memory.keyring import TenantKeys, existing_keys, forget_keys
-from memory.quarantine import ANY_QUARANTINED
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
-from memory.sealing import Place
-from memory.spaces import registered_space
+from memory.sealing.columns import Place
+from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys
+from memory.sealing.quarantine import ANY_QUARANTINED
 
 
 @dataclass

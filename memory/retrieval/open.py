@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 from uuid import UUID
 
-from memory import sealing
 from memory.admission.deadline import require_time
 from memory.errors import DecryptionFailed, KeyUnavailable
-from memory.keyring import TenantKeys
-from memory.quarantine import quarantine_document, quarantine_keyless, quarantine_metadata, quarantine_text
 from memory.retrieval.candidate import Candidate
+from memory.sealing import columns as sealing
+from memory.sealing.keyring import TenantKeys
+from memory.sealing.quarantine import quarantine_document, quarantine_keyless, quarantine_metadata, quarantine_text
 from memory.security import InvalidTag
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from itertools import islice
 
-from memory.combining_marks import stream_safe
+from memory.formats.combining_marks import stream_safe
 
 PHRASES_MAX = 8  # a question that quotes more is matched by the first ones
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.conf import settings
 from pgvector import HalfVector
 
-from memory.retrieval.lexical import LexicalQuery
+from memory.lexical.bm25 import LexicalQuery
 from memory.retrieval.search import Filters, candidate_statement
 from memory.rls import tenant_transaction
 

@@ -10,9 +10,9 @@ import numpy as np
 from django.conf import settings
 
 import reranker
+from memory.embedding.process import get_embedder
 from memory.errors import MemoryServiceError, Overloaded
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.models import get_embedder
 from memory.rollout.flags import flag
 
 NOT_REQUESTED = "not_requested"

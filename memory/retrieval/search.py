@@ -12,10 +12,10 @@ from datetime import datetime
 
 from pgvector import HalfVector
 
-from memory.quarantine import ANY_QUARANTINED
+from memory.lexical.bm25 import LexicalQuery, ctes
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.lexical import LexicalQuery, ctes
 from memory.rls import TenantTransaction, refuse_cross_tenant
+from memory.sealing.quarantine import ANY_QUARANTINED
 
 
 @dataclass(frozen=True)

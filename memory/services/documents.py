@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory import sealing
+from memory.embedding.spaces import registered_space
 from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
 from memory.indexing.slices import join_slices
-from memory.keyring import TenantKeys, existing_keys, forget_keys, open_state
-from memory.quarantine import quarantine_document
 from memory.retrieval.open import open_slice
 from memory.rls import TenantState, bound_tenant, tenant_transaction
+from memory.sealing import columns as sealing
+from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys, open_state
+from memory.sealing.quarantine import quarantine_document
 from memory.security import InvalidTag
-from memory.spaces import registered_space
 
 
 @dataclass(frozen=True)

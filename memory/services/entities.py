@@ -10,15 +10,15 @@ from itertools import accumulate, groupby
 from uuid import UUID
 
 from memory.admission.deadline import deadline_at
-from memory.conf import CHUNKS_PER_CALL_MAX
 from memory.errors import DecryptionFailed, NotFound, Overloaded, StaleKeys, TooManyChunks
 from memory.indexing.slices import join_slices
-from memory.keyring import TenantKeys, forget_keys, require_seal_budget
 from memory.language.entities import EntityRecognizer, Mention, find_mentions, merge, recognizer
+from memory.limits import CHUNKS_PER_CALL_MAX
 from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
 from memory.retrieval.open import open_metadata, open_text
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing import seal_chunk_metadata
+from memory.sealing.columns import seal_chunk_metadata
+from memory.sealing.keyring import TenantKeys, forget_keys, require_seal_budget
 
 RECOGNISE_MAX_SECONDS = 10.0
 ENTITIES = "entities"  # the member of a chunk's own metadata

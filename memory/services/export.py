@@ -9,11 +9,12 @@ from datetime import datetime
 from itertools import groupby
 
 from memory import metrics
+from memory.embedding.spaces import registered_space
 from memory.errors import KeyUnavailable, MemoryServiceError
 from memory.indexing.derived import IS_DERIVED
-from memory.keyring import existing_keys
-from memory.quarantine import ANY_QUARANTINED
 from memory.rls import bound_tenant, tenant_transaction
+from memory.sealing.keyring import existing_keys
+from memory.sealing.quarantine import ANY_QUARANTINED
 from memory.services.documents import (
     CHUNK_COLUMNS,
     DOCUMENT_COLUMNS,
@@ -21,7 +22,6 @@ from memory.services.documents import (
     keys_that_stand,
     open_document,
 )
-from memory.spaces import registered_space
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from memory import metrics
 from memory.errors import DecryptionFailed, IdempotencyConflict, StaleKeys
-from memory.keyring import Purpose, TenantKeys
 from memory.rls import TenantTransaction
-from memory.sealing import open_answer, seal_answer
+from memory.sealing.columns import open_answer, seal_answer
+from memory.sealing.keyring import Purpose, TenantKeys
 from memory.security import InvalidTag, associated_data
 
 IDEMPOTENCY_HOURS = 24

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from memory.base64url import base64url, from_base64url
 from memory.errors import FieldError, InvalidInput, KeyUnavailable
+from memory.formats.base64url import base64url, from_base64url
 from memory.indexing.derived import SOURCES_OF
+from memory.keys.service_keys import service_key
 from memory.rls import bound_tenant, tenant_transaction
 from memory.security import InvalidTag, associated_data, open_sealed, seal
-from memory.service_keys import service_key
 
 _CURSOR_PURPOSE = "listing-cursor"
 # What lies on the other side of a position. Newer is greater: a page forward takes what is less.

@@ -9,24 +9,24 @@ from django.conf import settings
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
-from memory.conf import CANDIDATES_DEFAULT, TOP_K_DEFAULT
+from memory.embedding.process import get_embedder
+from memory.embedding.spaces import active_space
+from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.errors import StaleKeys
-from memory.halfvec import half_vectors, unit_vectors
 from memory.indexing.write import protect
-from memory.keyring import TenantKeys, existing_keys, forget_keys
+from memory.lexical.bm25 import lexical_query
+from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
-from memory.retrieval.lexical import lexical_query
-from memory.retrieval.models import get_embedder
 from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
-from memory.spaces import active_space
-from memory.stopwatch import Stopwatch
+from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys
+from memory.services.stopwatch import Stopwatch
 
 VARIANT = "r1"
 # A phrase is looked for in so many passages, each of which must be opened for it.

@@ -7,9 +7,9 @@ from datetime import datetime
 
 from django.conf import settings
 
+from memory.admission.rates import HELD_BY_BUCKET, RATE_SETTINGS, remaining
 from memory.errors import KeyUnavailable
 from memory.indexing.derived import IS_DERIVED
-from memory.rates import HELD_BY_BUCKET, RATE_SETTINGS, remaining
 from memory.rls import bound_tenant, tenant_transaction
 
 # A product has a handful of sources; a user with thousands gets those with the most documents.

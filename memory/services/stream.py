@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from memory.conf import TOP_K_DEFAULT
 from memory.errors import LanguageModelError, Overloaded
 from memory.language import answerer
 from memory.language.answerer import Passage
 from memory.language.llm import LanguageModel, language_model
 from memory.language.prompts import answer_messages, plain_messages
+from memory.limits import TOP_K_DEFAULT
 from memory.retrieval.search import Filters
 from memory.rls import bound_tenant
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory

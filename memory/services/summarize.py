@@ -14,25 +14,25 @@ from django.conf import settings
 from pgvector import HalfVector
 
 from memory.admission.deadline import deadline_at, paused, require_time
-from memory.conf import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
+from memory.embedding.process import get_embedder
+from memory.embedding.spaces import active_space
+from memory.embedding.vectors import unit_vectors
 from memory.errors import LanguageModelError, NotFound, Overloaded, QuotaExceeded, StaleKeys
-from memory.halfvec import unit_vectors
 from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, DERIVED_MAX_IDS, SUMMARY_SOURCE, listed_bytes
 from memory.indexing.write import DocumentDraft, seal_document, store_documents
-from memory.keyring import forget_keys
+from memory.keys.service_keys import service_key
 from memory.language.abstract import rewrite
 from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
 from memory.language.llm import language_model
+from memory.limits import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
-from memory.retrieval.models import get_embedder
 from memory.retrieval.open import open_text
 from memory.rls import bound_tenant, tenant_transaction
-from memory.service_keys import service_key
+from memory.sealing.keyring import forget_keys
 from memory.services.index import count_chunks
 from memory.services.query import MemoryQuery, query_memory
-from memory.spaces import active_space
-from memory.stopwatch import Stopwatch
+from memory.services.stopwatch import Stopwatch
 
 QUERY_PASSAGES = 20
 SPLIT_MAX_SECONDS = 10.0  # 24 chunks of prose take a tenth of one

@@ -1,7 +1,7 @@
 """Settings every deployment shares. Everything read from the environment is on this screen.
 
 The README's settings table lists each name with its default; a test keeps the two equal. The
-master keys and the tenant HMAC key are read by `memory/master_keys.py`, which follows their files.
+master keys and the tenant HMAC key are read by `memory/keys/master_keys.py`, which follows their files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from memory.indexing import terms
+from memory.lexical import terms
 from r1site.settings import databases, env, transport_rules
 
 BASE_DIR = Path(__file__).resolve().parents[2]

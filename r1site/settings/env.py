@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
 
-from memory.environment import Secret, SettingError
+from memory.keys.secret_files import Secret, SettingError
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 

@@ -2,8 +2,8 @@
 
 from django.core.exceptions import ImproperlyConfigured
 
-from memory.environment import Secret, SettingError
-from memory.master_keys import master_keys, tenant_hmac_key
+from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.secret_files import Secret, SettingError
 from r1site.settings import databases, env
 from r1site.settings.base import *
 from r1site.settings.base import (

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import connections
 
-from memory.conf import CHUNKS_PER_CALL_MAX
 from memory.errors import StaleKeys
 from memory.indexing import write
+from memory.limits import CHUNKS_PER_CALL_MAX
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 import pytest
 from django.conf import settings
 
-from memory.keyring import forget_keys
-from memory.receipts import is_valid
+from memory.erasure import erase
+from memory.erasure.erase import ERASED_TABLES, erase_memory
+from memory.erasure.receipts import is_valid
+from memory.isolation.audit import TENANT_TABLES
 from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
-from memory.rls_audit import TENANT_TABLES
-from memory.services import erase
-from memory.services.erase import ERASED_TABLES, erase_memory
+from memory.sealing.keyring import forget_keys
 from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])

@@ -12,13 +12,13 @@ from django.db import connections
 
 from memory import metrics, rls
 from memory.admission.concurrency import exports
-from memory.api import export_body
-from memory.api.stream_client import PIECE_BYTES
+from memory.api.streaming import export as export_body
+from memory.api.streaming.client import PIECE_BYTES
+from memory.erasure.erase import erase_memory
 from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.indexing.write import Passage, index_memory_batch
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services import export
-from memory.services.erase import erase_memory
 from memory.services.export import export_documents
 from memory.services.forget import delete_document
 from tests.db.memories import remember, unit_vector

@@ -8,10 +8,10 @@ import pytest
 from django.db import connections
 from prometheus_client import REGISTRY
 
-from memory import keyring
 from memory.indexing import write
-from memory.keyring import forget_keys
-from memory.master_keys import master_keys
+from memory.keys.master_keys import master_keys
+from memory.sealing import keyring
+from memory.sealing.keyring import forget_keys
 from memory.security import open_sealed, seal
 from memory.services import idempotency
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memory.conf import CHUNKS_PER_CALL_MAX, METADATA_MAX_BYTES, TEXT_MAX_BYTES
+from memory.limits import CHUNKS_PER_CALL_MAX, METADATA_MAX_BYTES, TEXT_MAX_BYTES
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

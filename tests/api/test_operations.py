@@ -10,7 +10,7 @@ from django.db import connections
 from django.test import Client
 
 import reranker
-from memory.retrieval.models import get_embedder
+from memory.embedding.process import get_embedder
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
 from tests.factories import DocumentFactory

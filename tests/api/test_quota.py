@@ -10,9 +10,9 @@ import pytest
 from django.db import connections
 from prometheus_client import REGISTRY
 
+from memory.embedding.process import get_embedder
 from memory.errors import QuotaExceeded
 from memory.indexing.write import Passage, index_memory_batch
-from memory.retrieval.models import get_embedder
 from memory.rls import tenant_transaction
 from memory.services import index as index_service
 from r1site.settings.env import Rate

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import URLPattern, get_resolver
 
-from memory import conf
+from memory import limits as conf
 from memory.api.schema import document
 from memory.api.schema.generate import generate
 from memory.api.views.docs import CONTENT_SECURITY_POLICY, FILES

@@ -10,7 +10,8 @@ from django.test import Client
 
 from memory import metrics
 from memory.admission.concurrency import streams
-from memory.api import sse, throttles
+from memory.api import throttles
+from memory.api.streaming import sse
 from memory.language import answerer
 from memory.language.prompts import ANSWER_INSTRUCTION
 from memory.models import Chunk

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from memory import ledger
-from memory.keyring import forget_keys
-from memory.ledger import parse_entry
+from memory.erasure import ledger
+from memory.erasure.ledger import parse_entry
+from memory.isolation.audit import TENANT_TABLES
+from memory.keys.master_keys import forget_parsed_keys
 from memory.management.commands.replay_erasures import LOCK
-from memory.master_keys import forget_parsed_keys
 from memory.rls import bound_tenant
-from memory.rls_audit import TENANT_TABLES
+from memory.sealing.keyring import forget_keys
 from tests.api.test_erase import erased, fill, killed_at, put_aside, put_back, rows
 from tests.db.memories import remember
 

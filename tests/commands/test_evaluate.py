@@ -11,13 +11,13 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
+from memory.embedding.process import get_embedder
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
-from memory.indexing.terms import expected_collisions, terms
 from memory.indexing.write import DocumentDraft
+from memory.isolation.audit import TENANT_TABLES
+from memory.lexical.terms import expected_collisions, terms
 from memory.management.commands.evaluate import LOCK
-from memory.retrieval.models import get_embedder
-from memory.rls_audit import TENANT_TABLES
 from memory.services.index import index_document
 from tests.db.server import connect
 

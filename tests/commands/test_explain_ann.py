@@ -8,12 +8,12 @@ import re
 import pytest
 from django.db import connections
 
-from memory.halfvec import half_vectors
+from memory.embedding.spaces import registered_space
+from memory.embedding.vectors import half_vectors
 from memory.management.commands.explain_ann import Command
 from memory.retrieval.plan import CHUNKS, SEARCHED_TABLES, Plan, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters, candidate_statement
 from memory.rls import tenant_transaction
-from memory.spaces import registered_space
 from tests.db.memories import remember, unit_vector
 from tests.people import Person
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
-from memory import expiry
 from memory.api import throttles
+from memory.maintenance import expiry
 from memory.rls import bind_tenant
 from r1site.settings.env import Rate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from memory.rls_audit import TENANT_TABLES
+from memory.isolation.audit import TENANT_TABLES
 from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 from tests.db.server import connect, digest
 from tests.people import Person

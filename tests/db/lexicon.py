@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from django.conf import settings
 from django.db import connections
 
-from memory.halfvec import half_vectors, unit_vectors
-from memory.indexing.terms import terms
+from memory.embedding.spaces import registered_space
+from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.write import Passage, index_memory_batch, protect
-from memory.keyring import existing_keys
+from memory.lexical.bm25 import lexical_query
+from memory.lexical.terms import terms
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.lexical import lexical_query
 from memory.retrieval.search import Filters, Search
 from memory.rls import bind_tenant, tenant_transaction
+from memory.sealing.keyring import existing_keys
 from memory.services.forget import delete_document
-from memory.spaces import registered_space
 from tests.db.memories import unit_vector
 from tests.people import Person
 

@@ -7,11 +7,11 @@ import uuid
 import numpy as np
 from django.db import connections
 
-from memory.indexing.term_index import settle
+from memory.embedding.spaces import registered_space
 from memory.indexing.write import index_memory_chunk
+from memory.lexical.segments import settle
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.rls import tenant_transaction
-from memory.spaces import registered_space
 from tests.people import Person
 
 _random = np.random.default_rng(20)

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.db import connections
 from psycopg import sql
 
-from memory.spaces import registered_space
+from memory.embedding.spaces import registered_space
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.data_folder import SUPERUSER

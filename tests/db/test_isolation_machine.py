@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from memory import rls
+from memory.embedding.spaces import registered_space
 from memory.errors import CrossTenantAttempt, TenantNotBound
+from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.models import Chunk, Document
 from memory.rls import bind_tenant, tenant_transaction
-from memory.rls_audit import APPEND_ONLY_TABLES, TENANT_TABLES
-from memory.spaces import registered_space
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import remember
 from tests.db.server import connect

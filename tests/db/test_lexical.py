@@ -9,15 +9,16 @@ from unittest.mock import ANY
 
 import pytest
 
-from memory.indexing import term_index, write
-from memory.indexing.term_index import unpack
-from memory.indexing.terms import Blinder, blind
-from memory.keyring import Purpose, existing_keys
-from memory.retrieval.lexical import QUERY_TERMS_MAX, lexical_query
+from memory.embedding.spaces import registered_space
+from memory.indexing import write
+from memory.lexical import segments as term_index
+from memory.lexical.bm25 import QUERY_TERMS_MAX, lexical_query
+from memory.lexical.segments import unpack
+from memory.lexical.terms import Blinder, blind
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
-from memory.spaces import registered_space
+from memory.sealing.keyring import Purpose, existing_keys
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
 from tests.db.memories import pack_terms, unit_vector

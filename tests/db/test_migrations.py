@@ -15,7 +15,7 @@ from django.db import ProgrammingError, connections
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
-from memory.rls_audit import TENANT_TABLES, verify_rls_isolation
+from memory.isolation.audit import TENANT_TABLES, verify_rls_isolation
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.catalogue import catalogue, rows
 from tests.db.memories import pack_terms, remember, remember_requests, remember_summary

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from memory.conf import CHUNKS_PER_CALL_MAX
-from memory.rates import CHUNKS, QUERY, take_tokens
+from memory.admission.rates import CHUNKS, QUERY, take_tokens
+from memory.limits import CHUNKS_PER_CALL_MAX
 from memory.rls import tenant_transaction
 from tests.people import Person
 

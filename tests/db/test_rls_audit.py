@@ -18,13 +18,14 @@ import pytest
 from django.db import ProgrammingError, connections
 from psycopg import errors
 
-from memory import rls, rls_audit
+from memory import rls
 from memory.checks import database_keeps_tenants_apart
 from memory.errors import UnsafeDatabase
+from memory.isolation import audit as rls_audit
+from memory.isolation.audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
+from memory.isolation.role_audit import ROLE_SETTINGS
+from memory.maintenance.rls_probe import probe_two_users
 from memory.models import Document
-from memory.rls_audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
-from memory.rls_probe import probe_two_users
-from memory.role_audit import ROLE_SETTINGS
 from r1site.embedded.bootstrap import ROLES_FILE
 from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
 from tests.db.scratch import ScratchDatabase, scratch_database

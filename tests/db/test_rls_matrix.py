@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from memory.rls_audit import APPEND_ONLY_TABLES, STAFF_VIEWS, TENANT_TABLES
+from memory.isolation.audit import APPEND_ONLY_TABLES, STAFF_VIEWS, TENANT_TABLES
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import bind, connect, digest
 

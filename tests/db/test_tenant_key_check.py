@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from django.core.management import call_command
 
+from memory.embedding.spaces import forget_space, registered_space
 from memory.errors import SpaceMismatch
-from memory.master_keys import former_tenant_key_check, tenant_key_check
-from memory.spaces import forget_space, registered_space
+from memory.keys.master_keys import former_tenant_key_check, tenant_key_check
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "owner"])
 

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 from django.db import DatabaseError, InternalError, OperationalError, ProgrammingError, connections, transaction
 
-from memory import metrics, rls_audit
+from memory import metrics
 from memory.errors import CrossTenantAttempt, TenantNotBound, UnsafeDatabase
+from memory.isolation import audit as rls_audit
 from memory.models import Chunk, DataKey, Document, Tenant
 from memory.rls import bind_tenant, bound_tenant, joined_transaction, set_rls_context, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from memory.api.sse import HEARTBEAT_SECONDS
-from memory.api.stream_client import SEND_LIMIT_SECONDS
+from memory.api.streaming.client import SEND_LIMIT_SECONDS
+from memory.api.streaming.sse import HEARTBEAT_SECONDS
 from tests.faults.service import running
 from tests.llm_server import STATUS_OK, LLMServer, finish, say
 from tests.sse import StreamReader, answer_of

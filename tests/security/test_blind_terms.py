@@ -7,9 +7,9 @@ import zlib
 
 import pytest
 
-from memory.indexing.terms import blind
-from memory.keyring import Purpose, existing_keys
+from memory.lexical.terms import blind
 from memory.retrieval.plan import SEARCHED_TABLES
+from memory.sealing.keyring import Purpose, existing_keys
 from tests.db.lexicon import lexical_scores, store
 from tests.db.memories import pack_terms
 from tests.db.server import connect

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from django.db import connections
 
+from memory.embedding.process import get_embedder
 from memory.errors import InvalidEmbedding, NotFound
 from memory.indexing.write import DocumentDraft, Passage, index_memory_batch
-from memory.retrieval.models import get_embedder
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services.documents import get_document
 from memory.services.forget import delete_document

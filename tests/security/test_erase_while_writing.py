@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from django.db import DatabaseError, connections
 
+from memory.embedding.spaces import registered_space
+from memory.erasure import erase
+from memory.erasure.erase import erase_memory
 from memory.errors import KeyUnavailable, StaleKeys
 from memory.indexing.write import DocumentDraft, Passage, seal_document, store_document
-from memory.keyring import existing_keys, existing_or_new_keys, forget_keys
 from memory.rls import bind_tenant, tenant_transaction
-from memory.services import erase
+from memory.sealing.keyring import existing_keys, existing_or_new_keys, forget_keys
 from memory.services.documents import get_document
-from memory.services.erase import erase_memory
 from memory.services.export import export_documents
-from memory.spaces import registered_space
 from tests.db.memories import remember, unit_vector
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -184,7 +184,7 @@ _WRITER = """
 import json, sys
 import django
 django.setup()
-from memory.keyring import begin_key_watch, existing_keys
+from memory.sealing.keyring import begin_key_watch, existing_keys
 from tests.people import Person
 from tests.security.test_erase_while_writing import REFUSALS, write
 

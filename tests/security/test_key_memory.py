@@ -13,10 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from memory import key_changes, keyring
-from memory.key_cache import KeyCache
-from memory.key_changes import KeyChanges, slot_of
-from memory.keyring import Purpose, existing_keys, forget_keys
+from memory.sealing import key_changes, keyring
+from memory.sealing.key_cache import KeyCache
+from memory.sealing.key_changes import KeyChanges, slot_of
+from memory.sealing.keyring import Purpose, existing_keys, forget_keys
 from tests.db.memories import remember
 from tests.people import Person
 
@@ -96,7 +96,7 @@ import sys
 import django
 django.setup()
 import weakref
-from memory.keyring import begin_key_watch, existing_keys
+from memory.sealing.keyring import begin_key_watch, existing_keys
 from tests.people import Person
 from tests.security.test_key_memory import opened, still_referred_to, wait_until
 
@@ -213,7 +213,7 @@ def test_without_the_database_keys_stay_for_their_own_time(alice, monkeypatch, c
     assert cache.get(alice.user_hash) == "a key"
     wait_until(lambda: len(cache) == 0)
     wait_until(lambda: not watcher.is_alive())
-    told = [record for record in caplog.records if record.name == "memory.key_changes"]
+    told = [record for record in caplog.records if record.name == "memory.sealing.key_changes"]
     assert [record.getMessage() for record in told] == ["erasures elsewhere cannot be noticed (OperationalError)"]
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 
-from memory import key_remains
+from memory.erasure import key_remains
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import remember
 from tests.db.server import connect
@@ -72,7 +72,7 @@ def test_soon_after_an_erasure_the_tables_file_holds_the_sealed_key_no_more(peop
 def test_the_daily_command_clears_what_the_service_did_not(people, superuser, monkeypatch):
     wait_until_cleared()
     monkeypatch.setattr(key_remains, "clear_remains_soon", lambda: None)
-    monkeypatch.setattr("memory.services.erase.clear_remains_soon", lambda: None)
+    monkeypatch.setattr("memory.erasure.erase.clear_remains_soon", lambda: None)
     key = sealed_key(superuser, people[4])
     erase(people[4])
     call_command("prune_expired", "--dry-run")
@@ -83,7 +83,7 @@ def test_the_daily_command_clears_what_the_service_did_not(people, superuser, mo
 
 def test_before_postgresql_17_the_command_does_it_as_the_owner(people, superuser, monkeypatch):
     wait_until_cleared()
-    monkeypatch.setattr("memory.services.erase.clear_remains_soon", lambda: None)
+    monkeypatch.setattr("memory.erasure.erase.clear_remains_soon", lambda: None)
     monkeypatch.setattr(key_remains, "GRANTED_FROM_VERSION", 10_000_000)
     superuser.execute("REVOKE MAINTAIN ON memory_data_keys FROM r1_maint")
     try:

@@ -17,12 +17,12 @@ from django.conf import settings as django_settings
 from django.db import connections
 from prometheus_client import REGISTRY
 
-from memory import keyring
 from memory.errors import KeyUnavailable, NotFound, StaleKeys
 from memory.indexing.write import DocumentDraft
-from memory.keyring import Purpose, TenantKeys, existing_keys, forget_keys
-from memory.master_keys import master_keys
+from memory.keys.master_keys import master_keys
 from memory.rls import TenantState, bind_tenant, tenant_transaction
+from memory.sealing import keyring
+from memory.sealing.keyring import Purpose, TenantKeys, existing_keys, forget_keys
 from memory.security import open_sealed, seal
 from memory.services import index as index_service
 from memory.services.documents import get_document

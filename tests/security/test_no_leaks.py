@@ -32,9 +32,9 @@ from prometheus_client import generate_latest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from memory.embedding.process import get_embedder
 from memory.errors import MemoryServiceError
 from memory.indexing.write import DocumentDraft
-from memory.retrieval.models import get_embedder
 from memory.rls import bind_tenant
 from memory.services.documents import get_document
 from memory.services.index import index_document

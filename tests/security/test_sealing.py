@@ -18,9 +18,10 @@ from django.db import connections
 from pgvector import HalfVector
 from prometheus_client import REGISTRY
 
-from memory import keyring, quarantine, sealing
 from memory.indexing.write import Passage, index_memory_batch
-from memory.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
+from memory.sealing import columns as sealing
+from memory.sealing import keyring, quarantine
+from memory.sealing.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
 from memory.security import InvalidTag, open_sealed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -480,7 +481,7 @@ def test_the_key_id_is_authenticated_and_no_other_known_key_is_tried(alice, supe
 
 
 def read_secret_of_this_run() -> str:
-    from memory.master_keys import master_keys
+    from memory.keys.master_keys import master_keys
 
     return base64.b64encode(master_keys().active).decode()
 

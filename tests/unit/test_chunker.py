@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from memory.embedding.model_text import breakable
 from memory.errors import TooManyChunks
 from memory.indexing.chunker import SPECIAL_TOKENS, chunk_text, chunk_texts, iter_chunks
-from memory.indexing.normalize import breakable
 from tests.unit.test_normalize import ODD
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.combining_marks import MARKS_MAX, stream_safe
-from memory.indexing.terms import terms
+from memory.formats.combining_marks import MARKS_MAX, stream_safe
 from memory.language.entities import Mention, merge
+from memory.lexical.terms import terms
 from memory.retrieval.phrases import folded
 
 # The last two have combining class 0 themselves, but come apart into marks.

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory.embedding.embedder import PACKAGED_SHA256, Embedder
+from memory.embedding.job import Job
+from memory.embedding.model import resolve_model, weights_digest
 from memory.errors import InvalidEmbedding, ModelUnavailable, Overloaded
 from memory.indexing.chunker import chunk_text
-from memory.retrieval.embed import PACKAGED_SHA256, Embedder
-from memory.retrieval.embedding_job import Job
-from memory.retrieval.embedding_model import resolve_model, weights_digest
 from reranker.model_files import files_digest
 
 TINY_DIMENSION = 32
@@ -137,7 +137,7 @@ def gate(tiny, monkeypatch):
 
 def test_importing_the_module_loads_no_model_library():
     code = (
-        "import sys, memory.retrieval.embed as e; e.Embedder();"
+        "import sys, memory.embedding.embedder as e; e.Embedder();"
         "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -343,7 +343,7 @@ def test_other_names_come_from_the_hubs_cache(tiny_folder, tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "v2").write_text(commit)
     code = (
-        "import sys, json; from memory.retrieval.embed import Embedder;"
+        "import sys, json; from memory.embedding.embedder import Embedder;"
         "e = Embedder('tiny', revision='v2', cache_folder=sys.argv[1]);"
         "print(json.dumps([e.dimension, e.weights_sha256])); e.close()"
     )

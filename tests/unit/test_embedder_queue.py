@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from memory.embedding.job import Job
+from memory.embedding.queue import EmbedderQueue
 from memory.errors import ModelUnavailable, Overloaded
-from memory.retrieval.embedder_queue import EmbedderQueue
-from memory.retrieval.embedding_job import Job
 
 BATCH_TOKENS = 100
 MAX_QUEUED_TOKENS = 8_000

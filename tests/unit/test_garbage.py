@@ -8,7 +8,7 @@ import sys
 CODE = """
 import gc
 import weakref
-from memory.garbage import spare_what_is_loaded
+from r1site.garbage import spare_what_is_loaded
 
 class Thing:
     pass

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.api.json_body import parse_json
 from memory.errors import MalformedJSON, NestingTooDeep
+from memory.formats.strict_json import parse_json
 
 
 def nested(levels: int) -> bytes:

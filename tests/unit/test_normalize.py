@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.indexing.normalize import MAX_WORD_CHARS, breakable
+from memory.embedding.model_text import MAX_WORD_CHARS, breakable
 
 # Characters that matter to a tokenizer's idea of a word, each easily repeated.
 ODD = ["x", "7", " ", "\n", "\u3000", "-", "。", "é", "e\u0301", "한", "가", "ᾂ", "ß", "中", "か", "ภ", "ี"] + [

@@ -18,11 +18,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from memory import errors
-from memory.api.authentication import HasScope
 from memory.api.fields import StrictCharField, StrictSerializer
-from memory.environment import SettingError
+from memory.api.permissions import HasScope
+from memory.auth.tokens import VerifiedToken
 from memory.errors import FieldError
-from memory.tokens import VerifiedToken
+from memory.keys.secret_files import SettingError
 from r1site import problems
 from r1site.problems import PROBLEMS, problem_for, problem_response
 
@@ -385,11 +385,11 @@ def test_the_place_of_a_failure_is_in_our_own_code(caplog):
     caplog.set_level(logging.DEBUG, logger="r1site.problems")
     with pytest.raises(errors.MalformedJSON) as refused:
         problems_place_probe()
-    assert problems._place(refused.value.__traceback__).startswith("memory/api/json_body.py:")
+    assert problems._place(refused.value.__traceback__).startswith("memory/formats/strict_json.py:")
 
 
 def problems_place_probe():
-    from memory.api.json_body import parse_json
+    from memory.formats.strict_json import parse_json
 
     parse_json(b"{")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.protection.rotation import Rotation
+from memory.embedding.rotation import Rotation
 
 KEY = bytes(range(32))
 # The first three and the last coordinate of arange(1, d + 1) / d, rotated under KEY. Stored

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from memory import master_keys, security
-from memory.environment import SECRET_FILE_MAX_BYTES, Secret, SettingError, exposed_secrets
+from memory import security
 from memory.errors import InvalidUserId, KeyUnavailable
+from memory.keys import master_keys
+from memory.keys.secret_files import SECRET_FILE_MAX_BYTES, Secret, SettingError, exposed_secrets
 from memory.security import InvalidTag, associated_data, canonical_user_id, hmac_user, open_sealed, seal
 
 KEY = bytes(range(32))

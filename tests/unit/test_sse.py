@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from memory.api import sse
-from memory.api.sse import HEARTBEAT, EventStream, frame
-from memory.api.stream_client import PIECE_BYTES, StreamClient
+from memory.api.streaming import sse
+from memory.api.streaming.client import PIECE_BYTES, StreamClient
+from memory.api.streaming.sse import HEARTBEAT, EventStream, frame
 from memory.errors import Overloaded
 from memory.services.stream import Citations, Delta, Done, Silence
 from tests.sse import Event, read_events

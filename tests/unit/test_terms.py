@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.indexing.terms import (
+from memory.lexical.terms import (
     FREQUENCY_MAX,
     LANGUAGES,
     LENGTH_MAX,

@@ -20,16 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.environment import SettingError
-from memory.errors import ExpiredToken, InvalidToken, InvalidUserId, KeyUnavailable, MissingToken, TokenLivesTooLong
-from memory.jwks import (
+from memory.auth.jwks import (
     FAILED_FETCH_PAUSE_SECONDS,
     LIFETIME_SECONDS,
     MAX_AGE_SECONDS,
     UNKNOWN_KID_REFETCH_SECONDS,
     JwksCache,
 )
-from memory.tokens import TOKEN_MAX_BYTES, TokenVerifier, bearer_token, mint, weak_secret_reason
+from memory.auth.tokens import TOKEN_MAX_BYTES, TokenVerifier, bearer_token, mint, weak_secret_reason
+from memory.errors import ExpiredToken, InvalidToken, InvalidUserId, KeyUnavailable, MissingToken, TokenLivesTooLong
+from memory.keys.secret_files import SettingError
 
 SECRET = hashlib.sha256(b"token tests").digest()
 ISSUER = "https://issuer.test/"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from memory.api.fields.base import StrictField
-from memory.doc_ids import is_storable_text, utf8_bytes
+from memory.formats.doc_ids import is_storable_text, utf8_bytes
 
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)

@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework.exceptions import ValidationError
 
 from memory.api.fields.base import StrictField
-from memory.doc_ids import CONTROL_CHARACTERS, utf8_bytes
+from memory.formats.doc_ids import CONTROL_CHARACTERS, utf8_bytes
 
 
 class StrictCharField(StrictField):

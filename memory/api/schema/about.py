@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.api.authentication import READ_SCOPE, WRITE_SCOPE
+from memory.api.permissions import READ_SCOPE, WRITE_SCOPE
 
 DESCRIPTION = """\
 A memory service for chat and agent products. Your backend sends a user's texts; the service chunks, embeds, seals and

@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerializerFieldExtension
 from rest_framework.serializers import ListSerializer
 
-from memory import conf
+from memory import limits as conf
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields.metadata import INT64_MAX, INT64_MIN
 from memory.api.schema import patterns

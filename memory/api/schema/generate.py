@@ -10,7 +10,7 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from rest_framework.views import APIView
 
-from memory import conf
+from memory import limits as conf
 from memory.api.schema import fields, problems
 from memory.api.schema.about import DESCRIPTION, SECURITY_SCHEMES
 from memory.api.schema.answers import ANSWERS

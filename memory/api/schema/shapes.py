@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from memory import conf
+from memory import limits as conf
 from memory.api.schema import patterns
 
 Schema = dict[str, Any]

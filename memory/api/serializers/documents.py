@@ -9,7 +9,7 @@ from django.http import QueryDict
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from memory import conf
+from memory import limits as conf
 from memory.api.fields import Identifier, StrictCharField, StrictInteger, Timestamp
 from memory.services.listing import ListingFilters
 

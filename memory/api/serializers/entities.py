@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
-from memory import conf
+from memory import limits as conf
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import Identifier, StrictCharField, StrictSerializer
 from memory.api.fields.lists import StringList

@@ -10,7 +10,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from memory import conf
+from memory import limits as conf
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import Identifier, MetadataField, StrictCharField, StrictSerializer, Timestamp, rfc3339
 from memory.errors import FieldError, InvalidInput, TooManyChunks

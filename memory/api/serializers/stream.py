@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory import conf
+from memory import limits as conf
 from memory.api.fields import Identifier, StrictBoolean, StrictCharField, StrictInteger, StrictSerializer
 from memory.services.stream import StreamedQuestion
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api.authentication import HasToken
+from memory.api.permissions import HasToken
 from memory.api.views.base import ApiView
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api.answers import documents as answers
-from memory.api.authentication import HasScope
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import StrictCharField
+from memory.api.permissions import HasScope
+from memory.api.responses import documents as answers
 from memory.api.serializers.documents import MemoryDocumentsRequest
 from memory.api.views.base import MemoryView
-from memory.conf import DOC_ID_MAX_CHARS
+from memory.limits import DOC_ID_MAX_CHARS
 from memory.services.documents import get_document
 from memory.services.forget import delete_document
 from memory.services.listing import list_documents

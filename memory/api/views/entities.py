@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api.answers import entities as answers
-from memory.api.authentication import HasScope
+from memory.api.permissions import HasScope
+from memory.api.responses import entities as answers
 from memory.api.serializers.entities import MemoryEntityRequest
 from memory.api.views.base import MemoryView
 from memory.services.entities import entities_in_memory, entities_in_text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api.answers.erase import erasure_receipt
-from memory.api.authentication import HasScope
+from memory.api.permissions import HasScope
+from memory.api.responses.erase import erasure_receipt
 from memory.api.serializers.erase import MemoryEraseRequest
 from memory.api.views.base import MemoryView
-from memory.services.erase import erase_memory
+from memory.erasure.erase import erase_memory
 
 
 class EraseView(MemoryView):

@@ -6,10 +6,10 @@ from django.http import HttpResponse, StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer
 
 from memory.admission import concurrency
-from memory.api.answers.export import exported_line
-from memory.api.authentication import HasScope
-from memory.api.export_body import ExportBody
-from memory.api.stream_client import StreamClient
+from memory.api.permissions import HasScope
+from memory.api.responses.export import exported_line
+from memory.api.streaming.client import StreamClient
+from memory.api.streaming.export import ExportBody
 from memory.api.views.base import MemoryView
 from memory.services.export import export_documents
 

@@ -8,8 +8,8 @@ from functools import partial
 from django.http import HttpResponse
 
 from memory.api import throttles
-from memory.api.answers import index as answers
-from memory.api.authentication import HasScope
+from memory.api.permissions import HasScope
+from memory.api.responses import index as answers
 from memory.api.serializers.index import index_request
 from memory.api.views.base import MemoryView
 from memory.errors import FieldError, InvalidInput

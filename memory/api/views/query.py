@@ -5,8 +5,8 @@ from __future__ import annotations
 from rest_framework.response import Response
 
 from memory.api import throttles
-from memory.api.answers import query as answers
-from memory.api.authentication import HasScope
+from memory.api.permissions import HasScope
+from memory.api.responses import query as answers
 from memory.api.serializers.query import MemoryQueryRequest
 from memory.api.views.base import MemoryView
 from memory.services.query import query_memory

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api.answers import stats as answers
-from memory.api.authentication import HasScope
+from memory.api.permissions import HasScope
+from memory.api.responses import stats as answers
 from memory.api.views.base import MemoryView
 from memory.services.stats import memory_stats
 

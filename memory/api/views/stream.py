@@ -14,10 +14,10 @@ from rest_framework.views import APIView
 from memory import metrics
 from memory.admission import concurrency
 from memory.api import throttles
-from memory.api.authentication import HasScope, HasToken
+from memory.api.permissions import HasScope, HasToken
 from memory.api.serializers.stream import MemoryStreamRequest
-from memory.api.sse import MEDIA_TYPE, EventStream
-from memory.api.stream_client import StreamClient
+from memory.api.streaming.client import StreamClient
+from memory.api.streaming.sse import MEDIA_TYPE, EventStream
 from memory.api.views.base import MemoryView
 from memory.errors import MemoryDisabled
 from memory.services.stream import StreamedQuestion, stream_answer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rest_framework.response import Response
 
 from memory.api import throttles
-from memory.api.answers import summarize as answers
-from memory.api.authentication import HasScope
+from memory.api.permissions import HasScope
+from memory.api.responses import summarize as answers
 from memory.api.serializers.summarize import MemorySummaryRequest
 from memory.api.views.base import MemoryView
 from memory.services.summarize import summarize_memory

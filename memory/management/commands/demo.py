@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.core.management.base import BaseCommand, CommandError
 
-from memory.demo import DemoError, run_demo
+from memory.maintenance.demo import DemoError, run_demo
 
 
 class Command(BaseCommand):

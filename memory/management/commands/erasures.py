@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from django.core.management.base import BaseCommand, CommandError
 
-from memory.ledger import read_ledger
+from memory.erasure.ledger import read_ledger
 
 
 class Command(BaseCommand):

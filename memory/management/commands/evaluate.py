@@ -12,13 +12,13 @@ from pathlib import Path
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from memory.advisory_lock import Busy, running_alone
+from memory.embedding.process import loaded_embedder
 from memory.errors import MemoryServiceError
 from memory.evaluation.collections import Collection, CollectionError, load_collection
 from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
-from memory.retrieval.models import loaded_embedder
+from memory.maintenance.advisory_lock import Busy, running_alone
 from memory.retrieval.rerank import warm_reranker
 
 LOCK = 0x5231_4556  # "R1EV"

@@ -7,12 +7,12 @@ import numpy as np
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
+from memory.embedding.spaces import registered_space
+from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
-from memory.halfvec import half_vectors
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
 from memory.security import hmac_user
-from memory.spaces import registered_space
 
 
 class Command(BaseCommand):

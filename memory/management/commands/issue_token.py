@@ -5,8 +5,8 @@ import re
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from memory.auth.tokens import mint
 from memory.errors import InvalidUserId
-from memory.tokens import mint
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 TTL_SECONDS = 3600

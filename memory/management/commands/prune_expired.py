@@ -5,8 +5,8 @@ import json
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from memory.advisory_lock import Busy
-from memory.expiry import prune_expired
+from memory.maintenance.advisory_lock import Busy
+from memory.maintenance.expiry import prune_expired
 
 
 class Command(BaseCommand):

@@ -4,10 +4,10 @@ import json
 
 from django.core.management.base import BaseCommand, CommandError
 
+from memory.embedding.process import get_embedder
+from memory.embedding.spaces import describe, register_space, renew_tenant_key_check
 from memory.errors import MemoryServiceError
 from memory.models import Space
-from memory.retrieval.models import get_embedder
-from memory.spaces import describe, register_space, renew_tenant_key_check
 
 
 class Command(BaseCommand):

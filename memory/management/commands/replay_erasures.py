@@ -7,8 +7,8 @@ from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError
 
-from memory.advisory_lock import MAINT, Busy, running_alone
-from memory.ledger import LedgerEntry, parse_entry, read_ledger, replay
+from memory.erasure.ledger import LedgerEntry, parse_entry, read_ledger, replay
+from memory.maintenance.advisory_lock import MAINT, Busy, running_alone
 
 FINDINGS, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
 LOCK = 0x5231_4552  # "R1ER"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError
 
+from memory.erasure.ledger import erased_at
+from memory.erasure.receipts import is_valid, public_key_pem
 from memory.errors import InvalidUserId
-from memory.ledger import erased_at
-from memory.receipts import is_valid, public_key_pem
 from memory.security import hmac_user
 
 INVALID, USAGE = 1, 2

@@ -6,8 +6,8 @@ import sys
 from django.core.management.base import BaseCommand
 from django.db import connections
 
+from memory.maintenance.rls_probe import probe_two_users
 from memory.rls import verify_rls_isolation
-from memory.rls_probe import probe_two_users
 
 
 class Command(BaseCommand):

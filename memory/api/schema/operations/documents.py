@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from memory import conf
-from memory.api.authentication import READ_SCOPE, WRITE_SCOPE
+from memory import limits as conf
+from memory.api.permissions import READ_SCOPE, WRITE_SCOPE
 from memory.api.schema import patterns
 from memory.api.schema.operation import MEMORY, Answer, Operation
 from memory.api.schema.shapes import Schema, ref

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.api.authentication import READ_SCOPE, WRITE_SCOPE
+from memory.api.permissions import READ_SCOPE, WRITE_SCOPE
 from memory.api.schema.operation import MEMORY, Answer, Operation, link
 from memory.api.schema.shapes import Schema, ref
 

@@ -1,0 +1,222 @@
+"""The embedding model: loaded once per process, asked through one queue.
+
+torch and sentence-transformers are imported by the load and not before it, so that a gunicorn
+master can import this module and fork.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memory.embedding.job import Lane
+from memory.embedding.model import (
+    DEFAULT_MODEL,
+    PACKAGED_FILES_SHA256,
+    PACKAGED_NAMES,
+    PACKAGED_SHA256,
+    EmbeddingModel,
+    model_folder,
+)
+from memory.embedding.model_text import breakable
+from memory.embedding.queue import EmbedderQueue
+from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable, Overloaded
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# One batch is what a query may have to wait for. 2 CPU cores take about 0.2 ms a token whatever
+# the batch, so there one passage of 512 is a batch; a GPU needs more to be busy.
+CPU_BATCH_TOKENS = 512
+GPU_BATCH_TOKENS = 16_384
+MAX_QUEUED_TOKENS = 262_144
+RELOAD_AFTER_SECONDS = 30.0  # a load that failed is not tried again by each request
+_MIN_NORM = 1e-6
+
+
+class Embedder:
+    """A sentence-transformers model behind one owner thread; any thread may call it.
+
+    `expected_sha256` (hex, `weights_digest`) and `expected_files_sha256` (hex, `files_digest`: tokenizer
+    and configuration) are checked before anything is loaded; for all-MiniLM-L6-v2 both are known.
+    `expected_dimension` is checked once it is loaded.
+    `max_tokens` includes special tokens and raises the model's own limit up to its positions.
+    `revision` and `cache_folder` are the hub's. `dtype` is a torch dtype's name; float32 keeps
+    stored vectors comparable between devices.
+    """
+
+    def __init__(
+        self,
+        model_name: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        cache_folder: str | None = None,
+        expected_sha256: str | None = None,
+        expected_files_sha256: str | None = None,
+        expected_dimension: int | None = None,
+        max_tokens: int = 512,
+        device: str | None = None,
+        dtype: str = "float32",
+        batch_tokens: int | None = None,
+        max_queued_tokens: int = MAX_QUEUED_TOKENS,
+    ):
+        if model_name in PACKAGED_NAMES:
+            expected_sha256 = expected_sha256 or PACKAGED_SHA256
+            expected_files_sha256 = expected_files_sha256 or PACKAGED_FILES_SHA256
+        self.model_name = model_name
+        self._revision = revision
+        self._cache_folder = cache_folder
+        self._expected_sha256 = expected_sha256
+        self._expected_files_sha256 = expected_files_sha256
+        self._expected_dimension = expected_dimension
+        self._max_tokens = max_tokens
+        self._device = device
+        self._dtype = dtype
+        self._batch_tokens = batch_tokens
+        self._max_queued_tokens = max_queued_tokens
+        self._loading = threading.Lock()
+        self._loading_pid: int | None = None
+        self._loaded: EmbeddingModel | None = None
+        self._queue: EmbedderQueue | None = None
+        self._failure: tuple[float, MemoryServiceError] | None = None
+
+    def load(self, deadline: float | None = None) -> EmbeddingModel:
+        """Load the model if this process has not; a worker calls it after its fork.
+
+        Raises `ModelUnavailable` (not found, wrong hash, unsafe format, loaded before a fork),
+        `InvalidEmbedding` (its output cannot be stored), `Overloaded` when another thread still
+        loads at `deadline`. A failure stands for 30 s.
+        """
+        if self._loading_pid not in (None, os.getpid()):
+            # The model's threads and CUDA context did not come along; torch can hang on them.
+            raise ModelUnavailable("The embedding model was loaded before the fork.")
+        if self._loaded is not None:
+            return self._loaded
+        patience_seconds = -1 if deadline in (None, math.inf) else max(0.0, deadline - time.monotonic())
+        if not self._loading.acquire(timeout=patience_seconds):
+            raise Overloaded("The embedding model is still loading.", retry_after_seconds=5)
+        try:
+            if self._loaded is None:
+                self._load()
+            return self._loaded
+        finally:
+            self._loading.release()
+
+    def embed_query(self, text: str, deadline: float | None = None, user: str = "") -> np.ndarray:
+        """float32[d] of unit length; what passes the model's tokens is left out.
+
+        `deadline` is on the `time.monotonic()` clock. `user`, the tenant's hash, is whose turn it takes in the
+        queue; what is nobody's takes turns as one user. Raises `Overloaded`, `ModelUnavailable`, `InvalidEmbedding`.
+        """
+        return self._embed("query", [text], deadline, user)[0]
+
+    def embed_passages(self, texts: Sequence[str], deadline: float | None = None, user: str = "") -> np.ndarray:
+        """float32[n, d] of unit length, in the order of `texts`; else as `embed_query`."""
+        return self._embed("passage", texts, deadline, user)
+
+    def embed_tokens(self, texts: Sequence[str], deadline: float | None = None, user: str = "") -> list[np.ndarray]:
+        """float32[n_tokens, d] for each text: the model's last hidden states, special tokens left out.
+
+        For late interaction. Computed in bfloat16 where the hardware multiplies it: they are compared
+        and never stored. `deadline`, `user` and errors as `embed_query`.
+        """
+        return list(self._rows("tokens", texts, deadline, user))
+
+    def close(self) -> None:
+        """Stop the thread and let go of the model; the next call loads it again."""
+        if self._queue is not None and self._loading_pid == os.getpid():
+            self._queue.close()
+        self._queue = self._loaded = self._failure = self._loading_pid = None
+        self._loading = threading.Lock()
+
+    @property
+    def dimension(self) -> int:
+        return self.load().dimension
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a passage, special ones included, that reach the model: the chunker's limit."""
+        return self.load().passage_tokens
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """A copy for counting, without truncation and padding; not the model's own."""
+        return self.load().tokenizer
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash found at load; it names the embedding space."""
+        return self.load().weights_sha256
+
+    @property
+    def device(self) -> str:
+        return self.load().device
+
+    @property
+    def loaded(self) -> bool:
+        """Whether this process can embed: the model is here, and the thread that asks it runs."""
+        return self._loaded is not None and self._loading_pid == os.getpid() and self._queue.is_alive
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._queue.queued_tokens if self._queue else 0
+
+    @property
+    def batches_run(self) -> int:
+        return self._queue.batches_run if self._queue else 0
+
+    def _load(self) -> None:
+        if self._failure and time.monotonic() < self._failure[0]:
+            raise type(self._failure[1])(self._failure[1].detail)
+        self._loading_pid = os.getpid()
+        try:
+            folder = model_folder(self.model_name, self._revision, self._cache_folder)
+            model = EmbeddingModel(
+                folder,
+                self._expected_sha256,
+                self._expected_files_sha256,
+                self._max_tokens,
+                self._device,
+                self._dtype,
+            )
+            _unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
+        except Exception as error:
+            if not isinstance(error, MemoryServiceError):
+                failure = ModelUnavailable("The embedding model could not be loaded.")
+                failure.__cause__ = error
+                error = failure
+            self._failure = time.monotonic() + RELOAD_AFTER_SECONDS, error
+            raise error
+        self._queue = EmbedderQueue(
+            model.encode,
+            batch_tokens=self._batch_tokens or (CPU_BATCH_TOKENS if model.device == "cpu" else GPU_BATCH_TOKENS),
+            max_queued_tokens=self._max_queued_tokens,
+        )
+        self._loaded = model
+
+    def _embed(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
+        rows = self._rows(lane, texts, deadline, user)
+        return _unit_rows(rows, self.dimension) if texts else np.empty((0, self.dimension), dtype=np.float32)
+
+    def _rows(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> Sequence[np.ndarray]:
+        model = self.load(deadline)
+        model_texts = [breakable(text)[0] for text in texts]
+        tokens = [model.count_tokens(text) for text in model_texts]
+        return self._queue.embed(lane, model_texts, tokens, deadline, user)
+
+
+def _unit_rows(rows: Sequence[np.ndarray], dimension: int) -> np.ndarray:
+    """float32[n, d] of unit length; raises `InvalidEmbedding` where a row cannot be stored."""
+    if any(np.shape(row) != (dimension,) for row in rows):
+        raise InvalidEmbedding("The embedding model returned a vector of another dimension.")
+    exact = np.asarray(rows, dtype=np.float64)
+    norms = np.linalg.norm(exact, axis=1, keepdims=True)
+    if not (np.isfinite(norms).all() and (norms >= _MIN_NORM).all()):
+        raise InvalidEmbedding
+    return (exact / norms).astype(np.float32)

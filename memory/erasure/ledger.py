@@ -1,0 +1,152 @@
+"""The ledger of erasures: read, kept apart from the database's own backups, and replayed after a restore.
+
+A restored database is as old as its backup, its ledger too. So the ledger is written out regularly
+(`manage.py erasures`), and after a restore everybody in it who is back is erased again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from django.db import DatabaseError, connections
+
+from memory.erasure.erase import ANY_ROWS, erase_memory
+from memory.errors import MemoryServiceError
+from memory.rls import USER_HASH_PATTERN, bind_tenant, tenant_transaction
+
+_COLUMNS = "user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks"
+_READ = f"SELECT {_COLUMNS} FROM memory_erasures WHERE erased_at >= %s ORDER BY erased_at, id"
+_UNFINISHED = "SELECT user_hash, now() FROM memory_tenants WHERE state = 'erasing' ORDER BY user_hash"
+_RECORD = f"""
+INSERT INTO memory_erasures ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_hash, id) DO NOTHING"""
+_AT = "SELECT user_hash FROM memory_erasures WHERE erased_at = %s"
+_BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One erasure. Times are aware."""
+
+    user_hash: str
+    id: UUID
+    erased_at: datetime
+    unrecoverable_after: datetime
+    erased_documents: int
+    erased_chunks: int
+
+    def line(self) -> str:
+        """The entry as one line of JSON."""
+        times = {name: getattr(self, name).astimezone(UTC).isoformat() for name in ("erased_at", "unrecoverable_after")}
+        return json.dumps({**self.__dict__, "id": str(self.id), **times}, separators=(",", ":"))
+
+
+def parse_entry(line: str) -> LedgerEntry:
+    """The inverse of `LedgerEntry.line`. Raises ValueError."""
+    try:
+        found = json.loads(line)
+        entry = LedgerEntry(
+            user_hash=found["user_hash"],
+            id=UUID(found["id"]),
+            erased_at=datetime.fromisoformat(found["erased_at"]),
+            unrecoverable_after=datetime.fromisoformat(found["unrecoverable_after"]),
+            erased_documents=found["erased_documents"],
+            erased_chunks=found["erased_chunks"],
+        )
+        if None in (entry.erased_at.tzinfo, entry.unrecoverable_after.tzinfo):
+            raise ValueError
+        if not USER_HASH_PATTERN.fullmatch(entry.user_hash):
+            raise ValueError
+        if any(type(count) is not int or count < 0 for count in (entry.erased_documents, entry.erased_chunks)):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError("not a line of the ledger") from None
+    return entry
+
+
+def read_ledger(since: datetime | None = None, *, using: str = "backup") -> Iterator[LedgerEntry]:
+    """Every entry since a moment, oldest first, as a role that sees every user's."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(_READ, [since or _BEGINNING])
+        for row in cursor:
+            yield LedgerEntry(*row)
+
+
+def erased_at(moment: datetime, *, using: str = "backup") -> list[str]:
+    """Whose erasure has this time: user hashes, nearly always one."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(_AT, [moment])
+        return [user_hash for (user_hash,) in cursor.fetchall()]
+
+
+@dataclass
+class Replay:
+    """What a replay did, in users; with `dry_run`, what it would do. `failed` are left for the next run."""
+
+    entries: int = 0
+    returned: int = 0
+    unfinished: int = 0
+    erased: int = 0
+    erased_documents: int = 0
+    erased_chunks: int = 0
+    failed: int = 0
+
+
+def replay(entries: Iterable[LedgerEntry], *, dry_run: bool, using: str = "maint") -> Replay:
+    """Erase again everybody in the ledger who is back with rows older than their erasure.
+
+    1. Write the entries into the database's own ledger, where they are missing after a restore.
+    2. Find who is back: a user with a tenant older than the last erasure, or with rows and no tenant. One who
+       began anew after it is younger, and left alone.
+    3. Erase each, as the service does, bound to that user: keys first, then rows.
+    4. Finish erasures that were begun and left off, whether in the ledger or not.
+
+    Stopped anywhere, the next run goes on: who has been erased is not back any more. `using` lists tenants.
+    """
+    done = Replay()
+    last: dict[str, LedgerEntry] = {}
+    for entry in entries:
+        done.entries += 1
+        if entry.user_hash not in last or last[entry.user_hash].erased_at < entry.erased_at:
+            last[entry.user_hash] = entry
+        if not dry_run:
+            with tenant_transaction(entry.user_hash, write=True, reads_state=False) as tx:
+                tx.execute(_RECORD, list(astuple(entry)))
+    for entry in last.values():
+        if _is_back(entry):
+            done.returned += 1
+            _erase(entry.user_hash, entry.erased_at, done, dry_run)
+    with connections[using].cursor() as cursor:
+        cursor.execute(_UNFINISHED)
+        unfinished = cursor.fetchall()
+    for user_hash, now in unfinished:
+        if user_hash not in last or not _is_back(last[user_hash]):
+            done.unfinished += 1
+            _erase(user_hash, now, done, dry_run)
+    return done
+
+
+def _is_back(entry: LedgerEntry) -> bool:
+    with tenant_transaction(entry.user_hash, reads_state=False) as tx:
+        born = tx.execute(_BORN, [entry.user_hash])
+        has_rows = tx.execute(f"SELECT {ANY_ROWS}", {"user_hash": entry.user_hash})
+        row = born.fetchone()
+        return has_rows.fetchone()[0] if row is None else row[0] < entry.erased_at
+
+
+def _erase(user_hash: str, older_than: datetime, done: Replay, dry_run: bool) -> None:
+    if dry_run:
+        return
+    try:
+        with bind_tenant(user_hash):
+            erasure = erase_memory(older_than=older_than)
+    except (MemoryServiceError, DatabaseError):
+        done.failed += 1
+        return
+    done.erased += 1
+    done.erased_documents += erasure.erased_documents
+    done.erased_chunks += erasure.erased_chunks

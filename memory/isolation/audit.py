@@ -1,0 +1,249 @@
+"""Does this database keep tenants apart? The catalogue against what the migrations promise.
+
+Pure SQL over pg_catalog, readable by any role. `verify_rls_isolation()` returns findings as
+sentences; an empty list means every table, partition, policy, grant and role is as expected.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from memory.errors import UnsafeDatabase
+from memory.isolation.catalogue import read_catalogue
+from memory.isolation.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
+from memory.migrations._sqlfile import SQL_FOLDER
+
+APP_ROLE = "r1_app"
+TENANT_TABLES = (
+    "memory_chunks",
+    "memory_data_keys",
+    "memory_document_sources",
+    "memory_documents",
+    "memory_erasures",
+    "memory_idempotency",
+    "memory_lexical_blocks",
+    "memory_lexical_chunks",
+    "memory_lexical_segments",
+    "memory_rate_buckets",
+    "memory_tenants",
+)
+APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+# What is written there stays as it was written.
+APPEND_ONLY_TABLES = ("memory_erasures",)
+# VACUUM, from PostgreSQL 17 on: a privilege that gives no row away.
+APP_MAY_MAINTAIN = ("memory_data_keys",)
+# Everything r1_app may do in the schema; whatever is not here, it may not touch.
+APP_MAY = {
+    **{table: APP_PRIVILEGES for table in TENANT_TABLES},
+    **{table: {"SELECT", "INSERT"} for table in APPEND_ONLY_TABLES},
+    "memory_key_changes": {"SELECT", "INSERT", "column UPDATE"},
+    **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
+}
+PARTITIONS = 64
+STAFF_VIEWS = ("memory_chunks_meta", "memory_data_keys_meta", "memory_documents_meta", "memory_tenants_meta")
+SEALED_COLUMNS = {"embedding", "sealed_key", "content_mac"}
+GUARD = "memory_current_user_hash"
+
+_TENANT_TEST = f"(user_hash = ( SELECT {GUARD}() AS {GUARD}))"
+# name suffix -> (pg_policy.polcmd, USING, WITH CHECK)
+POLICIES = {
+    "select": ("r", _TENANT_TEST, None),
+    "insert": ("a", None, _TENANT_TEST),
+    "update": ("w", _TENANT_TEST, _TENANT_TEST),
+    "delete": ("d", _TENANT_TEST, None),
+}
+
+
+def verify_rls_isolation(conn) -> list[str]:
+    """Every way in which this database falls short of isolation, as sentences; [] when there is none.
+
+    `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
+    """
+    return [*_isolation_findings(conn), *verify_roles(conn)]
+
+
+def _isolation_findings(conn) -> list[str]:
+    """What the service does not start with: somebody could reach rows that are another's."""
+    found = read_catalogue(conn)
+    service = next((name for name, is_service, *_ in found["roles"] if is_service), APP_ROLE)
+    return [
+        *_role_findings(found["roles"], found["tables"]),
+        *_schema_findings(found["schema"]),
+        *_table_findings(found["tables"]),
+        *_policy_findings(found["tables"], found["policies"]),
+        *_view_findings(found["views"]),
+        *_grant_findings(found["tables"], found["views"], found["grants"]),
+        *_function_findings(found["functions"]),
+        *_sealed_column_findings(found["columns"]),
+        *_hex_findings(found["hex_checks"]),
+        *(f"{table} has the trigger {name}; the migrations make none" for table, name in found["triggers"]),
+        *(f"{table} has the rule {name}; the migrations make none" for table, name in found["rules"]),
+        *(f"the service can reach {schema}.{name}, outside schema public" for schema, name in found["elsewhere"]),
+        *stopping_setting_findings(found["role_settings"], service),
+    ]
+
+
+def _role_findings(roles, tables):
+    for name, is_service, superuser, bypass, creates_roles, member_of in roles:
+        who = f"the service runs as {name}" if is_service else f"{name} exists"
+        if superuser:
+            yield f"{who}, a superuser: row-level security does not apply to it"
+        if bypass:
+            yield f"{who}, which has BYPASSRLS"
+        if creates_roles:
+            yield f"{who}, which may create roles or replicate"
+        if member_of:
+            yield f"{who}, a member of {', '.join(member_of)}"
+        if is_service and (owned := [table for table, _, _, _, owner, _ in tables if owner == name]):
+            yield f"{who}, the owner of {', '.join(owned)}"
+        if is_service and name != APP_ROLE:
+            yield f"{who}; the policies are for {APP_ROLE}"
+
+
+def _schema_findings(rows):
+    in_schema, in_database = rows[0]
+    if in_schema or in_database:
+        yield f"the service may CREATE in the {'schema public' if in_schema else 'database'}"
+
+
+def _table_findings(tables):
+    parents = {table for table, _, _, _, _, parent in tables if parent is None}
+    for table in sorted(set(TENANT_TABLES) - parents):
+        yield f"{table} does not exist; run migrate"
+    for table in sorted(parents - set(TENANT_TABLES)):
+        yield f"{table} has a user_hash column but is not known as a tenant table"
+    for table in TENANT_TABLES:
+        partitions = sum(1 for *_, parent in tables if parent == table)
+        if partitions not in (0, PARTITIONS):
+            yield f"{table} has {partitions} partitions instead of {PARTITIONS}: some users' rows have no place"
+    for table, _, enabled, forced, _, _ in tables:
+        if not (enabled and forced):
+            yield f"{table} lacks {'FORCE' if enabled else 'ENABLE'} ROW LEVEL SECURITY"
+
+
+def _policy_findings(tables, policies):
+    found: dict[str, dict[str, tuple]] = {}
+    for table, name, *policy in policies:
+        found.setdefault(table, {})[name] = policy
+    for table, _, _, _, _, parent in tables:
+        if parent is not None and table in found:
+            yield f"{table} is a partition and has a policy; partitions deny by default"
+    for table in TENANT_TABLES:
+        present = dict(found.get(table, {}))
+        for suffix, (command, using, check) in POLICIES.items():
+            name = f"memory_tenant_isolation_{suffix}"
+            policy = present.pop(name, None)
+            if policy is None:
+                yield f"{table} lacks the policy {name}"
+            elif policy != [command, True, [APP_ROLE], using, check]:
+                yield f"{table}: the policy {name} is not the one the migrations make"
+        for name in present:
+            yield f"{table} has an unknown policy {name}: permissive policies add up"
+
+
+def _view_findings(views):
+    owners = dict(views)
+    for view in STAFF_VIEWS:
+        if owners.get(view, "r1_backup") != "r1_backup":
+            yield f"{view} belongs to {owners[view]} instead of r1_backup"
+
+
+def _sealed_column_findings(columns):
+    for view, names in columns:
+        sealed = sorted(name for name in names if name.endswith("_cipher") or name in SEALED_COLUMNS)
+        if sealed:
+            yield f"{view} is a view and shows {', '.join(sealed)}"
+
+
+def _hex_findings(checks):
+    held = dict(checks)
+    for table in TENANT_TABLES:
+        if "'^[0-9a-f]{64}$'" not in held.get(table, ""):
+            yield f"{table} does not CHECK that user_hash is 64 hex digits"
+
+
+def _grant_findings(tables, views, grants):
+    partitions = {table for table, _, _, _, _, parent in tables if parent is not None}
+    view_names = {view for view, _ in views}
+    held: dict[tuple[str, str], set[str]] = {}
+    for relation, grantee, privilege, grantable in grants:
+        held.setdefault((relation, grantee), set()).add(privilege)
+        if grantable and grantee == APP_ROLE:
+            yield f"{relation} lets {APP_ROLE} pass on {privilege}"
+    for table in APPEND_ONLY_TABLES:
+        for changing in sorted({"UPDATE", "column UPDATE"} & held.get((table, "r1_maint"), set())):
+            yield f"{table} is append-only and grants {changing} to r1_maint"
+    for (relation, grantee), privileges in held.items():
+        words = ", ".join(sorted(privileges))
+        if grantee == "public":
+            yield f"{relation} grants {words} to PUBLIC"
+        elif grantee == APP_ROLE and relation in partitions:
+            yield f"{relation} is a partition and grants {words} to {APP_ROLE}"
+        elif grantee == APP_ROLE and relation in view_names:
+            yield f"{relation} is a view, outside the policies, and grants {words} to {APP_ROLE}"
+        elif grantee == APP_ROLE and (extra := privileges - _app_may(relation)):
+            yield f"{relation} grants {', '.join(sorted(extra))} to {APP_ROLE}"
+        elif grantee == "r1_staff" and (relation in TENANT_TABLES or relation in partitions):
+            yield f"{relation} grants {words} to r1_staff, who may read metadata views only"
+        elif relation.startswith("memory") and grantee not in OUR_ROLES:
+            yield f"{relation} grants {words} to {grantee}, a role with no part in this"
+    for table in TENANT_TABLES:
+        missing = APP_MAY[table] - held.get((table, APP_ROLE), set())
+        if missing:
+            yield f"{table} does not grant {', '.join(sorted(missing))} to {APP_ROLE}"
+
+
+def _app_may(relation):
+    return APP_MAY.get(relation, set()) | ({"MAINTAIN"} if relation in APP_MAY_MAINTAIN else set())
+
+
+def _function_findings(functions):
+    guards = [rest for name, *rest in functions if name == GUARD and rest[-1] == "public"]
+    if not guards:
+        yield f"the guard function {GUARD}() does not exist"
+    for volatility, _, source, owner, _ in guards:
+        if volatility != "s":
+            yield f"{GUARD}() is not STABLE"
+        if owner == APP_ROLE:
+            yield f"{GUARD}() belongs to {APP_ROLE}"
+        if _words(source) != _guard_source():
+            yield f"{GUARD}() is not the one the migrations make: it may not refuse a missing app.user_hash"
+    for name, _, definer, _, _, _ in functions:
+        if definer:
+            yield f"{name}() is SECURITY DEFINER: it would run with its owner's rights"
+
+
+@lru_cache(maxsize=1)
+def _guard_source() -> str:
+    return _words((SQL_FOLDER / "0001_guard.up.sql").read_text().split("$guard$")[1])
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+_verified_databases: set[tuple] = set()
+
+
+def require_safe_database(connection) -> None:
+    """Verify this connection's database once a process, before its first tenant transaction.
+
+    `connection` is a Django or psycopg one. Raises UnsafeDatabase with findings; a database that
+    cannot be reached raises its own error and is asked again next time, so an outage at start-up
+    neither passes unverified nor is final.
+    """
+    place = _place(connection)
+    if place in _verified_databases:
+        return
+    findings = _isolation_findings(connection)
+    if findings:
+        raise UnsafeDatabase(findings)
+    _verified_databases.add(place)
+
+
+def _place(connection) -> tuple:
+    if hasattr(connection, "settings_dict"):
+        params = connection.settings_dict
+        return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]
+    info = connection.info
+    return info.host, str(info.port), info.dbname, info.user

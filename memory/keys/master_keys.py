@@ -1,0 +1,151 @@
+"""The master keys (key-encryption keys) and the tenant HMAC key, parsed from the environment.
+
+Pure: no Django. Two forms, never both:
+
+* `MEMORY_ENCRYPTION_KEY` = base64 of 32 bytes. Its id is `k1`.
+* `MEMORY_ENCRYPTION_KEYS` = `id:base64,id:base64` with `MEMORY_ENCRYPTION_ACTIVE_KEY` = id.
+
+`MEMORY_TENANT_HMAC_KEY` = base64 of at least 32 bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import logging
+import re
+from dataclasses import dataclass, field
+
+from memory.errors import KeyUnavailable
+from memory.keys.derivation import derived_key
+from memory.keys.secret_files import Secret, SettingError
+from memory.keys.secret_strength import weak_secret_reason
+
+MASTER_KEY_BYTES = 32
+HMAC_KEY_MIN_BYTES = 32
+SINGLE_KEY_ID = "k1"
+KEY_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+logger = logging.getLogger(__name__)
+
+_single = Secret("MEMORY_ENCRYPTION_KEY")
+_several = Secret("MEMORY_ENCRYPTION_KEYS")
+_active = Secret("MEMORY_ENCRYPTION_ACTIVE_KEY")
+_tenant_hmac = Secret("MEMORY_TENANT_HMAC_KEY")
+
+
+@dataclass(frozen=True)
+class MasterKeys:
+    """Every master key this process knows, by id, and the id new data keys are sealed under."""
+
+    active_id: str
+    keys: dict[str, bytes] = field(repr=False)
+
+    @property
+    def active(self) -> bytes:
+        """The 32 bytes of the active key."""
+        return self.keys[self.active_id]
+
+    def by_id(self, key_id: str) -> bytes:
+        """The key with this id. Raises KeyUnavailable; there is no fallback to another key."""
+        try:
+            return self.keys[key_id]
+        except KeyError:
+            raise KeyUnavailable() from None
+
+
+def parse_key(name: str, text: str, *, exactly: int | None = None, at_least: int = 0) -> bytes:
+    """Decode base64 (standard or URL-safe alphabet). Raises SettingError naming the setting, never the value."""
+    try:
+        raw = base64.b64decode(text.translate(str.maketrans("-_", "+/")), validate=True)
+    except (binascii.Error, ValueError):
+        raise SettingError(f"{name} is not base64") from None
+    if exactly is not None and len(raw) != exactly:
+        raise SettingError(f"{name} must be {exactly} bytes in base64; it has {len(raw)}")
+    if len(raw) < at_least:
+        raise SettingError(f"{name} must be at least {at_least} bytes in base64; it has {len(raw)}")
+    if weak_secret_reason(raw):
+        raise SettingError(f"{name} is not random; make one with `openssl rand -base64 32`")
+    return raw
+
+
+def parse_master_keys(single: str, several: str, active: str) -> MasterKeys:
+    """Build MasterKeys from the three settings' texts. Raises SettingError."""
+    if single and several:
+        raise SettingError("set MEMORY_ENCRYPTION_KEY or MEMORY_ENCRYPTION_KEYS, not both")
+    if single and active:
+        raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY goes with MEMORY_ENCRYPTION_KEYS, not with one key")
+    if single:
+        key = parse_key("MEMORY_ENCRYPTION_KEY", single, exactly=MASTER_KEY_BYTES)
+        return MasterKeys(SINGLE_KEY_ID, {SINGLE_KEY_ID: key})
+    if active and not several:
+        raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY goes with MEMORY_ENCRYPTION_KEYS, which is not set")
+    if not several:
+        raise SettingError("MEMORY_ENCRYPTION_KEY (or MEMORY_ENCRYPTION_KEYS) is required: base64 of 32 random bytes")
+    keys: dict[str, bytes] = {}
+    for entry in several.split(","):
+        key_id, colon, text = entry.strip().partition(":")
+        if not colon or not KEY_ID_PATTERN.fullmatch(key_id):
+            raise SettingError("MEMORY_ENCRYPTION_KEYS must read id:base64,id:base64")
+        if key_id in keys:
+            raise SettingError(f"MEMORY_ENCRYPTION_KEYS names the id {key_id} twice")
+        keys[key_id] = parse_key(f"MEMORY_ENCRYPTION_KEYS[{key_id}]", text, exactly=MASTER_KEY_BYTES)
+    if active not in keys:
+        raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY must name one of the ids in MEMORY_ENCRYPTION_KEYS")
+    return MasterKeys(active, keys)
+
+
+_parsed: tuple[tuple[str, str, str], MasterKeys] | None = None
+_parsed_hmac: bytes | None = None
+
+
+def master_keys() -> MasterKeys:
+    """The master keys as the environment has them now (files are looked at every 30 s).
+
+    Files that do not fit together, being in the middle of a change, leave the last good keys in use.
+    Raises SettingError where there never were any.
+    """
+    global _parsed
+    try:
+        texts = (_single.value(), _several.value(), _active.value())
+        if _parsed is None or _parsed[0] != texts:
+            _parsed = (texts, parse_master_keys(*texts))
+    except SettingError as exc:
+        if _parsed is None:
+            raise
+        logger.error("the master keys do not fit together, the last good ones stay in use: %s", exc)
+    return _parsed[1]
+
+
+def tenant_hmac_key() -> bytes:
+    """The key of `hmac_user`, at least 32 bytes. Raises SettingError when missing or weak.
+
+    Read once a process: another key is another set of users, so it never changes under way.
+    """
+    global _parsed_hmac
+    if _parsed_hmac is None:
+        text = _tenant_hmac.value()
+        if not text:
+            raise SettingError("MEMORY_TENANT_HMAC_KEY is required: base64 of 32 random bytes")
+        _parsed_hmac = parse_key("MEMORY_TENANT_HMAC_KEY", text, at_least=HMAC_KEY_MIN_BYTES)
+    return _parsed_hmac
+
+
+def tenant_key_check() -> bytes:
+    """32 bytes that tell the tenant HMAC key from any other; kept in the database, they give nothing of it away.
+
+    Derived under a label of their own, so that they are never what some user's id gives.
+    """
+    return derived_key(tenant_hmac_key(), "tenant-key-check")
+
+
+def former_tenant_key_check() -> bytes:
+    """What databases of before hold instead: the user_hash of whoever has this text for an id."""
+    return hmac.digest(tenant_hmac_key(), b"r1-memory tenant key check", "sha256")
+
+
+def forget_parsed_keys() -> None:
+    """Read everything again at the next call. For tests, which change the environment of one process."""
+    global _parsed, _parsed_hmac
+    _parsed = _parsed_hmac = None

@@ -1,0 +1,132 @@
+"""The main job on real text, over HTTP, as a product would do it: index, ask, be cited, stay apart."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import json
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from django.conf import settings
+
+from memory.auth.tokens import mint
+from memory.limits import TEXT_MAX_BYTES
+
+QUESTIONS = (
+    "How do I decode a JSON Web Token and verify its signature?",
+    "Which server runs a WSGI application in several worker processes?",
+    "How can I search for the nearest neighbours of a vector in Django?",
+)
+BOBS_PACKAGES = ("gunicorn", "PyJWT", "cffi")
+# Enough real text to search in, and a first run that ends within a minute on two cores.
+DOCUMENT_MAX_CHARS = 12_000
+QUOTE_SHOWN_CHARS = 220
+TIMEOUT_SECONDS = 120
+TOKEN_SECONDS = 3600
+
+
+class DemoError(Exception):
+    """The service did not answer as it should; the message says how."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A package's own description."""
+
+    doc_id: str
+    text: str
+    version: str
+
+
+class Person:
+    """One user's side of the HTTP connection."""
+
+    def __init__(self, url: str, user_id: str):
+        place = urlsplit(url)
+        self.user_id = user_id
+        self._connection = http.client.HTTPConnection(place.hostname, place.port or 80, timeout=TIMEOUT_SECONDS)
+        self._token = mint(
+            user_id, secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,
+            audience=settings.MEMORY_JWT_AUDIENCE, key_id=settings.MEMORY_JWT_KEY_ID or None,
+            ttl_seconds=min(TOKEN_SECONDS, settings.MEMORY_JWT_MAX_SECONDS or TOKEN_SECONDS),
+        )  # fmt: skip
+
+    def call(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
+        """(status, answer). Raises DemoError for anything but 2xx and 404."""
+        raw = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        self._connection.request(method, f"/api/v1/memory/{path}", raw, headers)
+        response = self._connection.getresponse()
+        answer = json.loads(response.read() or b"{}")
+        if response.status >= 300 and response.status != 404:
+            raise DemoError(f"{method} {path}: {response.status} {answer.get('code')}: {answer.get('detail')}")
+        return response.status, answer
+
+
+def run_demo(url: str, say: Callable[[str], object]) -> None:
+    """Run the whole of it and print as it goes. Raises DemoError when isolation or an answer fails."""
+    alice, bob, stranger = (Person(url, name) for name in ("alice", "bob", "mallory"))
+    documents = list(package_descriptions())
+    index(alice, documents, say)
+    index(bob, [document for document in documents if document.doc_id.split("/")[1] in BOBS_PACKAGES], say)
+
+    for question in QUESTIONS:
+        _, answer = alice.call("POST", "query", {"query": question})
+        if not answer["results"]:
+            raise DemoError("alice's question found nothing")
+        say(f"\nalice asks: {question}")
+        say("  " + "  ".join(f"{stage} {elapsed_ms:.1f} ms" for stage, elapsed_ms in answer["took_ms"].items()))
+        for rank, result in enumerate(answer["results"], 1):
+            citation = result["citation"]
+            passage = textwrap.shorten(citation["quote"], QUOTE_SHOWN_CHARS, placeholder=" …")
+            say(f"  {rank}. {result['score']:.3f}  {citation['doc_id']} [{citation['start']}:{citation['end']}]")
+            say(textwrap.indent(textwrap.fill(passage, 100), "       "))
+
+    say("")
+    for question in QUESTIONS:
+        _, answer = stranger.call("POST", "query", {"query": question})
+        say(f"{stranger.user_id} asks: {question}  -> {len(answer['results'])} results")
+        if answer["results"]:
+            raise DemoError("a user who stored nothing was shown something")
+    status, _ = stranger.call("GET", f"documents/{quote(documents[0].doc_id)}")
+    say(f"{stranger.user_id} reads alice's {documents[0].doc_id}  -> {status}")
+    if status != 404:
+        raise DemoError("a user was shown another user's document")
+
+
+def index(person: Person, documents: list[Document], say: Callable[[str], object]) -> None:
+    """Index what the service does not hold yet in this version."""
+    started = time.perf_counter()
+    new_documents = new_chunks = 0
+    for document in documents:
+        status, stored = person.call("GET", f"documents/{quote(document.doc_id)}")
+        if status == 200 and stored["metadata"].get("version") == document.version:
+            continue
+        metadata = {"version": document.version}
+        body = {"doc_id": document.doc_id, "text": document.text, "source": "pypi", "metadata": metadata}
+        _, indexed = person.call("POST", "index", body)
+        new_documents, new_chunks = new_documents + 1, new_chunks + indexed["chunks"]
+        say(
+            f"{person.user_id}: {document.doc_id} {document.version}, {len(document.text):,} characters, "
+            f"{indexed['chunks']} chunks in {indexed['took_ms']['total']:,.0f} ms"
+        )
+    say(
+        f"{person.user_id}: {len(documents)} documents, {new_documents} of them new "
+        f"({new_chunks} chunks) in {time.perf_counter() - started:.1f} s"
+    )
+
+
+def package_descriptions() -> Iterator[Document]:
+    """The long descriptions of the Python packages installed beside this one, by name."""
+    seen = set()
+    for package in sorted(importlib.metadata.distributions(), key=lambda package: package.name.lower()):
+        text = (package.metadata.get_payload() or package.metadata.get("Description") or "").strip()
+        text = text[:DOCUMENT_MAX_CHARS].replace("\x00", "")
+        if len(text) < 200 or package.name in seen or len(text.encode(errors="replace")) > TEXT_MAX_BYTES:
+            continue
+        seen.add(package.name)
+        yield Document(f"pypi/{package.name}", text, package.version)
