@@ -221,9 +221,7 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     terms_by_chunk = [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None]
     add_terms(tx, document.space, generation, terms_by_chunk)
     gone = [chunk_id for (chunk_id,) in deleted.fetchall()]
-    counted = tx.execute(
-        _COUNT, [int(created), len(document.chunks) - len(gone), document.seal_count, tx.user_hash]
-    )
+    counted = tx.execute(_COUNT, [int(created), len(document.chunks) - len(gone), document.seal_count, tx.user_hash])
     remove_terms(tx, gone)
     chunk_count = counted.fetchone()[0]
     if chunk_count >= SEGMENT_CHUNKS:

@@ -113,9 +113,7 @@ LEFT JOIN lists l ON l.number = c.number - 1
 WHERE get_bit(s.live, c.number - 1) = 1"""
 
 
-def add_terms(
-    tx: TenantTransaction, space: int, generation: int, chunks: Sequence[tuple[UUID, BlindTerms]]
-) -> None:
+def add_terms(tx: TenantTransaction, space: int, generation: int, chunks: Sequence[tuple[UUID, BlindTerms]]) -> None:
     """Store the terms of new chunks, loose. Queues one statement and waits for nothing."""
     if chunks:
         ids, found = zip(*chunks, strict=True)

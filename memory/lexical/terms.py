@@ -54,8 +54,7 @@ _WORD = f"{_LETTERS}+(?:[{_marks()}]+{_LETTERS}*)*"
 # A run of CJK characters; or words, joined by what joins the parts of an identifier, a number, a date or an
 # address. A comma joins digits only; `+` and `#` may end a name (C++, C#).
 _TOKEN = re.compile(
-    f"(?P<cjk>[{_CJK}]+)"
-    f"|(?P<word>{_WORD}(?:(?:[._\\-@:/\\\\+&#]{{1,3}}|(?<=\\d),(?=\\d)){_WORD})*(?:\\+\\+|#)?)"
+    f"(?P<cjk>[{_CJK}]+)|(?P<word>{_WORD}(?:(?:[._\\-@:/\\\\+&#]{{1,3}}|(?<=\\d),(?=\\d)){_WORD})*(?:\\+\\+|#)?)"
 )
 _PART = re.compile(_WORD)
 _DIGIT = re.compile(r"\d")

@@ -24,7 +24,12 @@ STATE = [
     migrations.CreateModel(
         name="DataKey",
         fields=[
-            ("pk", models.CompositePrimaryKey("user_hash", "generation", blank=True, editable=False, primary_key=True, serialize=False)),
+            (
+                "pk",
+                models.CompositePrimaryKey(
+                    "user_hash", "generation", blank=True, editable=False, primary_key=True, serialize=False
+                ),
+            ),
             ("user_hash", models.TextField(db_collation="C")),
             ("generation", models.IntegerField()),
             ("key_id", models.TextField()),

@@ -9,7 +9,12 @@ STATE = [
     migrations.CreateModel(
         name="Document",
         fields=[
-            ("pk", models.CompositePrimaryKey("user_hash", "doc_id", blank=True, editable=False, primary_key=True, serialize=False)),
+            (
+                "pk",
+                models.CompositePrimaryKey(
+                    "user_hash", "doc_id", blank=True, editable=False, primary_key=True, serialize=False
+                ),
+            ),
             ("user_hash", models.TextField(db_collation="C")),
             ("doc_id", models.TextField(db_collation="C")),
             ("source", models.TextField()),

@@ -9,7 +9,12 @@ STATE = [
     migrations.CreateModel(
         name="Chunk",
         fields=[
-            ("pk", models.CompositePrimaryKey("user_hash", "id", blank=True, editable=False, primary_key=True, serialize=False)),
+            (
+                "pk",
+                models.CompositePrimaryKey(
+                    "user_hash", "id", blank=True, editable=False, primary_key=True, serialize=False
+                ),
+            ),
             ("id", models.UUIDField()),
             ("created_at", models.DateTimeField()),
             ("updated_at", models.DateTimeField()),

@@ -89,8 +89,13 @@ def test_the_receipt_is_signed_and_says_when_the_last_copy_of_the_key_is_gone(al
         " WHERE user_hash = %s", [alice.user_hash]).fetchall() == [(at, gone, 1, 1)]  # fmt: skip
     assert is_valid(alice.user_hash, receipt)
     assert not is_valid(bob.user_hash, receipt)
-    for name, other in [("erased_documents", 2), ("erased_chunks", True), ("key_destroyed", False),
-                        ("at", receipt["at"].replace("Z", "+00:00")), ("signature", receipt["signature"][:-2] + "AA")]:
+    for name, other in [
+        ("erased_documents", 2),
+        ("erased_chunks", True),
+        ("key_destroyed", False),
+        ("at", receipt["at"].replace("Z", "+00:00")),
+        ("signature", receipt["signature"][:-2] + "AA"),
+    ]:
         assert receipt[name] != other or type(receipt[name]) is not type(other)
         assert not is_valid(alice.user_hash, receipt | {name: other}), name
     assert not is_valid(alice.user_hash, receipt | {"more": 1})

@@ -230,4 +230,4 @@ def test_a_page_is_one_range_of_the_index_by_time_and_reads_no_more_rows_than_it
     if side:
         assert "ROW(created_at, doc_id)" in scan["Index Cond"]
     # What a summary was made from is put in its order, and nothing else.
-    assert all(node["Sort Key"] == ["s.\"position\""] for node in plan.nodes() if "Sort" in node["Node Type"])
+    assert all(node["Sort Key"] == ['s."position"'] for node in plan.nodes() if "Sort" in node["Node Type"])

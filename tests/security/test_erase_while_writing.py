@@ -237,7 +237,6 @@ def test_a_worker_process_with_the_key_cached_writes_under_the_new_key_only(alic
         worker.wait(30)
 
 
-
 def test_an_erasure_that_lags_behind_does_not_finish_the_next_one(alice, superuser, monkeypatch):
     """It deletes chunks, falls asleep, and wakes in the middle of the erasure of a memory begun since."""
     remember(alice, "old")

@@ -11,9 +11,7 @@ def summary(made: Summary) -> dict:
     """A summary with its cited sentences."""
     return {
         "summary": made.text,
-        "sentences": [
-            {"text": sentence.text, "citation": asdict(sentence.citation)} for sentence in made.sentences
-        ],
+        "sentences": [{"text": sentence.text, "citation": asdict(sentence.citation)} for sentence in made.sentences],
         "covers": {"documents": made.covers_documents, "chunks": made.covers_chunks},
         "backend": made.backend,
         "doc_id": made.doc_id,

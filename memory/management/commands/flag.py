@@ -8,7 +8,7 @@ from memory.rollout.flags import FLAGS, flag, forget_flags, set_flag
 
 
 class Command(BaseCommand):
-    help = "Show all flags, or set or clear one, on all workers within a second. VALUE is JSON: true, 250, \"auto\"."
+    help = 'Show all flags, or set or clear one, on all workers within a second. VALUE is JSON: true, 250, "auto".'
     requires_system_checks = []
 
     def add_arguments(self, parser):
