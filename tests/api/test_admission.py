@@ -71,12 +71,14 @@ def test_memory_as_a_whole_leaves_the_reserve_to_health_and_the_token_check(alic
 
 
 @pytest.mark.usefixtures("small")
-def test_streams_and_exports_count_against_the_worker_and_not_against_the_share(alice, bob, under_way):
-    under_way(alice, 5, concurrency.streams)
-    assert alice.query("train").status_code == 200
+def test_streams_and_exports_count_against_the_worker_and_not_against_the_share(alice, bob, stranger, under_way):
+    under_way(alice, 3, concurrency.streams)
     under_way(bob, 1, concurrency.exports)
+    under_way(stranger, 1)
+    assert alice.query("train").status_code == 200
+    under_way(stranger, 1)
     assert told(alice.query("train")) == (503, "overloaded", "1")
-    assert told(alice.post("stream", {"message": "train"})) == (503, "overloaded", "2")
+    assert told(bob.post("stream", {"message": "train"})) == (503, "overloaded", "2")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4, 8, 16, 22, 40])

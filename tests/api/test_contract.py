@@ -115,8 +115,8 @@ def user(transactional_db) -> Person:
 def make_meaningful(case, person: Person) -> None:
     """Give allowed data what no schema can: the user's own id, ids of their own for several documents, real cursors.
 
-    Of wrong data, whole numbers over 64 bits are written as such: with an exponent, where JSON Schema sees no difference,
-    the service takes them.
+    Of wrong data, whole numbers over 64 bits are written as such: with an exponent the service takes them, and JSON
+    Schema sees no difference.
 
     And texts of a length that can be embedded here: a million characters take minutes, and are more than 200 chunks.
     """
