@@ -222,7 +222,7 @@ class StaleKeys(MemoryServiceError):
 class LanguageModelError(MemoryServiceError):
     """The language model did not answer.
 
-    `reason`: timeout, stalled, unreachable, refused, malformed or too_long.
+    `reason`: timeout, stalled, unreachable, refused, malformed, too_long, or busy where too many wait for it already.
     """
 
     code = "overloaded"

@@ -106,7 +106,8 @@ class AdmissionMiddleware:
         try:
             request.slot = budget.take(bound_tenant())
         except MemoryServiceError as exc:
-            view_class.count_refusal(exc)
-            return self.problem_response(request, exc)
+            response = self.problem_response(request, exc)
+            view_class.count_refusal(response)
+            return response
         deadline.allow(getattr(settings, view_class.deadline_setting))
         return None

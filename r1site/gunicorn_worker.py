@@ -4,7 +4,8 @@ The gthread worker of gunicorn 27 gives each new connection a thread for up to 5
 for as long as they drip, and ends every connection by waiting up to 2 s for the client, in the one loop that accepts.
 A few dozen idle connections so stopped a worker for everybody. Here
 
-1. a connection gets a thread when its first byte is there;
+1. a connection gets a thread when its first byte is there, for which it has FIRST_BYTE_MAX_SECONDS; where as many are
+   open as may be, the one that has been silent longest goes;
 2. its request line and headers must be whole within HEADERS_MAX_SECONDS;
 3. goodbyes are said by one thread for all of them, for LINGER_SECONDS each.
 
@@ -25,7 +26,9 @@ from functools import partial
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from memory.admission.cutoff import Cutoff, reading_until
+from memory.admission.deadline import arrived
 
+FIRST_BYTE_MAX_SECONDS = 5.0
 HEADERS_MAX_SECONDS = 10.0
 # Long enough for a client on the other side of the world to read its answer before the reset.
 LINGER_SECONDS = 0.5
@@ -38,6 +41,7 @@ class Connection(TConn):
     """A client's connection, whose end holds up nobody."""
 
     header_cutoff: Cutoff | None = None
+    arrived_at = 0.0
 
     def close(self, graceful: bool = False) -> None:
         if graceful:
@@ -57,13 +61,37 @@ class Worker(ThreadWorker):
                 return
             raise
         self.nr_conns += 1
+        # One fewer than gunicorn's own limit, at which it would accept nobody until some of them have gone.
+        if self.nr_conns >= self.worker_connections:
+            self._close_longest_silent()
         connection = Connection(self.cfg, client, address, listener.getsockname())
-        connection.timeout = time.monotonic() + self.cfg.keepalive
+        connection.timeout = time.monotonic() + FIRST_BYTE_MAX_SECONDS
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
 
+    def _close_longest_silent(self) -> None:
+        """Of the connections that hold no thread: those that never spoke first, then those kept alive."""
+        for silent in (self.pending_conns, self.keepalived_conns):
+            if silent:
+                connection = silent.popleft()
+                self.poller.unregister(connection.sock)
+                connection.close()
+                self.nr_conns -= 1
+                return
+
+    def _cap_keepalive(self, deadline) -> None:
+        """At a graceful stop: who has not spoken yet is waited for no longer than who may speak again."""
+        super()._cap_keepalive(deadline)
+        for connection in self.pending_conns:
+            connection.timeout = min(connection.timeout, deadline)
+
+    def enqueue_req(self, conn) -> None:
+        conn.arrived_at = time.monotonic()
+        super().enqueue_req(conn)
+
     def handle(self, conn):
-        with reading_until(conn.sock, time.monotonic() + HEADERS_MAX_SECONDS) as conn.header_cutoff:
+        until = time.monotonic() + HEADERS_MAX_SECONDS
+        with arrived(conn.arrived_at), reading_until(conn.sock, until) as conn.header_cutoff:
             return super().handle(conn)
 
     def handle_request(self, req, conn):

@@ -18,6 +18,7 @@ from memory.keys.master_keys import master_keys, tenant_hmac_key
 from memory.keys.secret_files import SettingError
 from memory.rls import verify_rls_isolation
 from memory.rollout.flags import flag
+from r1site.pool_outage import is_database_away
 from r1site.problems import allow_methods
 
 # How old an answer may be that is given without looking again.
@@ -80,13 +81,13 @@ def _components() -> dict[str, dict]:
     try:
         database = _outcome(_database)
         # Each question to a database that is away waits for the pool; one is enough.
-        is_away = database["status"] == "failed"
+        is_away = database["status"] != "ok"
         return {
             "database": database,
-            "role": _without_database() if is_away else _outcome(_role),
-            "migrations": _without_database() if is_away else _outcome(_migrations),
+            "role": _unasked(database) if is_away else _outcome(_role),
+            "migrations": _unasked(database) if is_away else _outcome(_migrations),
             "keys": _outcome(_keys),
-            "embedder": _without_database() if is_away else _outcome(_embedder),
+            "embedder": _unasked(database) if is_away else _outcome(_embedder),
             "reranker": _reranker(refresh=not is_away),
         }
     finally:
@@ -100,13 +101,19 @@ def _outcome(check) -> dict:
         return {"status": "failed", "reason": type(exc).__name__}
 
 
-def _without_database() -> dict:
-    return {"status": "failed", "reason": "database"}
+def _unasked(database: dict) -> dict:
+    return {"status": database["status"], "reason": "database"}
 
 
 def _database() -> dict:
-    with connections["default"].cursor() as cursor:
-        cursor.execute("SELECT 1")
+    try:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as exc:
+        if isinstance(exc.__cause__, PoolTimeout) and not is_database_away(connections["default"].pool):
+            # Busy with what others ask: no reason to send them elsewhere, where it would be the same.
+            return {"status": "degraded", "reason": "pool_full"}
+        raise
     return {"status": "ok"}
 
 

@@ -101,7 +101,9 @@ def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:
     request_id = getattr(request, "request_id", None) or uuid.uuid4().hex
     if problem.status >= 500:
         _log(problem, exc, request_id)
-    return _response(problem, request_id)
+    response = _response(problem, request_id)
+    response.problem_code = problem.code  # type: ignore[attr-defined]
+    return response
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> JsonResponse:

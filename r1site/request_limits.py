@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 import uuid
 from collections.abc import Callable
 
@@ -24,6 +23,7 @@ from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from memory.admission.deadline import arrived_at
 from memory.errors import LengthRequired, MemoryServiceError, PayloadTooLarge, UnsupportedMediaType
 from r1site.problems import problem_response
 
@@ -56,7 +56,7 @@ class RequestLimitsMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        request.started_at = time.monotonic()  # type: ignore[attr-defined]
+        request.started_at = arrived_at()  # type: ignore[attr-defined]
         request.is_body_read = False  # type: ignore[attr-defined]
         request.request_id = _request_id(request)  # type: ignore[attr-defined]
         try:

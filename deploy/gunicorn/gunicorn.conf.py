@@ -30,6 +30,8 @@ bind = f"127.0.0.1:{_at_least_one('PORT', 8123)}"
 workers = _at_least_one("WEB_CONCURRENCY", max(1, _cores // 2))
 worker_class = "r1site.gunicorn_worker.Worker"
 threads = _at_least_one("GUNICORN_THREADS", 40)
+# Silent ones cost a descriptor each; at the limit the longest silent goes (r1site/gunicorn_worker.py).
+worker_connections = 2000
 
 # As r1site/wsgi.py has it. Settings of a deployment's own are production, too.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "r1site.settings.prod")

@@ -16,7 +16,7 @@ from django.conf import settings
 
 from memory.errors import MemoryServiceError, Overloaded, TooManyRequestsAtOnce
 
-__all__ = ["Budget", "Slot", "capacity", "exports", "requests", "streams"]
+__all__ = ["Budget", "Slot", "capacity", "exports", "language_models", "requests", "streams"]
 
 # An ordinary request is over in a moment; a stream lasts seconds, and who comes back at once meets the same ones.
 REQUEST_RETRY_AFTER_SECONDS = 1
@@ -40,28 +40,50 @@ class Budget:
         self._limit, self._share = limit, share
         self._over_share, self._retry_after_seconds = over_share, retry_after_seconds
         self._taken_by: Counter[str] = Counter()
+        self._on_a_thread_that_counts = 0
 
     @property
     def taken(self) -> int:
         return self._taken_by.total()
 
-    def take(self, user_hash: str) -> Slot:
-        """One of this user's; the slot gives it back. Raises as the class says."""
-        with _lock:
+    @property
+    def threads(self) -> int:
+        """How many threads those taken hold that no other budget counts."""
+        return self.taken - self._on_a_thread_that_counts
+
+    def take(self, user_hash: str, *, patience_seconds: float | None = None) -> Slot:
+        """One of this user's; the slot gives it back. Raises as the class says.
+
+        `patience_seconds` is for who has room in another budget, and so a thread, already: it waits so long, and
+        takes nothing from the worker's capacity.
+        """
+        with _changed:
             limit = self._limit()
-            if self._taken_by[user_hash] >= self._share(limit):
-                raise self._over_share(retry_after_seconds=self._retry_after_seconds)
-            if self.taken >= limit or _taken_in_all() >= capacity():
+            if patience_seconds is None:
+                self._require_room(user_hash, limit)
+            elif not _changed.wait_for(lambda: self._has_room(user_hash, limit), patience_seconds):
                 raise Overloaded(retry_after_seconds=self._retry_after_seconds)
             self._taken_by[user_hash] += 1
-        return Slot(partial(self._release, user_hash))
+            self._on_a_thread_that_counts += patience_seconds is not None
+        return Slot(partial(self._release, user_hash, patience_seconds is not None))
 
-    def _release(self, user_hash: str) -> None:
-        with _lock:
+    def _has_room(self, user_hash: str, limit: int) -> bool:
+        return self._taken_by[user_hash] < self._share(limit) and self.taken < limit
+
+    def _require_room(self, user_hash: str, limit: int) -> None:
+        if self._taken_by[user_hash] >= self._share(limit):
+            raise self._over_share(retry_after_seconds=self._retry_after_seconds)
+        if self.taken >= limit or _threads_in_all() >= capacity():
+            raise Overloaded(retry_after_seconds=self._retry_after_seconds)
+
+    def _release(self, user_hash: str, on_a_thread_that_counts: bool) -> None:
+        with _changed:
             self._taken_by[user_hash] -= 1
+            self._on_a_thread_that_counts -= on_a_thread_that_counts
             if not self._taken_by[user_hash]:
                 # Else every user who ever asked would be kept.
                 del self._taken_by[user_hash]
+            _changed.notify_all()
 
 
 class Slot:
@@ -87,27 +109,40 @@ def capacity() -> int:
     return max(1, settings.GUNICORN_THREADS - settings.MEMORY_RESERVED_THREADS)
 
 
-def _taken_in_all() -> int:
-    return requests.taken + streams.taken + exports.taken
+def _threads_in_all() -> int:
+    return requests.threads + streams.threads + exports.threads
 
 
-_lock = threading.Lock()
+def _streams_max() -> int:
+    """As set, but never so many that a worker of few threads has none left for what does not last."""
+    return max(1, min(settings.MEMORY_STREAMS_MAX, capacity() * 2 // 3))
+
+
+_changed = threading.Condition()
 
 requests = Budget(
     capacity,
-    share=lambda limit: settings.MEMORY_USER_CONCURRENCY,
+    # In a worker of few threads, one is left to others all the same.
+    share=lambda limit: max(1, min(settings.MEMORY_USER_CONCURRENCY, limit - 1)),
     over_share=TooManyRequestsAtOnce,
     retry_after_seconds=REQUEST_RETRY_AFTER_SECONDS,
 )
 # So that no user's streams keep all others out: one in six, at least one, is left to them.
 streams = Budget(
-    lambda: settings.MEMORY_STREAMS_MAX,
-    share=lambda limit: max(2, limit - max(1, limit // 6)),
+    _streams_max,
+    share=lambda limit: max(1, limit - max(1, limit // 6)),
     retry_after_seconds=LASTING_RETRY_AFTER_SECONDS,
 )
-# Fewer than streams, since one may last far longer; together they leave threads for requests that do not last.
+# Fewer than streams, since one may last far longer.
 exports = Budget(
-    lambda: max(1, min(settings.MEMORY_STREAMS_MAX, settings.GUNICORN_THREADS) // 4),
+    lambda: max(1, _streams_max() // 4),
     share=lambda limit: 1,
+    retry_after_seconds=LASTING_RETRY_AFTER_SECONDS,
+)
+# Of ordinary requests, so many may wait for a language model, whose time is not theirs: however long it hangs, the
+# others are served.
+language_models = Budget(
+    lambda: max(1, capacity() // 4),
+    share=lambda limit: max(1, min(settings.MEMORY_USER_CONCURRENCY, limit // 2)),
     retry_after_seconds=LASTING_RETRY_AFTER_SECONDS,
 )

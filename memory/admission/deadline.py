@@ -15,10 +15,36 @@ from contextvars import ContextVar
 
 from memory.errors import Overloaded
 
-__all__ = ["allow", "counting_from", "deadline_at", "paused", "remaining_seconds", "require_time"]
+__all__ = [
+    "allow",
+    "arrived",
+    "arrived_at",
+    "counting_from",
+    "deadline_at",
+    "paused",
+    "remaining_seconds",
+    "require_time",
+]
 
+_arrived_at: ContextVar[float | None] = ContextVar("memory_request_arrived_at", default=None)
 _started_at: ContextVar[float | None] = ContextVar("memory_request_started_at", default=None)
 _deadline_at: ContextVar[float] = ContextVar("memory_deadline_at", default=math.inf)
+
+
+@contextmanager
+def arrived(at: float) -> Iterator[None]:
+    """For the server: a request whose first byte was there at `at`, before it waited for this thread."""
+    token = _arrived_at.set(at)
+    try:
+        yield
+    finally:
+        _arrived_at.reset(token)
+
+
+def arrived_at() -> float:
+    """When the request's first byte was there, where the server says so; else now."""
+    at = _arrived_at.get()
+    return time.monotonic() if at is None else at
 
 
 @contextmanager

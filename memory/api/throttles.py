@@ -9,7 +9,7 @@ from django.db import Error
 
 from memory.admission.rates import CHUNKS, DEFAULT, INDEX, MEMORY, QUERY, RATE_SETTINGS, take_tokens
 from memory.errors import RateLimited, UnsafeDatabase
-from memory.rls import tenant_transaction
+from memory.rls import give_back_connection, tenant_transaction
 
 __all__ = ["DEFAULT", "FAILURES", "INDEX", "MEMORY", "QUERY", "charge", "charge_chunks", "has_just_failed"]
 
@@ -32,6 +32,8 @@ def charge(bucket: str, cost: int = 1, *, keeps_connection: bool = False) -> Non
     global _failed_at
     rate = getattr(settings, RATE_SETTINGS[bucket])
     if rate is None:
+        if not keeps_connection:
+            give_back_connection()
         return
     try:
         with tenant_transaction(write=True, reads_state=False, keeps_connection=keeps_connection) as tx:

@@ -23,6 +23,7 @@ from memory.formats.strict_json import parse_json
 from memory.keys.secret_files import SettingError
 
 FETCH_TIMEOUT_SECONDS = 3.0
+FETCH_WAIT_SECONDS = 0.3  # for a fetch that another thread has begun
 MAX_SET_BYTES = 256 * 1024
 MAX_SET_KEYS = 100
 # For how long a key that the issuer has withdrawn may still be accepted here.
@@ -127,7 +128,8 @@ class JwksCache:
 
     def _fetch_if(self, wanted: Callable[[], bool], *, wait: bool, refetch: bool = False) -> bool:
         """Fetch unless another thread has meanwhile made it unnecessary; True if this thread did."""
-        if not self._fetching.acquire(blocking=wait):
+        # Before admission: whoever waits here holds a thread that nobody counts.
+        if not self._fetching.acquire(timeout=FETCH_WAIT_SECONDS if wait else 0):
             return False
         try:
             if not wanted():

@@ -81,6 +81,11 @@ class FairQueue:
         his = self._tokens.get(job.user, 0)
         return bool(his) and his + job.unfinished_tokens > self._max_tokens * _USER_SHARE
 
+    def tokens_until_done(self, job: Job) -> int:
+        """What would be served before the last of `job`: its user's, and of each other user as much at most."""
+        his = self._tokens.get(job.user, 0) + job.unfinished_tokens
+        return his + sum(min(his, tokens) for user, tokens in self._tokens.items() if user != job.user)
+
     def add(self, job: Job) -> None:
         flow = self._flows.get(job.user)
         if flow is None:

@@ -10,7 +10,12 @@ from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.retrieval.candidate import Candidate
 from memory.sealing import columns as sealing
 from memory.sealing.keyring import TenantKeys
-from memory.sealing.quarantine import quarantine_document, quarantine_keyless, quarantine_metadata, quarantine_text
+from memory.sealing.quarantine import (
+    quarantine_document,
+    quarantine_keyless,
+    quarantine_metadata,
+    quarantine_text,
+)
 from memory.security import InvalidTag
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from uuid import UUID
 
-from memory.admission.deadline import deadline_at
+from memory.admission.deadline import deadline_at, require_time
 from memory.errors import DecryptionFailed, NotFound, Overloaded, StaleKeys, TooManyChunks
 from memory.indexing.slices import join_slices
 from memory.language.entities import EntityRecognizer, Mention, find_mentions, merge, recognizer
@@ -20,7 +19,6 @@ from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.columns import seal_chunk_metadata
 from memory.sealing.keyring import TenantKeys, forget_keys, require_seal_budget
 
-RECOGNISE_MAX_SECONDS = 10.0
 ENTITIES = "entities"  # the member of a chunk's own metadata
 
 _WRITE = """
@@ -60,7 +58,7 @@ def entities_in_text(text: str, labels: Sequence[str] = ()) -> FoundEntities:
     """
     user_hash = bound_tenant()
     model = recognizer(user_hash)
-    mentions = _mentions(model, text, labels, _deadline(), user_hash)
+    mentions = _mentions(model, text, labels, user_hash)
     found = [
         FoundEntity(entity.text, entity.label, tuple((None, m.start, m.end) for m in entity.mentions))
         for entity in merge(mentions)
@@ -82,7 +80,6 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
     """
     user_hash = bound_tenant()
     model = recognizer(user_hash)
-    deadline = _deadline()
     for _ in range(2):
         read = read_chunks(scope, limit=CHUNKS_PER_CALL_MAX + 1)
         if read.keys is None or not read.chunks:
@@ -94,12 +91,12 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
         sealed: list[tuple[StoredChunk, bytes]] = []
         for _doc_id, chunks in groupby(read.chunks, key=lambda chunk: chunk.doc_id):
             chunks = list(chunks)
-            text = _document_text(read.keys, chunks, deadline)
-            mentions = _mentions(model, text, labels, deadline, user_hash)
+            text = _document_text(read.keys, chunks)
+            mentions = _mentions(model, text, labels, user_hash)
             mentions.sort(key=lambda mention: (mention.start, mention.end))
             found += zip(mentions, _homes(mentions, chunks), strict=True)
             for chunk, own in zip(chunks, _within(mentions, chunks), strict=True):
-                _require_time(deadline)
+                require_time()
                 sealed.append((chunk, _sealed(read.keys, chunk, own)))
         try:
             _store(user_hash, read.keys, sealed)
@@ -112,25 +109,14 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
     raise Overloaded(retry_after_seconds=1)
 
 
-def _deadline() -> float:
-    return min(deadline_at(), time.monotonic() + RECOGNISE_MAX_SECONDS)
-
-
-def _require_time(deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise Overloaded(retry_after_seconds=2)
-
-
-def _mentions(
-    model: EntityRecognizer, text: str, labels: Sequence[str], deadline: float, user_hash: str
-) -> list[Mention]:
-    found = find_mentions(model, text, deadline=deadline, user=user_hash)
+def _mentions(model: EntityRecognizer, text: str, labels: Sequence[str], user_hash: str) -> list[Mention]:
+    found = find_mentions(model, text, deadline=deadline_at(), user=user_hash)
     return [mention for mention in found if not labels or mention.label in labels]
 
 
-def _document_text(keys: TenantKeys, chunks: list[StoredChunk], deadline: float) -> str:
+def _document_text(keys: TenantKeys, chunks: list[StoredChunk]) -> str:
     for chunk in chunks:
-        _require_time(deadline)
+        require_time()
         chunk.text = open_text(keys, chunk)
         chunk.metadata = open_metadata(keys, chunk)
     try:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from memory.admission import concurrency
+from memory.admission.deadline import remaining_seconds
 from memory.errors import LanguageModelError, Overloaded
 from memory.language import answerer
 from memory.language.answerer import Passage
@@ -20,6 +22,8 @@ from memory.rls import bound_tenant
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 
 ANSWER_MAX_TOKENS = 1024
+# Outside of a request, which has a deadline.
+SEARCH_WAIT_MAX_SECONDS = 10.0
 # A language model's silence is reported this often, so that a client that has left is noticed.
 SILENCE_SECONDS = 0.5
 
@@ -83,7 +87,12 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
     found = None
     if question.memory:
         filters = Filters(thread_id=question.thread_id)
-        found = query_memory(MemoryQuery(text=question.message, top_k=question.top_k, filters=filters))
+        # A stream has a thread of its own; to search, it shares what its user's other requests may do at once.
+        slot = concurrency.requests.take(user_hash, patience_seconds=remaining_seconds(SEARCH_WAIT_MAX_SECONDS))
+        try:
+            found = query_memory(MemoryQuery(text=question.message, top_k=question.top_k, filters=filters))
+        finally:
+            slot.release()
     return _events(question, found, deadline, user_hash)
 
 

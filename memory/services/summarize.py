@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +12,7 @@ import numpy as np
 from django.conf import settings
 from pgvector import HalfVector
 
+from memory.admission import concurrency
 from memory.admission.deadline import deadline_at, paused, require_time
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
@@ -23,7 +23,7 @@ from memory.indexing.write import DocumentDraft, seal_document, store_documents
 from memory.keys.service_keys import service_key
 from memory.language.abstract import rewrite
 from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
-from memory.language.llm import language_model
+from memory.language.llm import LanguageModel, language_model
 from memory.limits import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
@@ -35,7 +35,6 @@ from memory.services.query import MemoryQuery, query_memory
 from memory.services.stopwatch import Stopwatch
 
 QUERY_PASSAGES = 20
-SPLIT_MAX_SECONDS = 10.0  # 24 chunks of prose take a tenth of one
 SCOPE_MAX_CHARS = 1_000
 
 _WORD = re.compile(r"[^\W_]")
@@ -165,8 +164,7 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     # Oldest document first: that is how they were written.
     chunks.sort(key=lambda chunk: (chunk.created_at, chunk.doc_id, chunk.chunk_index))
     watch.lap("rank")
-    until = min(deadline_at(), time.monotonic() + SPLIT_MAX_SECONDS)
-    candidates = cited_sentences(chunks, deadline=until, user=bound_tenant())
+    candidates = cited_sentences(chunks, deadline=deadline_at(), user=bound_tenant())
     watch.lap("split")
 
     embedder, user, deadline = get_embedder(), bound_tenant(), deadline_at()
@@ -179,13 +177,25 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
     text, backend, degraded = " ".join(sentence.text for sentence in sentences), "extractive", _degraded(read)
     if sentences and (model := language_model()):
         try:
-            with paused():
-                text = rewrite(model, [sentence.text for sentence in sentences], count=max_sentences)
+            text = _rewritten(model, [sentence.text for sentence in sentences], max_sentences)
             backend = f"llm:{settings.MEMORY_LLM_MODEL}"
         except LanguageModelError as error:
             degraded.append(f"llm_{error.reason}")
         watch.lap("llm")
     return Summary(text, sentences, len(_versions(read.chunks)), len(read.chunks), backend, None, degraded)
+
+
+def _rewritten(model: LanguageModel, sentences: list[str], count: int) -> str:
+    """`rewrite`, whose time is not the request's. Raises LanguageModelError, `busy` where too many wait already."""
+    try:
+        slot = concurrency.language_models.take(bound_tenant(), patience_seconds=0)
+    except Overloaded:
+        raise LanguageModelError("busy") from None
+    try:
+        with paused():
+            return rewrite(model, sentences, count=count)
+    finally:
+        slot.release()
 
 
 def _stored_units(chunks: Sequence[StoredChunk]) -> np.ndarray:

@@ -3,14 +3,17 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from django.db import connections
 
+from memory import metrics
 from memory.admission import concurrency
 from memory.admission.writers import writers_turn
+from memory.embedding.process import get_embedder
 from memory.errors import Overloaded, TooManyRequestsAtOnce
+from r1site.settings.env import Rate
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -68,12 +71,75 @@ def test_memory_as_a_whole_leaves_the_reserve_to_health_and_the_token_check(alic
 
 
 @pytest.mark.usefixtures("small")
-def test_streams_and_exports_count_against_the_worker_and_not_against_the_share(alice, bob, under_way):
-    under_way(alice, 5, concurrency.streams)
-    assert alice.query("train").status_code == 200
+def test_streams_and_exports_count_against_the_worker_and_not_against_the_share(alice, bob, stranger, under_way):
+    under_way(alice, 3, concurrency.streams)
     under_way(bob, 1, concurrency.exports)
+    under_way(stranger, 1)
+    assert alice.query("train").status_code == 200
+    under_way(stranger, 1)
     assert told(alice.query("train")) == (503, "overloaded", "1")
-    assert told(alice.post("stream", {"message": "train"})) == (503, "overloaded", "2")
+    assert told(bob.post("stream", {"message": "train"})) == (503, "overloaded", "2")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 8, 16, 22, 40])
+def test_however_few_threads_a_worker_has_no_user_takes_them_all(settings, threads):
+    settings.GUNICORN_THREADS, settings.MEMORY_RESERVED_THREADS = threads, max(1, threads // 10)
+    settings.MEMORY_USER_CONCURRENCY, settings.MEMORY_STREAMS_MAX = max(4, threads // 10), 24
+    greedy, other = "a" * 64, "b" * 64
+    with ExitStack() as stack:
+        for budget in (concurrency.streams, concurrency.exports):
+            with suppress(Overloaded):
+                while True:
+                    stack.callback(budget.take(greedy).release)
+        if concurrency.capacity() > 2:
+            stack.callback(concurrency.requests.take(other).release)
+    with ExitStack() as stack:
+        with suppress(Overloaded, TooManyRequestsAtOnce):
+            while True:
+                stack.callback(concurrency.requests.take(greedy).release)
+        if concurrency.capacity() > 1:
+            stack.callback(concurrency.requests.take(other).release)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_stream_searches_within_its_users_share_and_waits_for_it(alice, bob, under_way, settings):
+    under_way(alice, 3)
+    settings.MEMORY_QUERY_SECONDS = 0.3
+    assert told(alice.post("stream", {"message": "train"})) == (503, "overloaded", "1")
+    settings.MEMORY_QUERY_SECONDS = 60
+    assert b"event: done" in b"".join(bob.post("stream", {"message": "train"}).streaming_content)
+
+
+def test_no_connection_is_held_while_the_model_runs_whether_rates_are_on_or_off(alice, settings, monkeypatch):
+    held = []
+    embedder = get_embedder()
+    for lane in ("embed_query", "embed_passages"):
+        real = getattr(embedder, lane)
+
+        def embed(*arguments, real=real, **named):
+            held.append(connections["default"].connection)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(embedder, lane, embed)
+    for rate in (None, Rate(1000, 60)):
+        settings.MEMORY_RATE_QUERY = settings.MEMORY_RATE_INDEX = settings.MEMORY_RATE_CHUNKS = rate
+        settings.MEMORY_RATE_DEFAULT = rate
+        assert alice.index("a", SENTENCE).status_code in (200, 201)
+        assert alice.query("train").status_code == 200
+        assert alice.post("memory/summarize", {"query": "train"}).status_code == 200
+        b"".join(alice.post("stream", {"message": "train"}).streaming_content)
+    assert len(held) >= 8 and set(held) == {None}
+
+
+def test_a_full_pool_or_a_locked_row_is_counted_as_time_that_ran_out(alice, superuser, settings):
+    assert alice.index("a", SENTENCE).status_code == 201
+    settings.MEMORY_INDEX_SECONDS = 0.3
+    counted = metrics.errors.labels("index", "timeout")._value
+    before = counted.get()
+    with superuser.transaction():
+        superuser.execute("SELECT FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [alice.user_hash])
+        assert alice.index("a", "Other words.").status_code == 503
+    assert counted.get() == before + 1
 
 
 def test_however_a_request_ends_its_room_comes_back(alice, monkeypatch):

@@ -115,9 +115,13 @@ def user(transactional_db) -> Person:
 def make_meaningful(case, person: Person) -> None:
     """Give allowed data what no schema can: the user's own id, ids of their own for several documents, real cursors.
 
+    Of wrong data, whole numbers over 64 bits are written as such: with an exponent the service takes them, and JSON
+    Schema sees no difference.
+
     And texts of a length that can be embedded here: a million characters take minutes, and are more than 200 chunks.
     """
     if not case.meta.generation.mode.is_positive:
+        case.body = without_exponents(case.body)
         return
     (case.query or {}).pop("cursor", None)
     if isinstance(case.body, dict):
@@ -131,6 +135,17 @@ def make_meaningful(case, person: Person) -> None:
             for name in {"text", "message", "query"} & holder.keys():
                 if isinstance(holder[name], str) and len(holder[name]) > MAX_TEXT_CHARS:
                     holder[name] = holder[name][-MAX_TEXT_CHARS:]
+
+
+def without_exponents(value):
+    """`value` with its whole numbers over 64 bits as integers."""
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 2**63:
+        return int(value)
+    if isinstance(value, list):
+        return [without_exponents(member) for member in value]
+    if isinstance(value, dict):
+        return {name: without_exponents(member) for name, member in value.items()}
+    return value
 
 
 def authorized(person: Person) -> dict[str, str]:

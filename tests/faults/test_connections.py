@@ -190,3 +190,12 @@ def test_headers_that_never_end_are_cut_off(service, clients):
             except OSError:
                 return
     raise AssertionError("still open")
+
+
+def test_a_stop_does_not_wait_for_who_says_nothing():
+    with running(RERANK_BACKEND="none") as service:
+        with socket.create_connection(("127.0.0.1", service.port), PATIENCE_SECONDS):
+            started = time.monotonic()
+            service.stop()
+            # Past 10 s the launcher kills what has not ended.
+            assert time.monotonic() - started < 9

@@ -49,11 +49,11 @@ class MemoryView(ApiView):
 
     def handle_exception(self, exc):
         response = super().handle_exception(exc)
-        self.count_refusal(exc, response.status_code)
+        self.count_refusal(response)
         return response
 
     @classmethod
-    def count_refusal(cls, exc: Exception, status: int = 503) -> None:
-        """Count a request that failed, by what it failed of; `status` tells apart what has no reason of its own."""
-        reason = "bad_request" if status < 500 else "server"
-        metrics.errors.labels(cls.operation, _REASONS.get(getattr(exc, "code", None), reason)).inc()
+    def count_refusal(cls, response) -> None:
+        """Count a request that failed, by the code that its problem document tells."""
+        reason = "bad_request" if response.status_code < 500 else "server"
+        metrics.errors.labels(cls.operation, _REASONS.get(response.problem_code, reason)).inc()

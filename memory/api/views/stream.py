@@ -77,9 +77,9 @@ class StreamView(MemoryView):
         return response
 
     @classmethod
-    def count_refusal(cls, exc, status=503):
+    def count_refusal(cls, response):
         metrics.streams.labels("refused").inc()
-        super().count_refusal(exc, status)
+        super().count_refusal(response)
 
     def _require_memory(self, request) -> None:
         if not settings.MEMORY_ENABLED:
