@@ -82,6 +82,13 @@ def test_what_a_page_says_to_install_is_what_the_requirements_pin(page):
     assert set(re.findall(r"pip install (\S+==\S+)", page.read_text())) <= pinned
 
 
+def test_every_file_that_code_and_documents_name_exists():
+    names = re.compile(r"\b(?:memory|deploy|r1site|reranker|tests)/[a-z0-9_/-]+\.(?:py|md|sql|txt|json|conf)\b(?!\.py)")
+    for path in documents.source_files():
+        for name in names.findall(path.read_text()):
+            assert (ROOT / name).exists(), f"{path.relative_to(ROOT)}: {name}"
+
+
 def test_the_project_speaks_of_the_readme_by_no_section_that_is_gone():
     headings = set(re.findall(r"^#+ (.*)$", README.read_text(), re.MULTILINE))
     for path in documents.source_files():
