@@ -47,7 +47,8 @@ def cited_sentences(
 ) -> list[CitedSentence]:
     """The sentences of opened chunks, a document's chunks in order.
 
-    A sentence that chunks share, or that is repeated, comes once; one that a chunk's edge cuts off does not come.
+    A sentence that chunks share, or that is repeated, comes once. One that is cut off where the chunks that were read
+    begin or end is left out, unless there is no other.
 
     Headings and the like are left out while there is anything else. `deadline` is on the `time.monotonic()` clock,
     `user` whose turn it takes; raises Overloaded past the deadline, ModelUnavailable.
