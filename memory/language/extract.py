@@ -45,7 +45,10 @@ def central_chunks(units: np.ndarray, count: int = CENTRAL_CHUNKS) -> list[int]:
 def cited_sentences(
     chunks: Sequence[StoredChunk], *, deadline: float | None = None, user: str = ""
 ) -> list[CitedSentence]:
-    """The sentences of opened chunks, a document's chunks in order: what overlaps or repeats once, what is cut not.
+    """The sentences of opened chunks, a document's chunks in order.
+
+    A sentence that chunks share, or that is repeated, comes once. One that is cut off where the chunks that were read
+    begin or end is left out, unless there is no other.
 
     Headings and the like are left out while there is anything else. `deadline` is on the `time.monotonic()` clock,
     `user` whose turn it takes; raises Overloaded past the deadline, ModelUnavailable.

@@ -1,6 +1,6 @@
 """Settings every deployment shares. Everything read from the environment is on this screen.
 
-The README's settings table lists each name with its default; a test keeps the two equal. The
+deploy/guide/settings.md lists each name with its default and range; a test keeps the two equal. The
 master keys and the tenant HMAC key are read by `memory/keys/master_keys.py`, which follows their files.
 """
 

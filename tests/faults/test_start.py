@@ -1,4 +1,4 @@
-"""Starting it: what the launcher and gunicorn refuse, and the plain gunicorn line of the README."""
+"""Starting it: what the launcher and gunicorn refuse, and the plain gunicorn line of deploy/guide/serving.md."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 @pytest.fixture
 def plain_gunicorn(django_db_setup, tmp_path):
-    """The README's gunicorn line with two workers over the suite's server; its port and its TMPDIR."""
+    """The gunicorn line of deploy/guide/serving.md, two workers over the suite's server; its port and its TMPDIR."""
     port = free_port()
     temporary = Path(tempfile.mkdtemp(dir=tmp_path))
     settings = {

@@ -1,71 +1,96 @@
-"""The README says what the code does: settings, commands, addresses."""
+"""The README is for newcomers: short, and every path, command and link in it leads somewhere.
+
+`tests/faults/test_readme_walk.py` runs its first conversation.
+"""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-_READ = re.compile(r'(?:env\.\w+|Secret|os\.environ\.get|getenv)\(\s*"([A-Z][A-Z0-9_]+)"')
-# A default that is computed from others is told in words there.
-_DEFAULT = re.compile(r'env\.(?:text|integer|decimal|boolean)\(\s*"(\w+)", (?!max\()([^,)]+)')
-# Set by the launcher or the platform, not by people.
-NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT"}
+import pytest
 
+from tests.non_regression import documents
 
-def settings_in_code() -> set[str]:
-    files = [*ROOT.glob("r1site/**/*.py"), *ROOT.glob("memory/**/*.py"), *ROOT.glob("deploy/gunicorn/*.py")]
-    names = {name for path in files for name in _READ.findall(path.read_text())}
-    return {name.removesuffix("_FILE") for name in names} - NOT_FOR_PEOPLE
-
-
-def settings_table() -> dict[str, str]:
-    rows = re.findall(r"^\| (`[A-Z][^|]*) \|([^|]*)\|", README, re.MULTILINE)
-    return {name: default.strip() for names, default in rows for name in re.findall(r"`([A-Z][A-Z0-9_]+)`", names)}
+ROOT = documents.ROOT
+README = ROOT / "README.md"
+MAX_LINES = 200
+# Every page that people read from its beginning; decisions and benchmarks are records of their day.
+PAGES = [
+    README,
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "deploy/guide").glob("*.md")),
+    *sorted((ROOT / "deploy/runbooks").glob("*.md")),
+]
 
 
-def test_every_setting_the_code_reads_is_in_the_table_and_no_other():
-    ours = ("MEMORY_", "DJANGO_", "R1_", "GUNICORN_", "RERANK_", "CROSS_ENCODER_")
-    read = {name for name in settings_in_code() if name.startswith(ours)}
-    assert len(read) > 25
-    shown = {name for name in settings_table() if name.startswith(ours)} - {"DJANGO_SETTINGS_MODULE"}
-    assert read == shown
+def each_page():
+    return pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def test_the_defaults_in_the_table_are_those_in_the_code():
-    source = (ROOT / "r1site/settings/base.py").read_text()
-    defaults = {name: value.strip('"').replace("_", "") for name, value in _DEFAULT.findall(source)}
-    assert len(defaults) > 10
-    table = settings_table()
-    for name, value in defaults.items():
-        shown = table[name].strip("`").replace("_", "")
-        assert shown.lower() == value.lower(), name
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= MAX_LINES
 
 
-def test_every_make_target_in_the_readme_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"make (?:-s )?([a-z][a-z-]+)", README))
-    assert {"run", "test", "serve", "token"} <= named <= targets
+def test_the_readme_leads_to_every_page_of_the_guide():
+    linked = {(ROOT / link).resolve() for link in documents.links(README.read_text())}
+    assert {page.resolve() for page in (ROOT / "deploy/guide").glob("*.md")} <= linked
 
 
-def test_every_path_in_the_readme_exists():
-    for path in re.findall(r"`((?:memory|deploy|r1site|tests)/[\w./-]+)`", README):
+def test_the_readme_names_every_operation_of_the_contract_and_no_other():
+    shown = set()
+    for address, _ in documents.rows(documents.section(README, "Endpoints")):
+        words = " ".join(documents.quoted(address)).split()
+        methods = [word for word in words if word.isupper()]
+        shown |= {(method, path) for path in words if path.startswith("/") for method in methods}
+    # Operations answer at the root too, where the table has them; a file of the page for people is no address for them.
+    operations = {
+        (method.upper(), re.sub(r"^/api/v1(?=/health|/metrics)", "", path.replace("{", "<").replace("}", ">")))
+        for path, item in documents.openapi()["paths"].items()
+        for method in item.keys() & {"get", "post", "put", "patch", "delete"}
+        if path != "/api/v1/docs/{name}"
+    }
+    assert shown == operations
+
+
+@each_page()
+def test_every_path_on_a_page_exists(page):
+    for path in re.findall(r"`((?:memory|deploy|r1site|reranker|tests|requirements)/[\w./-]+)`", page.read_text()):
         assert (ROOT / path).exists(), path
 
 
-def test_every_command_in_the_readme_exists():
-    for name in re.findall(r"manage\.py (\w+)", README):
+@each_page()
+def test_every_link_of_a_page_leads_somewhere(page):
+    for link in documents.links(page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in documents.anchors(target.read_text()), link
+
+
+@each_page()
+def test_every_command_on_a_page_exists(page):
+    text = page.read_text()
+    for name in re.findall(r"manage\.py (\w+)", text):
         assert name == "migrate" or (ROOT / f"memory/management/commands/{name}.py").exists(), name
+    named = set(re.findall(r"^make (?:-s )?([a-z][a-z-]+)|[`(]make (?:-s )?([a-z][a-z-]+)", text, re.MULTILINE))
+    assert {first or second for first, second in named} <= documents.make_targets()
 
 
-def test_the_versions_to_install_are_those_of_the_requirements():
+@each_page()
+def test_what_a_page_says_to_install_is_what_the_requirements_pin(page):
     pinned = {line for path in (ROOT / "requirements").glob("*.txt") for line in path.read_text().splitlines()}
-    named = re.findall(r"pip install (\S+==\S+)", README)
-    assert named and set(named) <= pinned
+    assert set(re.findall(r"pip install (\S+==\S+)", page.read_text())) <= pinned
 
 
-def test_the_log_settings_for_a_server_of_ones_own_are_the_embedded_servers():
-    source = (ROOT / "r1site/embedded/tuning.py").read_text()
-    named = re.findall(r"`(log_\w+) = ([\w-]+)`", README)
-    assert len(named) == 5
-    for name, value in named:
-        assert f'"{name}": "{value}"' in source
+def test_every_file_that_code_and_documents_name_exists():
+    names = re.compile(r"\b(?:memory|deploy|r1site|reranker|tests)/[a-z0-9_/-]+\.(?:py|md|sql|txt|json|conf)\b(?!\.py)")
+    for path in documents.source_files():
+        for name in names.findall(path.read_text()):
+            assert (ROOT / name).exists(), f"{path.relative_to(ROOT)}: {name}"
+
+
+def test_the_project_speaks_of_the_readme_by_no_section_that_is_gone():
+    headings = set(re.findall(r"^#+ (.*)$", README.read_text(), re.MULTILINE))
+    for path in documents.source_files():
+        for title in re.findall(r'README(?:\.md)?, "([^"]+)"', path.read_text()):
+            assert " ".join(title.split()) in headings, f"{path.relative_to(ROOT)}: {title}"

@@ -29,7 +29,7 @@ class OperationSchema(AutoSchema):
         self.path_prefix, self.method = path_prefix, method.upper()
         operation = OPERATIONS.get((self.method, path))
         if operation is None:
-            raise LookupError(f"{self.method} {path} is not in memory/api/schema/operations.py")
+            raise LookupError(f"{self.method} {path} is not in memory/api/schema/operations/")
         request_schema = None
         if operation.request:
             request_schema = self._body(operation.request)
