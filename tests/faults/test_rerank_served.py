@@ -135,6 +135,10 @@ class RerankingService(Service):
             "WEB_CONCURRENCY": str(WORKERS),
             "CROSS_ENCODER_MODEL": str(build_cross_encoder(folder / "model")),
             "RERANK_BACKEND": "auto",
+            # One user asks for all; what each may do at once is not what is looked at here.
+            "MEMORY_USER_CONCURRENCY": "400",
+            "MEMORY_RESERVED_THREADS": "0",
+            "MEMORY_QUERY_SECONDS": "30",
             "RERANK_ENABLED": "true",
             "RERANK_CIRCUIT_MS": "250",
             "PYTHONPATH": str(shim),
