@@ -14,12 +14,12 @@ from django.conf import settings
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
-from memory.admission.quota import require_room_for
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
 from memory.errors import FieldError, InvalidInput, StaleKeys
 from memory.indexing.chunker import Chunk, chunk_texts
 from memory.indexing.derived import derived_from
+from memory.indexing.room import require_room_for
 from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_documents
 from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction

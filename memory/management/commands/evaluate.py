@@ -14,7 +14,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from memory.embedding.process import loaded_embedder
 from memory.errors import MemoryServiceError
-from memory.evaluation.collections import Collection, CollectionError, load_collection
+from memory.evaluation.collections import Collection, load_collection
+from memory.evaluation.raw import CollectionError
 from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
