@@ -15,21 +15,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NoReturn
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
 from memory import metrics
 from memory.admission.deadline import require_time
 from memory.admission.writers import writers_turn
 from memory.errors import CrossTenantAttempt, TenantNotBound
-from memory.isolation.audit import require_safe_database, verify_rls_isolation
+from memory.isolation.audit import AnyConnection, require_safe_database, verify_rls_isolation
 from memory.isolation.pipeline import TenantState, TenantTransaction, limit_waits, pipelined
 
 __all__ = [
@@ -48,7 +47,6 @@ __all__ = [
 USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
 
-AnyConnection = BaseDatabaseWrapper | psycopg.Connection[Any]
 
 _bound: ContextVar[str | None] = ContextVar("memory_bound_tenant", default=None)
 _open: ContextVar[dict[str, TenantTransaction]] = ContextVar("memory_open_transactions", default={})  # noqa: B039
@@ -171,17 +169,16 @@ def joined_transaction(conn: AnyConnection, user_hash: str) -> Iterator[TenantTr
     `conn` is a Django connection or a psycopg one. Joins its open transaction, or opens and commits
     one. Raises CrossTenantAttempt when that transaction is another tenant's.
     """
-    is_django = hasattr(conn, "in_atomic_block")
-    if is_django and (not conn.in_atomic_block or conn.alias in _open.get()):
+    if not isinstance(conn, psycopg.Connection) and (not conn.in_atomic_block or conn.alias in _open.get()):
         with tenant_transaction(user_hash, write=True, using=conn.alias) as tx:
             yield tx
         return
     try:
         require_safe_database(conn)
-        with transaction.atomic(using=conn.alias) if is_django else conn.transaction():
+        with _block(conn):
             with conn.cursor() as cursor:
                 cursor.execute("SELECT current_setting('app.user_hash', true)")
-                before = cursor.fetchone()[0]
+                [before] = cursor.fetchone() or [None]
             if before not in (None, "", user_hash) or _bound.get() not in (None, user_hash):
                 refuse_cross_tenant()
             set_rls_context(conn, user_hash)
@@ -233,7 +230,11 @@ def _require_hex(user_hash: str) -> None:
         raise TenantNotBound("a tenant is named by 64 hex digits")
 
 
+def _block(conn: AnyConnection) -> AbstractContextManager[object]:
+    return conn.transaction() if isinstance(conn, psycopg.Connection) else transaction.atomic(using=conn.alias)
+
+
 def _in_transaction(conn: AnyConnection) -> bool:
-    if hasattr(conn, "in_atomic_block"):
+    if not isinstance(conn, psycopg.Connection):
         return conn.in_atomic_block
     return not conn.autocommit or conn.info.transaction_status != TransactionStatus.IDLE

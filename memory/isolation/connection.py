@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 Params = Sequence[Any] | Mapping[str, Any]
+Row = tuple[Any, ...]
 
 
 class Cursor(Protocol):

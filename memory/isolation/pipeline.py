@@ -136,7 +136,11 @@ class TenantTransaction:
         if self._state_cursor is not None:
             row = self._state_cursor.fetchone()
             self._state_cursor = None
-            self._state = row and TenantState(*row[:5], sealed_key=row[5] and bytes(row[5]))
+            self._state = None
+            if row is not None:
+                state, generation, seal_count, chunk_count, key_id, sealed_key = row
+                sealed_key = None if sealed_key is None else bytes(sealed_key)
+                self._state = TenantState(state, generation, seal_count, chunk_count, key_id, sealed_key)
         if self._state is not None and self._state.state != "active" and not even_inactive:
             raise KeyUnavailable(retry_after_seconds=5)
         return self._state

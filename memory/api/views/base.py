@@ -56,4 +56,4 @@ class MemoryView(ApiView):
     def count_refusal(cls, exc: Exception, status: int = 503) -> None:
         """Count a request that failed, by what it failed of; `status` tells apart what has no reason of its own."""
         reason = "bad_request" if status < 500 else "server"
-        metrics.errors.labels(cls.operation, _REASONS.get(getattr(exc, "code", None), reason)).inc()
+        metrics.errors.labels(cls.operation, _REASONS.get(getattr(exc, "code", ""), reason)).inc()
