@@ -47,7 +47,6 @@ __all__ = [
 USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
 
-
 _bound: ContextVar[str | None] = ContextVar("memory_bound_tenant", default=None)
 _open: ContextVar[dict[str, TenantTransaction]] = ContextVar("memory_open_transactions", default={})  # noqa: B039
 

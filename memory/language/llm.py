@@ -104,7 +104,7 @@ class LanguageModel:
         def create(**options: Any) -> Any:
             return self._client.chat.completions.create(
                 model=self._model,
-                messages=cast("list[ChatCompletionMessageParam]", messages),
+                messages=chat,
                 max_tokens=max_tokens,
                 stream=True,
                 **options,
