@@ -262,7 +262,7 @@ def mint(
 
 def _refuse(reason: str, refusal: InvalidToken | None = None) -> NoReturn:
     refusal = refusal or InvalidToken()
-    refusal.reason = reason  # type: ignore[attr-defined]
+    refusal.reason = reason
     raise refusal
 
 
