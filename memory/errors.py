@@ -36,9 +36,10 @@ class MissingToken(MemoryServiceError):
 
 
 class InvalidToken(MemoryServiceError):
-    """The bearer token is not valid."""
+    """The bearer token is not valid. `reason` is the rule that refused it, for logs and metrics alone."""
 
     code = "invalid_token"
+    reason: str | None = None
 
 
 class ExpiredToken(InvalidToken):

@@ -101,7 +101,7 @@ class AdmissionMiddleware:
         """Called by Django once it knows the view; what it returns is the answer."""
         view_class = getattr(view, "cls", None)
         budget: Budget | None = getattr(view_class, "budget", None)
-        if getattr(request, "verified_token", None) is None or budget is None:
+        if getattr(request, "verified_token", None) is None or view_class is None or budget is None:
             return None
         try:
             request.slot = budget.take(bound_tenant())

@@ -17,8 +17,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import cast
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 
@@ -36,13 +37,13 @@ class AccessLogMiddleware:
     A request that gunicorn's own parser refuses, with 400, never gets here.
     """
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]):
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse | StreamingHttpResponse]):
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         started = time.perf_counter()
         response = self.get_response(request)
-        if response.streaming:
+        if isinstance(response, StreamingHttpResponse):
             _Watched(request, response, started)
         else:
             _log(request, response, started, len(response.content))
@@ -52,9 +53,10 @@ class AccessLogMiddleware:
 class _Watched:
     """A streamed body, counted as it goes out; its request is logged once, when the server closes the response."""
 
-    def __init__(self, request: HttpRequest, response: HttpResponseBase, started: float):
+    def __init__(self, request: HttpRequest, response: StreamingHttpResponse, started: float):
         self._request, self._response, self._started = request, response, started
-        self._parts: Iterator[bytes] = iter(response.streaming_content)
+        # None of ours is asynchronous.
+        self._parts = iter(cast(Iterator[bytes], response.streaming_content))
         self._sent_bytes = 0
         self._ended = self._logged = False
         self._close = response.close

@@ -140,7 +140,7 @@ class Lingering:
                     connection = self._arriving.get()
                     ends[connection] = [time.monotonic() + LINGER_SECONDS, LINGER_MAX_BYTES]
                     self._selector.register(connection, selectors.EVENT_READ)
-                elif self._is_over(key.fileobj, ends[key.fileobj]):
+                elif isinstance(key.fileobj, socket.socket) and self._is_over(key.fileobj, ends[key.fileobj]):
                     self._close(key.fileobj, ends)
             now = time.monotonic()
             for connection in [connection for connection, (end, _) in ends.items() if end <= now]:

@@ -104,16 +104,16 @@ def main(argv: list[str] | None = None) -> int:
 def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
     """Steps 1 to 5; inside the block joined to the cluster, which is None with DATABASE_URL."""
     url = Secret("DATABASE_URL").value()
-    cluster = nullcontext() if url else Cluster(var / "postgres")
+    cluster = None if url else Cluster(var / "postgres")
     if os.environ["DJANGO_SETTINGS_MODULE"] == DEVELOPMENT_SETTINGS:
-        if url:
+        if cluster is None:
             _require_data_keys(var / "secrets")
             ensure_development_secrets(var / "secrets", database_exists=False, names=SESSION_SECRETS)
         else:
             ensure_development_secrets(var / "secrets", database_exists=cluster.exists())
     _say("database: DATABASE_URL" if url else f"database: embedded, under {var / 'postgres'}")
-    with cluster:
-        if not url:
+    with nullcontext() if cluster is None else cluster:
+        if cluster is not None:
             bootstrap(cluster, var / "secrets", DATABASE_NAME)
             url = cluster.conninfo("r1_app", read_secret(var / "secrets", "R1_APP_PASSWORD"), DATABASE_NAME)
         _say(_server_versions(url))
@@ -122,7 +122,7 @@ def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
         if with_model:
             _say("checking the embedding model and its space")
             _manage("register_space", "--if-none")
-        yield None if isinstance(cluster, nullcontext) else cluster
+        yield cluster
 
 
 def _require_data_keys(folder: Path) -> None:
@@ -199,7 +199,7 @@ def _package_versions() -> str:
 
 def _server_versions(url: str) -> str:
     with psycopg.connect(url) as connection:
-        (server,) = connection.execute("SHOW server_version").fetchone()
+        (server,) = connection.execute("SHOW server_version").fetchone() or ("unknown",)
         extension = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
     return f"postgresql {server.split()[0]}, pgvector {extension[0] if extension else 'missing'}"
 

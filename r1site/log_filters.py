@@ -28,7 +28,9 @@ class WithoutQuotes(logging.Filter):
         package = record.name.partition(".")[0]
         if package == "psycopg":
             arguments = record.args if isinstance(record.args, tuple) else ()
-            record.args = tuple(said_of(argument) if _is_exception(argument) else argument for argument in arguments)
+            record.args = tuple(
+                said_of(argument) if isinstance(argument, BaseException) else argument for argument in arguments
+            )
             _append_exception(record)
         elif package == "gunicorn":
             keep_fixed_words(record)
@@ -58,10 +60,6 @@ def _append_exception(record: logging.LogRecord) -> None:
     record.exc_info = record.exc_text = record.stack_info = None
     if exception is not None:
         record.msg, record.args = f"{record.getMessage()} ({said_of(exception)})", None
-
-
-def _is_exception(argument: object) -> bool:
-    return isinstance(argument, BaseException)
 
 
 def _place(found: TracebackType | None) -> str:

@@ -73,7 +73,7 @@ class PoolMetricsMiddleware:
 
 def observe_pool() -> None:
     """Set the pool's gauges of this worker."""
-    pool = connections["default"].pool
+    pool = getattr(connections["default"], "pool", None)
     if pool is None:
         return
     stats = pool.get_stats()

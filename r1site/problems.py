@@ -81,8 +81,8 @@ def problem_for(exc: BaseException) -> Problem:
         code = next((code for known, code in CODE_BY_EXCEPTION if isinstance(exc, known)), "internal")
         if isinstance(exc, drf.ValidationError):
             errors = list(islice(_field_errors(exc.detail), MAX_FIELD_ERRORS))
-        elif isinstance(exc, drf.Throttled) and exc.wait is not None:
-            retry_after_seconds = exc.wait
+        elif isinstance(exc, drf.Throttled):
+            retry_after_seconds = exc.wait  # type: ignore[attr-defined]
     headers = {}
     if code in AUTHENTICATE:
         headers["WWW-Authenticate"] = AUTHENTICATE[code]
@@ -130,7 +130,7 @@ def allow_methods(*methods: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 
 def method_not_allowed(request: HttpRequest, allowed: Iterable[str]) -> JsonResponse:
-    response = problem_response(request, drf.MethodNotAllowed(request.method))
+    response = problem_response(request, drf.MethodNotAllowed(request.method or ""))
     response["Allow"] = ", ".join(allowed)
     return response
 
@@ -179,7 +179,7 @@ def _database_code(exc: BaseException) -> str:
     """503 for a database that is away or full, 500 for one that says our statement is wrong."""
     original = exc if isinstance(exc, psycopg.Error) else exc.__cause__
     if isinstance(original, psycopg_pool.PoolTimeout):
-        pool = connections["default"].pool
+        pool = getattr(connections["default"], "pool", None)
         return "database_unavailable" if pool is not None and is_database_away(pool) else "overloaded"
     if isinstance(original, psycopg_pool.TooManyRequests):
         return "overloaded"

@@ -148,5 +148,5 @@ def _hang_up_when_sent(request: HttpRequest) -> None:
     by r1site/gunicorn_worker.py, in no thread that serves.
     """
     body = request.META.get("wsgi.input")
-    if hasattr(body, "failed"):
+    if body is not None and hasattr(body, "failed"):
         body.failed = True

@@ -187,7 +187,7 @@ class Batcher:
         if not self._preparing.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise RerankSkipped("overloaded")
         try:
-            return self.runner.backend.prepare(query, texts, deadline)
+            return self.runner.loaded_backend.prepare(query, texts, deadline)
         except Exception as error:
             raise RerankSkipped(reason_of(error)) from None
         finally:
@@ -260,7 +260,7 @@ class Batcher:
         self._jobs = deque(job for job in self._jobs if job.waiting)
         if not self._jobs:
             return []
-        batch = next_batch(self._jobs, self._config.batch_pairs, self.runner.backend.batch_tokens)
+        batch = next_batch(self._jobs, self._config.batch_pairs, self.runner.loaded_backend.batch_tokens)
         self._pending_tokens -= sum(job.pairs[i].tokens for job, i in batch)
         return batch
 

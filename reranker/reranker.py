@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,10 @@ from reranker.faults import reason_of
 from reranker.metrics import CallLog
 from reranker.results import RerankedResult, RerankOutcome, RerankSkipped, candidate_order
 
-_MAKERS = {"cross_encoder": load_cross_encoder_backend, "late_interaction": make_late_interaction_backend}
+_MAKERS: dict[str, Callable[[RerankConfig], Backend]] = {
+    "cross_encoder": load_cross_encoder_backend,
+    "late_interaction": make_late_interaction_backend,
+}
 _IDLE = {"state": "cold", "breaker": "closed", "stuck": False, "queued_pairs": 0, "queued_tokens": 0, "loads": 0}
 
 
@@ -102,7 +105,7 @@ class Reranker:
             raise RerankSkipped("no_backend", "the model was loaded before the fork")
         if not batcher.runner.load.wait(None):
             raise RerankSkipped(batcher.runner.load.reason, batcher.runner.load.detail)
-        return batcher.runner.backend.model
+        return batcher.runner.load.result.model
 
     def ready_backend(self) -> Backend:
         """The backend that would be asked now; raises `RerankSkipped` where none is ready."""
@@ -229,5 +232,9 @@ if hasattr(os, "register_at_fork"):
 
 def _own_scores(candidates: Sequence[Any]) -> list[float] | None:
     """The candidates' scores, where every one has one."""
-    scores = [getattr(candidate, "score", None) for candidate in candidates]
-    return None if any(score is None for score in scores) else [float(score) for score in scores]
+    scores = []
+    for candidate in candidates:
+        if (score := getattr(candidate, "score", None)) is None:
+            return None
+        scores.append(score)
+    return [float(score) for score in scores]

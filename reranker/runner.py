@@ -39,9 +39,16 @@ class Runner:
     def backend(self) -> Backend | None:
         return self.load.result
 
+    @property
+    def loaded_backend(self) -> Backend:
+        """The backend, for what comes after the load. Raises LookupError where there is none."""
+        if self.backend is None:
+            raise LookupError("the reranker's model is not loaded")
+        return self.backend
+
     def seconds_for(self, tokens: int) -> float:
         """Estimate for that many tokens, in as many passes as they take."""
-        return self._pace.seconds(tokens, math.ceil(tokens / self.backend.batch_tokens))
+        return self._pace.seconds(tokens, math.ceil(tokens / self.loaded_backend.batch_tokens))
 
     def seconds_left(self) -> float:
         """Estimate for the rest of the running pass; 0 when none runs or it is overdue."""
@@ -86,14 +93,15 @@ class Runner:
     def _in_memory(self, pairs: list[Pair]) -> np.ndarray:
         """A batch that does not fit in memory is tried once more, in halves."""
         try:
-            return self.backend.score(pairs)
+            return self.loaded_backend.score(pairs)
         except Exception as error:
             if not out_of_memory(error) or len(pairs) == 1:
                 raise
         # Outside the handler, for its traceback holds on to tensors.
-        self.backend.release_memory()
+        backend = self.loaded_backend
+        backend.release_memory()
         half = len(pairs) // 2
-        return np.concatenate([self.backend.score(pairs[:half]), self.backend.score(pairs[half:])])
+        return np.concatenate([backend.score(pairs[:half]), backend.score(pairs[half:])])
 
     def _warmed(self, backend: Backend) -> Backend:
         """Run the model until it has nothing left to set up, and measure it."""

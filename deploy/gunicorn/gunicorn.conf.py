@@ -45,7 +45,7 @@ def _entry(find, name, setting):
         sys.exit(f"{setting} names nobody on this machine")
 
 
-_user_name, _group_name = os.environ.get("GUNICORN_USER"), os.environ.get("GUNICORN_GROUP")
+_user_name, _group_name = os.environ.get("GUNICORN_USER", ""), os.environ.get("GUNICORN_GROUP", "")
 if _group_name and not _user_name:
     sys.exit("GUNICORN_GROUP is set without GUNICORN_USER")
 if _user_name:

@@ -7,10 +7,9 @@ costs. It is a row of `memory_rate_buckets`, which is UNLOGGED: a decision waits
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 from memory.limits import CHUNKS_PER_CALL_MAX
-from memory.rls import TenantTransaction
 
 # Each user has these; `chunks` is what indexing costs besides a token of `index`, `memory` is every memory endpoint
 # without a bucket of its own, `default` everything else.
@@ -39,6 +38,22 @@ class Rate(Protocol):
 
     @property
     def per_second(self) -> float: ...
+
+
+class Rows(Protocol):
+    """What a statement found."""
+
+    def fetchone(self) -> Any: ...
+
+
+class Transaction(Protocol):
+    """One tenant's, as `memory.rls` opens it; it stands above this room, which only asks it for these."""
+
+    user_hash: str
+
+    def execute(self, sql: str, params: Any, /) -> Rows: ...
+
+    def end(self) -> None: ...
 
 
 # `excluded.updated_at` was read before this statement waited for the row, so the row's own moment may be
@@ -78,7 +93,7 @@ def bucket_size(bucket: str, rate: Rate) -> int:
     return max(rate.limit, _COST_MAX.get(bucket, 1))
 
 
-def take_tokens(tx: TenantTransaction, bucket: str, rate: Rate, cost: int = 1) -> int | None:
+def take_tokens(tx: Transaction, bucket: str, rate: Rate, cost: int = 1) -> int | None:
     """Take `cost` tokens, at least 1, from the tenant's `bucket`; None, or in how many whole seconds it has them.
 
     A refusal changes nothing, so refused requests do not keep a client waiting. `tx`: a writing transaction that

@@ -13,7 +13,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from http.client import HTTPMessage
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -201,7 +202,9 @@ class _SameOriginRedirects(urllib.request.HTTPRedirectHandler):
 
     max_redirections = 3
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
         if _origin(newurl) != _origin(req.full_url):
             raise ValueError("redirected to another origin")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import jwt
 
@@ -262,7 +262,7 @@ def mint(
 
 def _refuse(reason: str, refusal: InvalidToken | None = None) -> NoReturn:
     refusal = refusal or InvalidToken()
-    refusal.reason = reason  # type: ignore[attr-defined]
+    refusal.reason = reason
     raise refusal
 
 
@@ -300,7 +300,7 @@ def _is_our_type(value: Any) -> bool:
     return isinstance(value, str) and value.lower().removeprefix("application/") in _TYPES
 
 
-def _is_list_of_strings(value: Any) -> bool:
+def _is_list_of_strings(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

@@ -102,9 +102,7 @@ class Embedder:
         if not self._loading.acquire(timeout=patience_seconds):
             raise Overloaded("The embedding model is still loading.", retry_after_seconds=5)
         try:
-            if self._loaded is None:
-                self._load()
-            return self._loaded
+            return self._load() if self._loaded is None else self._loaded
         finally:
             self._loading.release()
 
@@ -161,7 +159,8 @@ class Embedder:
     @property
     def loaded(self) -> bool:
         """Whether this process can embed: the model is here, and the thread that asks it runs."""
-        return self._loaded is not None and self._loading_pid == os.getpid() and self._queue.is_alive
+        is_here = self._loaded is not None and self._loading_pid == os.getpid()
+        return is_here and self._queue is not None and self._queue.is_alive
 
     @property
     def queued_tokens(self) -> int:
@@ -171,7 +170,7 @@ class Embedder:
     def batches_run(self) -> int:
         return self._queue.batches_run if self._queue else 0
 
-    def _load(self) -> None:
+    def _load(self) -> EmbeddingModel:
         if self._failure and time.monotonic() < self._failure[0]:
             raise type(self._failure[1])(self._failure[1].detail)
         self._loading_pid = os.getpid()
@@ -199,6 +198,7 @@ class Embedder:
             max_queued_tokens=self._max_queued_tokens,
         )
         self._loaded = model
+        return model
 
     def _embed(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
         rows = self._rows(lane, texts, deadline, user)
@@ -208,10 +208,12 @@ class Embedder:
         model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
         tokens = [model.count_tokens(text) for text in model_texts]
-        return self._queue.embed(lane, model_texts, tokens, deadline, user)
+        if (queue := self._queue) is None:
+            raise ModelUnavailable("The embedding model was closed meanwhile.")
+        return queue.embed(lane, model_texts, tokens, deadline, user)
 
 
-def _unit_rows(rows: Sequence[np.ndarray], dimension: int) -> np.ndarray:
+def _unit_rows(rows: np.ndarray | Sequence[np.ndarray], dimension: int) -> np.ndarray:
     """float32[n, d] of unit length; raises `InvalidEmbedding` where a row cannot be stored."""
     if any(np.shape(row) != (dimension,) for row in rows):
         raise InvalidEmbedding("The embedding model returned a vector of another dimension.")

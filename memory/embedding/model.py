@@ -36,7 +36,8 @@ def resolve_model(name: str) -> Path | str:
     all-MiniLM-L6-v2 is the installed package's folder; a path is itself; any other name is the
     hub's, of the `sentence-transformers` organisation unless it says which.
     """
-    if name in PACKAGED_NAMES and (package := importlib.util.find_spec(_PACKAGE)):
+    package = importlib.util.find_spec(_PACKAGE) if name in PACKAGED_NAMES else None
+    if package is not None and package.submodule_search_locations:
         # The package is there for its files; none of its code is run.
         return Path(package.submodule_search_locations[0]) / "model"
     if os.path.isdir(name):

@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class EmbedderQueue:
 
     def __init__(
         self,
-        encode: Callable[[Lane, list[str]], np.ndarray],
+        encode: Callable[[Lane, list[str]], np.ndarray | list[np.ndarray]],
         *,
         batch_tokens: int,
         max_queued_tokens: int,
@@ -94,7 +95,8 @@ class EmbedderQueue:
                     self._drop(job, self._overloaded(job))
         if job.error is not None:
             raise job.error
-        return job.rows
+        # Done, so none is missing.
+        return cast("list[np.ndarray]", job.rows)
 
     def close(self) -> None:
         """Stop after the running batch; whoever still waits gets `ModelUnavailable`."""

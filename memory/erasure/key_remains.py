@@ -97,7 +97,8 @@ def _clear() -> None:
     with psycopg.connect(**params, autocommit=True) as connection:
         if connection.info.server_version < GRANTED_FROM_VERSION:
             return
-        if connection.execute(_SIZE).fetchone()[0] <= REWRITE_MAX_BYTES:
+        [size_bytes] = connection.execute(_SIZE).fetchone() or [0]
+        if size_bytes <= REWRITE_MAX_BYTES:
             try:
                 connection.execute(f"SET lock_timeout = {WORKER_LOCK_MS}")
                 connection.execute(_REWRITE)

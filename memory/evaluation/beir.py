@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from memory.evaluation.collections import RawCollection, only
+from memory.evaluation.raw import RawCollection, only
 
 
 def recognises(folder: Path) -> bool:

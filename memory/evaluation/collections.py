@@ -18,11 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from memory.evaluation import beir, smart, trec
+from memory.evaluation.raw import CollectionError, RawCollection, titled
 from memory.limits import DOC_ID_MAX_CHARS
-
-
-class CollectionError(Exception):
-    """The folder holds no collection that can be read; the message says which file and why."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,6 @@ class Collection:
         return Collection(self.name, self.documents, queries, {q: self.relevant[q] for q in queries})
 
 
-@dataclass(frozen=True)
-class RawCollection:
-    """What a reader found: (id, title, text), (id, text), and (query id, document id, grade), in the files' order."""
-
-    documents: list[tuple[str, str, str]]
-    queries: list[tuple[str, str]]
-    grades: list[tuple[str, str, int]]
-
-
 Reader = Callable[[Path], RawCollection]
 
 
@@ -68,8 +57,6 @@ def load_collection(folder: Path) -> Collection:
 
 
 def _reader(folder: Path) -> Reader:
-    from memory.evaluation import beir, smart, trec
-
     for module in (beir, smart, trec):
         if module.recognises(folder):
             return module.read
@@ -107,15 +94,3 @@ def collected(name: str, raw: RawCollection) -> Collection:
     if not any(relevant[query_id] & documents.keys() for query_id in queries):
         raise CollectionError(f"{name}: no query has a relevant document")
     return Collection(name, documents, queries, {query_id: frozenset(relevant[query_id]) for query_id in queries})
-
-
-def titled(title: str, text: str) -> str:
-    """A title, a line feed and the text; what there is of them."""
-    return "\n".join(part for part in (title.strip(), text.strip()) if part)
-
-
-def only(folder: Path, paths: list[Path], what: str) -> Path:
-    """The one path of `paths`. Raises CollectionError when there are none or several."""
-    if len(paths) != 1:
-        raise CollectionError(f"{folder}: expected one file with the {what}, found {len(paths)}")
-    return paths[0]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from memory.evaluation.collections import RawCollection, only, titled
+from memory.evaluation.raw import RawCollection, only, titled
 
 _RECORD = re.compile(r"^\.I\s+(\S+)\s*$")
 _FIELD = re.compile(r"^\.([A-Z])\s*$")

@@ -59,7 +59,7 @@ class ThrowAwayUser:
         """Freshly cached keys whose rotation is the identity; the service's calls find these."""
         existing_or_new_keys(self.user_hash, self.user_id)
         forget_keys(self.user_hash)
-        keys = existing_keys(self.user_hash)
+        keys = existing_or_new_keys(self.user_hash, self.user_id)
         keys.cached(Purpose.ROTATION, lambda key: _Identity())
         return keys
 

@@ -13,7 +13,7 @@ import html
 import re
 from pathlib import Path
 
-from memory.evaluation.collections import RawCollection, only
+from memory.evaluation.raw import RawCollection, only
 
 _SUFFIXES = {".xml", ".sgml", ".sgm", ".trec"}
 

@@ -43,7 +43,7 @@ def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None
     """The slices of one text, as `iter_chunks` gives them. Raises `TooManyChunks` past `max_chunks`."""
     if max_chunks is None:
         return list(iter_chunks(text, tokenizer, **limits))
-    return chunk_texts([text], tokenizer, max_chunks=max_chunks, **limits)[0]
+    return chunk_texts([text], tokenizer, max_chunks=max_chunks, field="text", **limits)[0]
 
 
 def chunk_texts(

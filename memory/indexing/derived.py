@@ -12,6 +12,7 @@ from typing import Any
 
 from memory.errors import FieldError, InvalidInput
 from memory.formats.doc_ids import is_doc_id
+from memory.isolation.connection import Cursor
 from memory.lexical.segments import remove_terms
 from memory.rls import TenantTransaction
 
@@ -104,7 +105,7 @@ def forget_derived(tx: TenantTransaction, doc_id: str) -> None:
         tx.execute(_COUNT, [len(deleted.fetchall()), chunks, tx.user_hash])
 
 
-def chunks_replaced(tx: TenantTransaction, doc_ids: Sequence[str]):
+def chunks_replaced(tx: TenantTransaction, doc_ids: Sequence[str]) -> Cursor:
     """Ask how many chunks go when these documents are written anew, with all that was made from them; the cursor."""
     return tx.execute(_CHUNKS_REPLACED, {"user_hash": tx.user_hash, "doc_ids": list(doc_ids)})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 import numpy as np
@@ -36,6 +37,19 @@ SEALS_PER_CHUNK = 3  # text, metadata, vector
 SEALS_PER_DOCUMENT = 1  # metadata
 # Seven parameters a row, and PostgreSQL's protocol counts a statement's in 16 bits.
 PASSAGES_MAX = 9_000
+
+
+class Slice(Protocol):
+    """What is sealed as one chunk: a `Passage`, or a chunk of the chunker's."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,7 @@ class StoredVersion:
 
 
 def seal_document(
-    keys: TenantKeys, space: int, draft: DocumentDraft, passages: Sequence[Passage], embeddings,
+    keys: TenantKeys, space: int, draft: DocumentDraft, passages: Sequence[Slice], embeddings,
     *, language: str | None = None,
 ) -> SealedDocument:  # fmt: skip
     """Seal a draft and blind its terms. `embeddings`: float[n, d], one row a passage, of the active space's model.
@@ -131,7 +145,7 @@ def seal_document(
                 text_cipher=sealing.seal_text(keys, place, passage.text),
                 meta_cipher=sealing.seal_chunk_metadata(keys, chunk_id, {}),
                 emb_cipher=sealing.seal_vector(keys, chunk_id, vector, stored),
-                terms=blinder and blinder.blind(terms(passage.text, language)),
+                terms=None if blinder is None else blinder.blind(terms(passage.text, language)),
             )
         )
     mac = sealing.content_mac(keys, draft.text)
@@ -190,8 +204,11 @@ def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) 
     Raises QuotaExceeded when the user would then have more chunks than before and than the quota, whatever was
     replaced credited, and as `store_document`; the transaction must not be committed then.
     """
+    before = tx.state()
+    if before is None:
+        raise StaleKeys(retry_after_seconds=1)
     stored = [store_document(tx, document) for document in documents]
-    require_room(tx.state().chunk_count, stored[-1].chunk_count)
+    require_room(before.chunk_count, stored[-1].chunk_count)
     return [each.replaced for each in stored]
 
 

@@ -6,12 +6,21 @@ sentences; an empty list means every table, partition, policy, grant and role is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
+
+import psycopg
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.errors import UnsafeDatabase
 from memory.isolation.catalogue import read_catalogue
+from memory.isolation.connection import Row
 from memory.isolation.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
 from memory.migrations._sqlfile import SQL_FOLDER
+
+# A Django connection, or psycopg's own.
+AnyConnection = BaseDatabaseWrapper | psycopg.Connection[Any]
 
 APP_ROLE = "r1_app"
 TENANT_TABLES = (
@@ -54,7 +63,7 @@ POLICIES = {
 }
 
 
-def verify_rls_isolation(conn) -> list[str]:
+def verify_rls_isolation(conn: AnyConnection) -> list[str]:
     """Every way in which this database falls short of isolation, as sentences; [] when there is none.
 
     `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
@@ -62,7 +71,7 @@ def verify_rls_isolation(conn) -> list[str]:
     return [*_isolation_findings(conn), *verify_roles(conn)]
 
 
-def _isolation_findings(conn) -> list[str]:
+def _isolation_findings(conn: AnyConnection) -> list[str]:
     """What the service does not start with: somebody could reach rows that are another's."""
     found = read_catalogue(conn)
     service = next((name for name, is_service, *_ in found["roles"] if is_service), APP_ROLE)
@@ -83,7 +92,7 @@ def _isolation_findings(conn) -> list[str]:
     ]
 
 
-def _role_findings(roles, tables):
+def _role_findings(roles: list[Row], tables: list[Row]) -> Iterator[str]:
     for name, is_service, superuser, bypass, creates_roles, member_of in roles:
         who = f"the service runs as {name}" if is_service else f"{name} exists"
         if superuser:
@@ -100,13 +109,13 @@ def _role_findings(roles, tables):
             yield f"{who}; the policies are for {APP_ROLE}"
 
 
-def _schema_findings(rows):
+def _schema_findings(rows: list[Row]) -> Iterator[str]:
     in_schema, in_database = rows[0]
     if in_schema or in_database:
         yield f"the service may CREATE in the {'schema public' if in_schema else 'database'}"
 
 
-def _table_findings(tables):
+def _table_findings(tables: list[Row]) -> Iterator[str]:
     parents = {table for table, _, _, _, _, parent in tables if parent is None}
     for table in sorted(set(TENANT_TABLES) - parents):
         yield f"{table} does not exist; run migrate"
@@ -121,8 +130,8 @@ def _table_findings(tables):
             yield f"{table} lacks {'FORCE' if enabled else 'ENABLE'} ROW LEVEL SECURITY"
 
 
-def _policy_findings(tables, policies):
-    found: dict[str, dict[str, tuple]] = {}
+def _policy_findings(tables: list[Row], policies: list[Row]) -> Iterator[str]:
+    found: dict[str, dict[str, list[Any]]] = {}
     for table, name, *policy in policies:
         found.setdefault(table, {})[name] = policy
     for table, _, _, _, _, parent in tables:
@@ -132,37 +141,37 @@ def _policy_findings(tables, policies):
         present = dict(found.get(table, {}))
         for suffix, (command, using, check) in POLICIES.items():
             name = f"memory_tenant_isolation_{suffix}"
-            policy = present.pop(name, None)
-            if policy is None:
+            found_policy = present.pop(name, None)
+            if found_policy is None:
                 yield f"{table} lacks the policy {name}"
-            elif policy != [command, True, [APP_ROLE], using, check]:
+            elif found_policy != [command, True, [APP_ROLE], using, check]:
                 yield f"{table}: the policy {name} is not the one the migrations make"
         for name in present:
             yield f"{table} has an unknown policy {name}: permissive policies add up"
 
 
-def _view_findings(views):
-    owners = dict(views)
+def _view_findings(views: list[Row]) -> Iterator[str]:
+    owners: dict[str, str] = dict(views)
     for view in STAFF_VIEWS:
         if owners.get(view, "r1_backup") != "r1_backup":
             yield f"{view} belongs to {owners[view]} instead of r1_backup"
 
 
-def _sealed_column_findings(columns):
+def _sealed_column_findings(columns: list[Row]) -> Iterator[str]:
     for view, names in columns:
         sealed = sorted(name for name in names if name.endswith("_cipher") or name in SEALED_COLUMNS)
         if sealed:
             yield f"{view} is a view and shows {', '.join(sealed)}"
 
 
-def _hex_findings(checks):
-    held = dict(checks)
+def _hex_findings(checks: list[Row]) -> Iterator[str]:
+    held: dict[str, str] = dict(checks)
     for table in TENANT_TABLES:
         if "'^[0-9a-f]{64}$'" not in held.get(table, ""):
             yield f"{table} does not CHECK that user_hash is 64 hex digits"
 
 
-def _grant_findings(tables, views, grants):
+def _grant_findings(tables: list[Row], views: list[Row], grants: list[Row]) -> Iterator[str]:
     partitions = {table for table, _, _, _, _, parent in tables if parent is not None}
     view_names = {view for view, _ in views}
     held: dict[tuple[str, str], set[str]] = {}
@@ -193,11 +202,11 @@ def _grant_findings(tables, views, grants):
             yield f"{table} does not grant {', '.join(sorted(missing))} to {APP_ROLE}"
 
 
-def _app_may(relation):
+def _app_may(relation: str) -> set[str]:
     return APP_MAY.get(relation, set()) | ({"MAINTAIN"} if relation in APP_MAY_MAINTAIN else set())
 
 
-def _function_findings(functions):
+def _function_findings(functions: list[Row]) -> Iterator[str]:
     guards = [rest for name, *rest in functions if name == GUARD and rest[-1] == "public"]
     if not guards:
         yield f"the guard function {GUARD}() does not exist"
@@ -222,10 +231,10 @@ def _words(text: str) -> str:
     return " ".join(text.split())
 
 
-_verified_databases: set[tuple] = set()
+_verified_databases: set[Row] = set()
 
 
-def require_safe_database(connection) -> None:
+def require_safe_database(connection: AnyConnection) -> None:
     """Verify this connection's database once a process, before its first tenant transaction.
 
     `connection` is a Django or psycopg one. Raises UnsafeDatabase with findings; a database that
@@ -241,7 +250,7 @@ def require_safe_database(connection) -> None:
     _verified_databases.add(place)
 
 
-def _place(connection) -> tuple:
+def _place(connection: AnyConnection) -> Row:
     if hasattr(connection, "settings_dict"):
         params = connection.settings_dict
         return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]

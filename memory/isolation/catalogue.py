@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memory.isolation.connection import Connection, Row
 from memory.isolation.role_audit import SETTINGS_QUERY
 
 _ROLES = """
@@ -97,9 +98,9 @@ _QUERIES = {
 }
 
 
-def read_catalogue(conn) -> dict[str, list[tuple]]:
+def read_catalogue(conn: Connection) -> dict[str, list[Row]]:
     """Each query's rows by name. `conn` is a Django or psycopg connection of the role to be judged."""
-    rows = {}
+    rows: dict[str, list[Row]] = {}
     with conn.cursor() as cursor:
         for name, sql in _QUERIES.items():
             cursor.execute(sql)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from memory.isolation.connection import Connection, Row
+
 OWNER = "r1_owner"
 OUR_ROLES = (OWNER, "r1_app", "r1_staff", "r1_maint", "r1_backup")
 MEMBERSHIPS = {("r1_owner", "r1_backup")}
@@ -73,14 +75,14 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^lo(_|read$|w
 _REMEDY = "run deploy/postgres/roles.sql"
 
 
-def verify_roles(conn) -> list[str]:
+def verify_roles(conn: Connection) -> list[str]:
     """Every way in which our roles differ from roles.sql, as sentences; [] when there is none.
 
     `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
     """
     with conn.cursor() as cursor:
 
-        def rows(sql: str) -> list[tuple]:
+        def rows(sql: str) -> list[Row]:
             cursor.execute(sql)
             return cursor.fetchall()
 
@@ -97,7 +99,7 @@ def verify_roles(conn) -> list[str]:
         ]
 
 
-def stopping_setting_findings(settings: list[tuple], service: str) -> Iterator[str]:
+def stopping_setting_findings(settings: list[Row], service: str) -> Iterator[str]:
     """Of SETTINGS_QUERY's rows, those of `service` or everybody that would change whose rows its statements mean."""
     expected = ROLE_SETTINGS.get(service, {})
     for who, _, setting in settings:
@@ -112,7 +114,7 @@ def stopping_setting_findings(settings: list[tuple], service: str) -> Iterator[s
             yield f"everybody's sessions start with {name} = {value}"
 
 
-def _setting_findings(settings: list[tuple], service: str) -> Iterator[str]:
+def _setting_findings(settings: list[Row], service: str) -> Iterator[str]:
     """The rest; `service`'s own stopping settings apart, which have been said."""
     of_role: dict[str, dict[str, str]] = {role: {} for role in ROLE_SETTINGS}
     for who, in_database, setting in settings:
@@ -139,7 +141,7 @@ def _is_among(name: str, settings: tuple[str, ...]) -> bool:
     return name in settings or name.startswith("app.")
 
 
-def _privilege_findings(privileges: list[tuple]) -> Iterator[str]:
+def _privilege_findings(privileges: list[Row]) -> Iterator[str]:
     for role, creates, temporary, creates_in_schema in privileges:
         if creates:
             yield f"{role} may CREATE in the database: {_REMEDY}"
@@ -149,13 +151,13 @@ def _privilege_findings(privileges: list[tuple]) -> Iterator[str]:
             yield f"{role} may CREATE in the schema public: {_REMEDY}"
 
 
-def _membership_findings(memberships: list[tuple]) -> Iterator[str]:
+def _membership_findings(memberships: list[Row]) -> Iterator[str]:
     for member, role in memberships:
         if (member, role) not in MEMBERSHIPS:
             yield f"{member} is a member of {role}: it may act as that role"
 
 
-def _large_object_findings(functions: list[tuple]) -> Iterator[str]:
+def _large_object_findings(functions: list[Row]) -> Iterator[str]:
     if names := [name for (name,) in functions]:
         listed = ", ".join(names)
         yield f"the service may use large objects, which no policy guards ({listed}): {_REMEDY} as a superuser"

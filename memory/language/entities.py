@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from memory.formats.combining_marks import stream_safe
@@ -73,7 +74,7 @@ class SpacyRecognizer:
         pipeline = entity_pipeline()
         found: list[list[Mention]] = []
         for turn in _turns(texts):
-            spans = pipeline.run(lambda nlp, turn=turn: _recognised(nlp, turn), deadline=deadline, user=self._user)
+            spans = pipeline.run(partial(_recognised, texts=turn), deadline=deadline, user=self._user)
             for text, entities in zip(turn, spans, strict=True):
                 found.append([Mention(text[start:end], label, start, end) for label, start, end in entities])
         return found
@@ -137,7 +138,8 @@ def _recognised(nlp: Language, texts: Sequence[str]) -> list[list[tuple[str, int
 
 def _passages(text: str, deadline: float | None, user: str) -> Iterator[tuple[int, int]]:
     """(start, end) of runs of whole sentences up to PASSAGE_CHARS."""
-    start = end = None
+    start: int | None = None
+    end = 0
     for sentence in split_sentences(text, deadline=deadline, user=user):
         if start is not None and sentence.end - start > PASSAGE_CHARS:
             yield start, end

@@ -14,11 +14,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
 
 from memory.language.llm_stream import LanguageStream
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 # Tokens have about 4 characters; a model that goes on past this does not heed max_tokens.
 MAX_CHARS_PER_TOKEN = 16
@@ -96,10 +99,15 @@ class LanguageModel:
         import openai
 
         self._calling.stream = stream
+        chat = cast("list[ChatCompletionMessageParam]", messages)
 
         def create(**options: Any) -> Any:
             return self._client.chat.completions.create(
-                model=self._model, messages=messages, max_tokens=max_tokens, stream=True, **options
+                model=self._model,
+                messages=chat,
+                max_tokens=max_tokens,
+                stream=True,
+                **options,
             )
 
         if not self._counts_usage:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from memory.errors import LanguageModelError
 
@@ -21,6 +21,14 @@ from memory.errors import LanguageModelError
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _FINISH_REASONS = frozenset({"stop", "length", "content_filter"})
 _COUNTS = ("prompt_tokens", "completion_tokens")
+
+
+class Events(Protocol):
+    """What a call gives, as it comes; its connection lives until `close()`."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def close(self) -> object: ...
 
 
 class LanguageStream:
@@ -34,7 +42,7 @@ class LanguageStream:
 
     def __init__(
         self,
-        call: Callable[[LanguageStream], Iterable[Any]],
+        call: Callable[[LanguageStream], Events],
         *,
         timeout_seconds: float,
         stall_seconds: float,
@@ -120,7 +128,7 @@ class LanguageStream:
 
         return Limited()
 
-    def _read(self, call: Callable[[LanguageStream], Iterable[Any]]) -> None:
+    def _read(self, call: Callable[[LanguageStream], Events]) -> None:
         try:
             events = call(self)
             with contextlib.closing(events):

@@ -127,7 +127,12 @@ def _log_failure(future: Future) -> None:
 def warm_language(then: Callable[[], None]) -> None:
     """Load both pipelines in the background; the first one also imports spaCy. `then` is called after the last."""
     loading = [sentence_pipeline().warm(), entity_pipeline().warm()]
-    threading.Thread(target=lambda: (wait(loading), then()), name="language-loads", daemon=True).start()
+
+    def follow() -> None:
+        wait(loading)
+        then()
+
+    threading.Thread(target=follow, name="language-loads", daemon=True).start()
 
 
 _lock = threading.Lock()

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memory.errors import Overloaded
@@ -65,7 +66,7 @@ def _spacy_starts(text: str, deadline: float | None, user: str) -> Iterator[int]
     while start < len(text):
         end = min(start + WINDOW_CHARS, len(text))
         window = text[start:end]
-        found = pipeline.run(lambda nlp, window=window: _window_starts(nlp, window), deadline=deadline, user=user)
+        found = pipeline.run(partial(_window_starts, window=window), deadline=deadline, user=user)
         yield from (start + offset for offset in found)
         if end == len(text):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.message
 import http.client
 import importlib.metadata
 import json
@@ -9,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 from django.conf import settings
@@ -48,7 +50,9 @@ class Person:
     def __init__(self, url: str, user_id: str):
         place = urlsplit(url)
         self.user_id = user_id
-        self._connection = http.client.HTTPConnection(place.hostname, place.port or 80, timeout=TIMEOUT_SECONDS)
+        self._connection = http.client.HTTPConnection(
+            place.hostname or "localhost", place.port or 80, timeout=TIMEOUT_SECONDS
+        )
         self._token = mint(
             user_id, secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,
             audience=settings.MEMORY_JWT_AUDIENCE, key_id=settings.MEMORY_JWT_KEY_ID or None,
@@ -124,7 +128,10 @@ def package_descriptions() -> Iterator[Document]:
     """The long descriptions of the Python packages installed beside this one, by name."""
     seen = set()
     for package in sorted(importlib.metadata.distributions(), key=lambda package: package.name.lower()):
-        text = (package.metadata.get_payload() or package.metadata.get("Description") or "").strip()
+        # A message indeed, though its declared type promises less.
+        described = cast(email.message.Message, package.metadata)
+        payload = described.get_payload()
+        text = ((payload if isinstance(payload, str) else "") or described.get("Description") or "").strip()
         text = text[:DOCUMENT_MAX_CHARS].replace("\x00", "")
         if len(text) < 200 or package.name in seen or len(text.encode(errors="replace")) > TEXT_MAX_BYTES:
             continue

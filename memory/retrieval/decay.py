@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import overload
 
 import numpy as np
 
@@ -10,16 +10,24 @@ SECONDS_PER_DAY = 86_400.0
 DEFAULT_HALF_LIFE_DAYS = 30.0
 DEFAULT_WEIGHT = 0.2
 
-Score = TypeVar("Score", float, np.ndarray)
+
+@overload
+def decayed(score: float, age_seconds: float, *, half_life_days: float = ..., weight: float = ...) -> float: ...
+
+
+@overload
+def decayed(
+    score: np.ndarray, age_seconds: np.ndarray, *, half_life_days: float = ..., weight: float = ...
+) -> np.ndarray: ...
 
 
 def decayed(
-    score: Score,
-    age_seconds: Score,
+    score: float | np.ndarray,
+    age_seconds: float | np.ndarray,
     *,
     half_life_days: float = DEFAULT_HALF_LIFE_DAYS,
     weight: float = DEFAULT_WEIGHT,
-) -> Score:
+) -> float | np.ndarray:
     """`score * (1 - w + w * 0.5 ** (age / half_life))`: at least `1 - w` stays.
 
     Scores are 0-1, higher is better, and stay there; scalars or arrays (any shape that

@@ -78,7 +78,7 @@ def _open_document_metadata(keys: TenantKeys, candidate: Candidate) -> dict:
         return {}
     try:
         return sealing.open_document_metadata(
-            keys, candidate.doc_id, candidate.document_mac, candidate.document_meta_cipher
+            keys, candidate.doc_id, candidate.document_mac or b"", candidate.document_meta_cipher
         )
     except (InvalidTag, ValueError):
         quarantine_document(keys.user_hash, candidate.doc_id, candidate.document_meta_cipher)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from django.conf import settings
@@ -14,6 +15,7 @@ from memory.embedding.process import get_embedder
 from memory.errors import MemoryServiceError, Overloaded
 from memory.retrieval.candidate import Candidate
 from memory.rollout.flags import flag
+from reranker.config import BackendChoice
 
 NOT_REQUESTED = "not_requested"
 WARM_SECONDS = 5.0
@@ -70,7 +72,7 @@ def warm_reranker() -> None:
 def deployed_config() -> reranker.RerankConfig:
     """This deployment's settings as the reranker takes them; reads no flag, and so no database."""
     return reranker.RerankConfig(
-        backend=settings.RERANK_BACKEND,
+        backend=cast(BackendChoice, settings.RERANK_BACKEND),
         model=settings.CROSS_ENCODER_MODEL,
         revision=settings.CROSS_ENCODER_REVISION or None,
         expected_sha256=settings.CROSS_ENCODER_SHA256 or None,

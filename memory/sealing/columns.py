@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -48,22 +49,22 @@ def open_text(keys: TenantKeys, place: Place, blob: bytes) -> str:
     return open_sealed(blob, _text_aad(keys, place), keys.cipher(Purpose.TEXT)).decode()
 
 
-def seal_chunk_metadata(keys: TenantKeys, chunk_id: UUID, metadata: dict) -> bytes:
+def seal_chunk_metadata(keys: TenantKeys, chunk_id: UUID, metadata: dict[str, Any]) -> bytes:
     """What belongs to one chunk alone (its entities, say), as JSON, sealed."""
     return _seal_json(keys, _aad(keys, CHUNK_META_COLUMN, chunk_id.bytes), metadata)
 
 
-def open_chunk_metadata(keys: TenantKeys, chunk_id: UUID, blob: bytes) -> dict:
+def open_chunk_metadata(keys: TenantKeys, chunk_id: UUID, blob: bytes) -> dict[str, Any]:
     """The inverse of `seal_chunk_metadata`. Raises InvalidTag."""
     return _open_json(keys, _aad(keys, CHUNK_META_COLUMN, chunk_id.bytes), blob)
 
 
-def seal_document_metadata(keys: TenantKeys, doc_id: str, mac: bytes, metadata: dict) -> bytes:
+def seal_document_metadata(keys: TenantKeys, doc_id: str, mac: bytes, metadata: dict[str, Any]) -> bytes:
     """The product's own metadata of a document, as JSON, sealed to this version of its text (`mac`)."""
     return _seal_json(keys, _aad(keys, DOCUMENT_META_COLUMN, doc_id, mac), metadata)
 
 
-def open_document_metadata(keys: TenantKeys, doc_id: str, mac: bytes, blob: bytes) -> dict:
+def open_document_metadata(keys: TenantKeys, doc_id: str, mac: bytes, blob: bytes) -> dict[str, Any]:
     """The inverse of `seal_document_metadata`. Raises InvalidTag."""
     return _open_json(keys, _aad(keys, DOCUMENT_META_COLUMN, doc_id, mac), blob)
 
@@ -107,10 +108,11 @@ def _digest(searchable: HalfVector) -> bytes:
     return hashlib.sha256(searchable.to_binary()).digest()
 
 
-def _seal_json(keys: TenantKeys, aad: bytes, value: dict) -> bytes:
+def _seal_json(keys: TenantKeys, aad: bytes, value: dict[str, Any]) -> bytes:
     raw = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return seal(raw, aad, keys.cipher(Purpose.META))
 
 
-def _open_json(keys: TenantKeys, aad: bytes, blob: bytes) -> dict:
-    return json.loads(open_sealed(blob, aad, keys.cipher(Purpose.META)))
+def _open_json(keys: TenantKeys, aad: bytes, blob: bytes) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(open_sealed(blob, aad, keys.cipher(Purpose.META)))
+    return value

@@ -10,10 +10,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
+
+Keys = TypeVar("Keys")
 
 
-class KeyCache:
+class KeyCache(Generic[Keys]):
     """user_hash -> opened keys: those used last, at most `max_tenants()` of them, each for `lifetime_seconds()`.
 
     Holds the only lasting reference to what is in it. Both limits are asked at each `put`.
@@ -23,7 +25,7 @@ class KeyCache:
         self._lifetime_seconds = lifetime_seconds
         self._max_tenants = max_tenants
         self._changed = threading.Condition(threading.Lock())
-        self._by_use: OrderedDict[str, Any] = OrderedDict()
+        self._by_use: OrderedDict[str, Keys] = OrderedDict()
         # user_hash -> time.monotonic() at which it goes, in that order: all of them live equally long.
         self._by_age: OrderedDict[str, float] = OrderedDict()
         self._sweeper: threading.Thread | None = None
@@ -31,7 +33,7 @@ class KeyCache:
     def __len__(self) -> int:
         return len(self._by_use)
 
-    def get(self, user_hash: str) -> Any | None:
+    def get(self, user_hash: str) -> Keys | None:
         """The keys put there last, unless their time is up."""
         with self._changed:
             if time.monotonic() >= self._by_age.get(user_hash, 0.0):
@@ -40,7 +42,7 @@ class KeyCache:
             self._by_use.move_to_end(user_hash)
             return self._by_use[user_hash]
 
-    def put(self, user_hash: str, keys: Any) -> bool:
+    def put(self, user_hash: str, keys: Keys) -> bool:
         """Keep `keys` in place of what was there; whether it is kept, which a lifetime of 0 forbids."""
         lifetime_seconds = self._lifetime_seconds()
         with self._changed:

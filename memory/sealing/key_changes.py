@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import psycopg
 from django.db import connections
@@ -52,7 +53,7 @@ def note_key_change(tx: TenantTransaction) -> None:
 class KeyChanges:
     """Keeps one process's `cache` true to the counters. The thread runs while the cache holds a key."""
 
-    def __init__(self, cache: KeyCache):
+    def __init__(self, cache: KeyCache[Any]):
         self._cache = cache
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -79,7 +80,7 @@ class KeyChanges:
     def look(self, connection: psycopg.Connection) -> None:
         """Read the counters and forget what they say is gone; at a process's first look, everything."""
         with connection.cursor() as cursor:
-            found = dict(cursor.execute(_LOOK).fetchall())
+            found: dict[int, int] = dict(cursor.execute(_LOOK).fetchall())
         now = time.monotonic()
         if self._known is None:
             self._cache.forget()

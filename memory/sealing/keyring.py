@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
@@ -28,6 +28,9 @@ from memory.security import InvalidTag, associated_data, hmac_user, open_sealed,
 
 SEALS_ALERT = 2**31
 SEALS_REFUSE = 2**32  # NIST SP 800-38D, 8.3: random 96-bit nonces under one key
+
+
+Made = TypeVar("Made")
 
 
 class Purpose(StrEnum):
@@ -66,13 +69,14 @@ class TenantKeys:
         """AES-256-GCM under the sub-key for one purpose."""
         return self.cached(purpose, AESGCM)
 
-    def cached(self, purpose: Purpose, make: Callable[[bytes], Any]) -> Any:
+    def cached(self, purpose: Purpose, make: Callable[[bytes], Made]) -> Made:
         """`make(sub-key)`, made once and kept with the key: a cipher, a rotation. One kind a purpose."""
         if purpose not in self._made:
             self._made[purpose] = make(self.subkey(purpose))
-        return self._made[purpose]
+        made: Made = self._made[purpose]
+        return made
 
-    def matches(self, state: TenantState | None) -> bool:
+    def matches(self, state: TenantState | None) -> TypeGuard[TenantState]:
         """Whether this is the key that the transaction which read `state` must use.
 
         The sealed bytes and the master key they are sealed under are the key's identity: unlike its
@@ -81,7 +85,9 @@ class TenantKeys:
         return state is not None and (state.key_id, state.sealed_key) == self._identity
 
 
-_cache = KeyCache(lambda: settings.MEMORY_KEY_CACHE_SECONDS, lambda: settings.MEMORY_KEY_CACHE_TENANTS)
+_cache: KeyCache[TenantKeys] = KeyCache(
+    lambda: settings.MEMORY_KEY_CACHE_SECONDS, lambda: settings.MEMORY_KEY_CACHE_TENANTS
+)
 _changes = KeyChanges(_cache)
 
 
@@ -92,7 +98,7 @@ def existing_keys(user_hash: str) -> TenantKeys | None:
         with tenant_transaction(user_hash) as tx:
             tx.end()
             state = tx.state()
-        keys = state and open_state(user_hash, state)
+        keys = None if state is None else open_state(user_hash, state)
     return keys
 
 

@@ -6,6 +6,7 @@ Searches skip quarantined chunks and say `degraded: ["quarantined"]`. Writing th
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from uuid import UUID
 
 from memory import metrics
@@ -48,7 +49,7 @@ def quarantine_document(user_hash: str, doc_id: str, blob: bytes) -> None:
     _set_aside(user_hash, _DOCUMENT, [doc_id, blob], "document_meta_cipher")
 
 
-def _set_aside(user_hash: str, condition: str, values: list, column: str) -> None:
+def _set_aside(user_hash: str, condition: str, values: Sequence[UUID | str | bytes], column: str) -> None:
     """In a transaction of its own."""
     metrics.decrypt_failed.labels(column).inc()
     with tenant_transaction(user_hash, write=True) as tx:

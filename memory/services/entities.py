@@ -89,8 +89,8 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
 
         found: list[tuple[Mention, StoredChunk]] = []
         sealed: list[tuple[StoredChunk, bytes]] = []
-        for _doc_id, chunks in groupby(read.chunks, key=lambda chunk: chunk.doc_id):
-            chunks = list(chunks)
+        for _doc_id, group in groupby(read.chunks, key=lambda chunk: chunk.doc_id):
+            chunks = list(group)
             text = _document_text(read.keys, chunks)
             mentions = _mentions(model, text, labels, user_hash)
             mentions.sort(key=lambda mention: (mention.start, mention.end))
@@ -155,7 +155,7 @@ def _sealed(keys: TenantKeys, chunk: StoredChunk, own: list[Mention]) -> bytes:
         }
         for entity in merge(own)
     ]
-    return seal_chunk_metadata(keys, chunk.chunk_id, {**chunk.metadata, ENTITIES: entities})
+    return seal_chunk_metadata(keys, chunk.chunk_id, {**(chunk.metadata or {}), ENTITIES: entities})
 
 
 def _store(user_hash: str, keys: TenantKeys, sealed: list[tuple[StoredChunk, bytes]]) -> None:

@@ -143,7 +143,8 @@ def _page(memory: _Memory, *, after: str, derived: bool) -> list[StoredDocument]
 
 def _prefix(rows: list[tuple]) -> list[tuple]:
     """The first rows with at most PAGE_CHUNKS chunks together, at least one; without their chunk_count."""
-    kept, chunks = [], 0
+    kept: list[tuple] = []
+    chunks = 0
     for chunk_count, *row in rows:
         chunks += chunk_count
         if kept and chunks > PAGE_CHUNKS:

@@ -14,12 +14,12 @@ from django.conf import settings
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
-from memory.admission.quota import require_room_for
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
 from memory.errors import FieldError, InvalidInput, StaleKeys
 from memory.indexing.chunker import Chunk, chunk_texts
 from memory.indexing.derived import derived_from
+from memory.indexing.room import require_room_for
 from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_documents
 from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
@@ -90,7 +90,7 @@ def look_first(
     with suppress(StaleKeys):
         # Its connection stays for the charge of these chunks, which comes next.
         with tenant_transaction(keeps_connection=True) as tx:
-            if keys is not None and (earlier := once.recall(tx, keys)) is not None:
+            if once is not None and keys is not None and (earlier := once.recall(tx, keys)) is not None:
                 return earlier
             tx.end()
             state = tx.state()
@@ -186,7 +186,7 @@ def _store(tx: TenantTransaction, sealed: list[SealedDocument], order: list[int]
 def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
     """Positions in `drafts`, a document after those of the call it was made from: replacing these forgets it."""
     place = {draft.doc_id: index for index, draft in enumerate(drafts)}
-    sorter = TopologicalSorter()
+    sorter: TopologicalSorter[int] = TopologicalSorter()
     for index, draft in enumerate(drafts):
         sources = derived_from(draft.source, draft.metadata or {}, draft.doc_id)
         sorter.add(index, *{place[doc_id] for doc_id in sources if doc_id in place})

@@ -66,6 +66,7 @@ def memory_stats() -> MemoryStats:
         buckets = tx.execute(HELD_BY_BUCKET, [user_hash])
         tx.end()
         state = tx.state()
+        counted: tuple[int, int, int, int, int, datetime | None, datetime | None]
         counted, by_source, [set_aside] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
         held = {bucket: (tokens, seconds) for bucket, tokens, seconds in buckets.fetchall()}
     if state is not None and state.sealed_key is None:

@@ -29,7 +29,7 @@ from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
 from memory.retrieval.open import open_text
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.keyring import forget_keys
+from memory.sealing.keyring import TenantKeys, forget_keys
 from memory.services.index import count_chunks
 from memory.services.query import MemoryQuery, query_memory
 from memory.services.stopwatch import Stopwatch
@@ -55,6 +55,10 @@ class SummaryScope:
         """
         canonical = json.dumps([user_hash, self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
         return f"{SUMMARY_SOURCE}/{hmac.digest(service_key('summary-scope'), canonical.encode(), 'sha256').hex()[:32]}"
+
+    def value_of(self, kind: str) -> str | None:
+        """The string, where the scope is of that kind."""
+        return self.value if self.kind == kind and isinstance(self.value, str) else None
 
     @property
     def must_exist(self) -> bool:
@@ -104,15 +108,16 @@ def summarize_memory(
     for _ in range(2):
         read = _within_metadata(_read(scope))
         watch.lap("read")
-        if not read.chunks:
+        keys = read.keys
+        if keys is None or not read.chunks:
             if scope.must_exist:
                 raise NotFound()
             return Summary("", [], 0, 0, "extractive", None, _degraded(read), watch.total())
-        summary = _summarize(scope, read, max_sentences, watch)
+        summary = _summarize(scope, keys, read, max_sentences, watch)
         if not store or not summary.text:
             return _timed(summary, None, watch)
         try:
-            doc_id = _store(user_hash, scope, read, summary)
+            doc_id = _store(user_hash, keys, scope, read, summary)
         except _Changed:
             continue
         except QuotaExceeded:
@@ -127,19 +132,21 @@ def summarize_memory(
 
 
 def _read(scope: SummaryScope) -> ReadChunks:
-    if scope.kind == "doc_ids":
-        read = read_chunks(ChunkScope(doc_ids=tuple(scope.value)), limit=CHUNKS_PER_CALL_MAX)
+    value = scope.value
+    if not isinstance(value, str):
+        read = read_chunks(ChunkScope(doc_ids=tuple(value)), limit=CHUNKS_PER_CALL_MAX)
         if read.missing:
             raise NotFound()
         return read
     if scope.kind == "query":
         # More than are needed: summaries are among them and stay out.
-        answer = query_memory(MemoryQuery(scope.value, top_k=TOP_K_MAX, candidates=TOP_K_MAX, rerank=False))
+        answer = query_memory(MemoryQuery(value, top_k=TOP_K_MAX, candidates=TOP_K_MAX, rerank=False))
         ranks = {found.chunk_id: rank for rank, found in enumerate(answer.results)}
         read = read_chunks(ChunkScope(chunk_ids=tuple(ranks)), limit=TOP_K_MAX)
         best = {chunk.chunk_id for chunk in sorted(read.chunks, key=lambda c: ranks[c.chunk_id])[:QUERY_PASSAGES]}
         return ReadChunks(read.keys, [c for c in read.chunks if c.chunk_id in best], quarantined=read.quarantined)
-    return read_chunks(ChunkScope(**{scope.kind: scope.value}), limit=CHUNKS_PER_CALL_MAX)
+    chosen = ChunkScope(thread_id=value) if scope.kind == "thread_id" else ChunkScope(source=value)
+    return read_chunks(chosen, limit=CHUNKS_PER_CALL_MAX)
 
 
 def _within_metadata(read: ReadChunks) -> ReadChunks:
@@ -153,10 +160,12 @@ def _within_metadata(read: ReadChunks) -> ReadChunks:
     return ReadChunks(read.keys, [c for c in read.chunks if kept[c.doc_id]], read.missing, read.quarantined)
 
 
-def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch: Stopwatch) -> Summary:
+def _summarize(
+    scope: SummaryScope, keys: TenantKeys, read: ReadChunks, max_sentences: int, watch: Stopwatch
+) -> Summary:
     for chunk in read.chunks:
         require_time()
-        chunk.text = open_text(read.keys, chunk)
+        chunk.text = open_text(keys, chunk)
     watch.lap("open")
     # A chunk can be blank, or a line of dashes: alike among themselves, such would pass for central.
     chunks = [chunk for chunk in read.chunks if _WORD.search(chunk.text)] or read.chunks
@@ -169,7 +178,8 @@ def _summarize(scope: SummaryScope, read: ReadChunks, max_sentences: int, watch:
 
     embedder, user, deadline = get_embedder(), bound_tenant(), deadline_at()
     units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline, user=user)
-    question = embedder.embed_query(scope.value, deadline=deadline, user=user) if scope.kind == "query" else None
+    asked = scope.value_of("query")
+    question = None if asked is None else embedder.embed_query(asked, deadline=deadline, user=user)
     watch.lap("embed")
     sentences = [candidates[index] for index in central_sentences(units, max_sentences, question)]
     watch.lap("rank")
@@ -204,7 +214,7 @@ def _stored_units(chunks: Sequence[StoredChunk]) -> np.ndarray:
     return unit_vectors(rows, rows=len(rows), dimension=EMBEDDING_DIMENSION)
 
 
-def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summary) -> str:
+def _store(user_hash: str, keys: TenantKeys, scope: SummaryScope, read: ReadChunks, summary: Summary) -> str:
     """The id it is stored under. Raises _Changed, StaleKeys, QuotaExceeded.
 
     The transaction's first statement locks the tenant's row, so no document is replaced or deleted between the look
@@ -215,13 +225,13 @@ def _store(user_hash: str, scope: SummaryScope, read: ReadChunks, summary: Summa
         doc_id=scope.doc_id(user_hash),
         source=SUMMARY_SOURCE,
         text=summary.text,
-        thread_id=scope.value if scope.kind == "thread_id" else None,
+        thread_id=scope.value_of("thread_id"),
         metadata={DERIVED_FROM: list(versions), "summary": _provenance(scope, summary)},
     )
     chunks = count_chunks([draft.text]).chunks[0]
     embedder = get_embedder()
     embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline_at(), user=user_hash)
-    document = seal_document(read.keys, active_space(embedder), draft, chunks, embeddings)
+    document = seal_document(keys, active_space(embedder), draft, chunks, embeddings)
     with tenant_transaction(user_hash, write=True) as tx:
         stored = tx.execute(_VERSIONS, [user_hash, list(versions)]).fetchall()
         if {doc_id: bytes(mac) for doc_id, mac in stored} != versions:

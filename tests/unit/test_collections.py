@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from memory.evaluation.collections import CollectionError, load_collection
+from memory.evaluation.collections import load_collection
 from memory.evaluation.measures import distinct, hit_at, ndcg_at, paired_interval, percentile, recall_at
+from memory.evaluation.raw import CollectionError
 
 DOCUMENTS = {"1": "On wings\nWings lift & carry.", "2": "Heat in slabs.", "3": "Boundary layers\nThey separate."}
 

@@ -12,7 +12,7 @@ class StringList(StringOrList):
 
     default_error_messages = {"invalid": "Not a valid list of strings."}
 
-    def to_internal_value(self, data: Any) -> list[str]:
+    def to_internal_value(self, data: Any) -> list[str]:  # type: ignore[override]
         if not isinstance(data, list):
             self.fail("invalid")
         return super().to_internal_value(data)

@@ -26,6 +26,8 @@ class StrictSerializer(serializers.Serializer):
         try:
             values = super().to_internal_value(data)
         except ValidationError as refusal:
+            if not isinstance(refusal.detail, dict):
+                raise
             errors.update(refusal.detail)
         unknown = sorted(data.keys() - self.fields.keys() - self.ignored_members)
         for name in unknown[: self.max_unknown_reported]:

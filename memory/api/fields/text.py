@@ -92,5 +92,5 @@ class StringOrList(StrictCharField):
             except ValidationError as refusal:
                 errors[index] = refusal.detail
         if errors:
-            raise ValidationError(errors)
+            raise ValidationError(errors)  # type: ignore[arg-type]  # DRF's own lists have integers for keys too
         return data

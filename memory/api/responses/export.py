@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from memory.api.fields import rfc3339
 from memory.services.documents import StoredDocument
 
-INDEX_DEFAULTS = {"source": "api", "thread_id": None, "metadata": {}}
+INDEX_DEFAULTS: dict[str, Any] = {"source": "api", "thread_id": None, "metadata": {}}
 
 
 def exported_line(document: StoredDocument) -> bytes:

@@ -62,7 +62,7 @@ def metadata_levels(max_depth: int) -> dict[str, Schema]:
             return {"anyOf": [scalar, whole]}
         return {"$ref": f"#/components/schemas/MetadataLevel{level}"}
 
-    levels = {
+    levels: dict[str, Schema] = {
         "Metadata": {
             "type": "object",
             "description": (

@@ -32,13 +32,13 @@ class MemoryDocumentsRequest(serializers.Serializer):
 
     limit = DecimalInteger(min_value=1, max_value=LIMIT_MAX, default=LIMIT_DEFAULT)
     cursor = StrictCharField(max_chars=CURSOR_MAX_CHARS, default=None)
-    source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default=None)
+    source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default=None)  # type: ignore[assignment]
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None)
     since = Timestamp(default=None)
     until = Timestamp(default=None)
 
     def to_internal_value(self, data: QueryDict) -> dict[str, Any]:
-        repeated = {name: data.getlist(name) for name in self.fields if len(data.getlist(name)) > 1}
+        repeated = {name: data.getlist(name) for name, _ in self.fields.items() if len(data.getlist(name)) > 1}
         if repeated:
             raise ValidationError({name: [ErrorDetail("Given more than once.", "invalid")] for name in repeated})
         # A plain dict: of a QueryDict, DRF would take an empty value for a missing one.

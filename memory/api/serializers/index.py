@@ -53,7 +53,7 @@ class MemoryIndexDocument(StrictSerializer):
 
     doc_id = Identifier(max_chars=conf.DOC_ID_MAX_CHARS, validators=[refuse_unaddressable])
     text = StrictCharField(max_bytes=conf.TEXT_MAX_BYTES)
-    source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default="api")
+    source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default="api")  # type: ignore[assignment]
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
     metadata = MetadataField(max_bytes=conf.METADATA_MAX_BYTES, max_depth=conf.METADATA_MAX_DEPTH, default=dict)
     created_at = Timestamp(default=None, allow_null=True)
@@ -105,7 +105,7 @@ class MemoryIndexBatchRequest(StrictSerializer):
                 repeated[index] = {"doc_id": [again]}
             seen.add(draft.doc_id)
         if repeated:
-            raise ValidationError(repeated)
+            raise ValidationError(repeated)  # type: ignore[arg-type]  # DRF's own lists have integers for keys too
         return drafts
 
     def validate(self, attrs: dict) -> IndexRequest:

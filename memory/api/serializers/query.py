@@ -25,7 +25,7 @@ class MemoryQueryRequest(StrictSerializer):
     candidates = StrictInteger(min_value=1, max_value=conf.CANDIDATES_MAX, default=conf.CANDIDATES_DEFAULT)
     rerank_pool = StrictInteger(min_value=1, max_value=conf.RERANK_POOL_MAX, default=None, allow_null=True)
     rerank = StrictBoolean(default=True)
-    source = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.SOURCE_MAX_CHARS, default=list)
+    source = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.SOURCE_MAX_CHARS, default=list)  # type: ignore[assignment]
     doc_id = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.DOC_ID_MAX_CHARS, default=list)
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
     since = Timestamp(default=None, allow_null=True)

@@ -20,7 +20,7 @@ class MemorySummaryRequest(StrictSerializer):
         allow_null=True,
     )
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
-    source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default=None, allow_null=True)
+    source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default=None, allow_null=True)  # type: ignore[assignment]
     query = StrictCharField(max_chars=conf.QUERY_MAX_CHARS, default=None, allow_null=True)
     max_sentences = StrictInteger(
         min_value=1, max_value=conf.SUMMARY_SENTENCES_MAX, default=conf.SUMMARY_SENTENCES_DEFAULT

@@ -23,8 +23,11 @@ class StreamedBody:
         self._is_finished = False
         client.prepare()
 
-    def __iter__(self) -> StreamedBody:
+    def __iter__(self) -> Iterator[bytes]:
         return self
+
+    def __next__(self) -> bytes:
+        raise NotImplementedError
 
     def close(self) -> None:
         """Called by the server, as often as it likes; what has not come to its end is aborted by it."""

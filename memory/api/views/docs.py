@@ -67,7 +67,7 @@ class DocsFileView(_FileView):
 def _file(request, path: Path, content_type: str) -> HttpResponse:
     content, etag = _read(path)
     if request.headers.get("If-None-Match") == etag:
-        response = HttpResponseNotModified()
+        response: HttpResponse = HttpResponseNotModified()
     else:
         response = HttpResponse(content, content_type=content_type)
     response["ETag"] = etag

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from rest_framework.renderers import BaseRenderer
 
 from memory.admission import concurrency
@@ -38,7 +39,7 @@ class ExportView(MemoryView):
     def get(self, request):
         # For HEAD the server would carry out the whole export and send none of it.
         if request.method == "HEAD":
-            response = HttpResponse(content_type=CONTENT_TYPE)
+            response: HttpResponseBase = HttpResponse(content_type=CONTENT_TYPE)
         else:
             body, degraded = _body(request)
             response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)

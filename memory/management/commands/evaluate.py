@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from memory.embedding.process import loaded_embedder
 from memory.errors import MemoryServiceError
-from memory.evaluation.collections import Collection, CollectionError, load_collection
+from memory.evaluation.collections import Collection, load_collection
+from memory.evaluation.raw import CollectionError
 from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
@@ -38,7 +40,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument("--collection", required=True, type=Path, metavar="DIR")
         parser.add_argument("--limit-queries", type=int, metavar="N", help="only the first N judged queries")
-        for flag, arguments in {
+        flags: dict[str, dict[str, Any]] = {
             "--rotation": {
                 "choices": tuple(ROTATIONS),
                 "default": "deployment",
@@ -55,7 +57,8 @@ class Command(BaseCommand):
                 "help": "index in random order, with rewrites and deletes in between",
             },
             "--json": {"action": "store_true", "help": "the JSON alone: no table, no progress"},
-        }.items():
+        }
+        for flag, arguments in flags.items():
             parser.add_argument(flag, **arguments)
 
     def handle(self, *, collection, limit_queries, rotation, ages, shuffled, **options):

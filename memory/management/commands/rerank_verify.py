@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from memory.retrieval.rerank import deployed_config
+from reranker.config import BackendChoice
 from reranker.verify import read_reference, verify, write_reference
 
 BACKENDS = ("cross_encoder", "late_interaction")
@@ -44,8 +45,8 @@ class Command(BaseCommand):
             sys.exit(1)
 
 
-def _default_backend() -> str:
-    return settings.RERANK_BACKEND if settings.RERANK_BACKEND in BACKENDS else "cross_encoder"
+def _default_backend() -> BackendChoice:
+    return "late_interaction" if settings.RERANK_BACKEND == "late_interaction" else "cross_encoder"
 
 
 def _read(path: Path) -> dict:

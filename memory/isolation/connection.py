@@ -1,0 +1,38 @@
+"""A database connection as isolation sees it: Django's, or psycopg's own where a caller brings that one. No Django."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+Params = Sequence[Any] | Mapping[str, Any]
+Row = tuple[Any, ...]
+
+
+class Cursor(Protocol):
+    """A statement and what it found; a row is a tuple of its columns. In a pipeline a fetch waits for the server."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def execute(self, sql: str, params: Any = None, /) -> object: ...
+
+    def fetchone(self) -> Any:
+        """The next row; None where none is left."""
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> object: ...
+
+
+class Connection(Protocol):
+    """Gives cursors; what more it can do depends on which of the two it is."""
+
+    def cursor(self) -> Cursor: ...

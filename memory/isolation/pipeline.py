@@ -1,0 +1,190 @@
+"""What a tenant's transaction is: BEGIN, its statements and COMMIT, in one pipeline.
+
+psycopg would send its own BEGIN ahead and wait for it, and COMMIT after the pipeline: between them and the statements
+the session would be idle in transaction. What this rests on in psycopg and Django, and the way back, is in
+deploy/decisions/0011-a-tenants-transaction-in-a-pipeline.md. Who may open one, and as whom, `memory/rls.py` decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import psycopg
+import psycopg_pool
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from memory.admission.deadline import deadline_at, remaining_seconds
+from memory.admission.writers import WAIT_MAX_SECONDS
+from memory.errors import KeyUnavailable
+from memory.isolation.connection import Connection, Cursor, Params
+
+BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# For a request, which has a deadline; without one the role's own limits hold.
+SET_LIMITS = "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
+STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
+
+# Read by every tenant transaction, so that a key erased or rotated elsewhere is noticed before a
+# row is written or opened with it. A write locks the row until its commit: an erasure or a rotation of
+# the key waits for it, and two writers of one user take their documents' locks one after the other,
+# so that they cannot deadlock over two documents.
+TENANT_STATE = """
+SELECT t.state, t.generation, t.seal_count, t.chunk_count, k.key_id, k.sealed_key
+FROM memory_tenants t
+LEFT JOIN memory_data_keys k ON k.user_hash = t.user_hash AND k.generation = t.generation
+WHERE t.user_hash = %s"""
+TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR NO KEY UPDATE OF t"
+
+
+@dataclass(frozen=True)
+class TenantState:
+    """A tenant's row and its active data key, as one transaction saw them."""
+
+    state: str
+    generation: int
+    seal_count: int
+    chunk_count: int
+    key_id: str | None
+    sealed_key: bytes | None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A Django connection's pipeline, and what undoes its preparations."""
+
+    connection: BaseDatabaseWrapper
+    queue: psycopg.Pipeline
+    closing: ExitStack
+
+
+class TenantTransaction:
+    """An open transaction of one tenant. Made by `tenant_transaction()` and `joined_transaction()` only."""
+
+    def __init__(self, connection: Connection, user_hash: str, *, write: bool, pipeline: Pipeline | None = None):
+        self.connection = connection
+        self.user_hash = user_hash
+        self.write = write
+        self._pipeline = pipeline
+        self._joined = 0
+        self._has_ended = False
+        self._state_cursor: Cursor | None = None
+        self._state: TenantState | None = None
+
+    def execute(self, sql: str, params: Params = ()) -> Cursor:
+        """Queue one statement and return its cursor; a fetch from it waits for the server."""
+        if self._has_ended:
+            raise transaction.TransactionManagementError("the tenant transaction has ended")
+        cursor = self.connection.cursor()
+        cursor.execute(sql, params)
+        return cursor
+
+    def sync(self) -> None:
+        """Wait until the server has carried out everything queued; raise what failed."""
+        if self._pipeline is not None:
+            with self._pipeline.connection.wrap_database_errors:
+                self._pipeline.queue.sync()
+
+    def end(self) -> None:
+        """Commit together with what is queued, and wait for all of it: from here one can only fetch.
+
+        Otherwise the commit travels when the block ends. Does nothing where this transaction was joined: it is for
+        its owner to end. Raises what failed, or that it is to be rolled back; then nothing is written. What is raised
+        in the block after it undoes nothing.
+        """
+        if self._pipeline is None or self._joined:
+            return
+        if self._pipeline.connection.needs_rollback:
+            raise transaction.TransactionManagementError("the tenant transaction is to be rolled back")
+        self.commit()
+
+    def commit(self) -> None:
+        """As `end()`, for the owner's own block: whoever joined has left by then."""
+        if self._pipeline is None or self._has_ended:
+            return
+        self._has_ended = True
+        with self._pipeline.connection.wrap_database_errors:
+            commit = self._pipeline.connection.connection.execute("COMMIT", prepare=False)
+            self._pipeline.closing.close()
+        # PostgreSQL answers ROLLBACK, and no error, for a transaction that had failed.
+        if commit.statusmessage != "COMMIT":
+            raise transaction.TransactionManagementError("the tenant transaction had failed, and was rolled back")
+
+    @contextmanager
+    def joined(self) -> Iterator[TenantTransaction]:
+        """This transaction again, for a block inside its owner's."""
+        self._joined += 1
+        try:
+            yield self
+        finally:
+            self._joined -= 1
+
+    def ask_state(self) -> None:
+        """Queue the question that `state()` answers; a write locks the tenant's row with it."""
+        self._state_cursor = self.execute(TENANT_STATE_FOR_WRITE if self.write else TENANT_STATE, [self.user_hash])
+
+    def state(self, *, again: bool = False, even_inactive: bool = False) -> TenantState | None:
+        """The tenant's state and active key as this transaction sees them; None when there is no such tenant.
+
+        Raises KeyUnavailable while the tenant is being moved or erased, unless `even_inactive`.
+        """
+        if again:
+            self.ask_state()
+        if self._state_cursor is not None:
+            row = self._state_cursor.fetchone()
+            self._state_cursor = None
+            self._state = None
+            if row is not None:
+                state, generation, seal_count, chunk_count, key_id, sealed_key = row
+                sealed_key = None if sealed_key is None else bytes(sealed_key)
+                self._state = TenantState(state, generation, seal_count, chunk_count, key_id, sealed_key)
+        if self._state is not None and self._state.state != "active" and not even_inactive:
+            raise KeyUnavailable(retry_after_seconds=5)
+        return self._state
+
+
+@contextmanager
+def pipelined(connection: BaseDatabaseWrapper, user_hash: str, *, write: bool) -> Iterator[TenantTransaction]:
+    """A transaction in a pipeline of its own, from BEGIN on, inside the block of `transaction.atomic()`.
+
+    Nobody is bound in it yet, and no wait is limited.
+    """
+    connection.ensure_connection()
+    raw = connection.connection
+    with connection.wrap_database_errors, ExitStack() as closing:
+        if pool := getattr(raw, "_pool", None):
+            raw._pool = _ClosingPool(pool)
+            closing.callback(setattr, raw, "_pool", pool)
+        raw.autocommit = True
+        queue = closing.enter_context(raw.pipeline())
+        raw.execute(BEGIN_WRITE if write else BEGIN_READ)
+        yield TenantTransaction(connection, user_hash, write=write, pipeline=Pipeline(connection, queue, closing))
+
+
+def limit_waits(connection: BaseDatabaseWrapper) -> None:
+    """Let no statement of this transaction, and no lock it waits for, outlast the request's deadline."""
+    if deadline_at() == math.inf:
+        return
+    limits = (remaining_seconds(WAIT_MAX_SECONDS), remaining_seconds(STATEMENT_MAX_SECONDS))
+    with connection.cursor() as cursor:
+        # At least 1: PostgreSQL takes 0 for no limit.
+        cursor.execute(SET_LIMITS, [str(max(1, math.ceil(seconds * 1000))) for seconds in limits])
+
+
+class _ClosingPool:
+    """The pool of a connection as long as it is in a tenant's transaction: closes what is given back from in there.
+
+    In a pipeline libpq takes a connection for idle though its transaction is open. The pool would believe it and
+    lend it, tenant and all, to the next.
+    """
+
+    def __init__(self, pool: psycopg_pool.ConnectionPool):
+        self._pool = pool
+
+    def putconn(self, raw: psycopg.Connection) -> None:
+        raw._pool = self._pool
+        raw.pgconn.finish()
+        self._pool.putconn(raw)

@@ -1,0 +1,99 @@
+"""What memory/isolation/pipeline.py rests on in psycopg_pool, psycopg and Django, and no documentation promises.
+
+Where one of these fails after an upgrade: deploy/decisions/0011-a-tenants-transaction-in-a-pipeline.md.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psycopg_pool
+import pytest
+from django.db import connections, transaction
+from psycopg.pq import TransactionStatus
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class StandIn:
+    """In place of a connection's pool: keeps what is given back to it."""
+
+    name = "stand-in"
+
+    def __init__(self):
+        self.returned = []
+
+    def putconn(self, raw) -> None:
+        self.returned.append(raw)
+
+
+@pytest.fixture
+def lent():
+    """(Django's connection, the psycopg connection that the pool has lent it, that pool)."""
+    connection = connections["default"]
+    connection.ensure_connection()
+    raw = connection.connection
+    pool = raw._pool
+    yield connection, raw, pool
+    connection.connection = None
+    raw._pool = pool
+    if not raw.closed:
+        raw.rollback()
+    pool.putconn(raw)
+
+
+def test_a_lent_connection_keeps_its_pool_in_an_attribute(lent):
+    _, raw, pool = lent
+    assert isinstance(raw._pool, psycopg_pool.ConnectionPool)
+    assert pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"] - 1
+
+
+def test_django_gives_a_connection_back_through_that_attribute(lent):
+    connection, raw, _ = lent
+    raw._pool = stand_in = StandIn()
+    connection.close()
+    assert stand_in.returned == [raw] and not raw.closed
+
+
+def test_a_pool_takes_back_no_connection_that_is_anothers(lent):
+    _, raw, pool = lent
+    raw._pool = StandIn()
+    with pytest.raises(ValueError, match="stand-in"):
+        pool.putconn(raw)
+
+
+def test_a_pool_replaces_a_connection_that_comes_back_finished():
+    connection = connections["default"]
+    connection.ensure_connection()
+    raw, connection.connection = connection.connection, None
+    pool, pid = raw._pool, raw.info.backend_pid
+    raw.pgconn.finish()
+    pool.putconn(raw)
+    deadline = time.monotonic() + 10
+    while (stats := pool.get_stats())["pool_available"] < stats["pool_size"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pool.connection() as another:
+        assert another is not raw and another.info.backend_pid != pid
+
+
+def test_an_atomic_block_sends_nothing_by_itself_and_its_commit_nothing_to_an_idle_session(lent):
+    connection, raw, _ = lent
+    with transaction.atomic(durable=True):
+        assert not raw.autocommit and raw.info.transaction_status == TransactionStatus.IDLE
+        raw.autocommit = True
+        raw.execute("BEGIN")
+        raw.execute("COMMIT")
+        assert connection.in_atomic_block
+    assert raw.autocommit and raw.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_in_a_pipeline_an_open_transaction_looks_idle(lent):
+    """Why the stand-in is there; where this no longer holds, it may go."""
+    _, raw, _ = lent
+    raw.autocommit = True
+    with raw.pipeline() as pipeline:
+        raw.execute("BEGIN")
+        assert raw.execute("SELECT 1").fetchone() == (1,)
+        assert raw.info.transaction_status == TransactionStatus.IDLE
+        pipeline.sync()
+        raw.execute("ROLLBACK")
