@@ -89,8 +89,9 @@ def test_every_problem_is_in_the_document_with_its_status_and_headers():
     documented = {
         code: (status, response)
         for response in COMPONENTS["responses"].values()
-        for narrowed in [response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]]
-        for status in [narrowed["status"]["const"]]
+        for component in [response["content"]["application/problem+json"]["schema"]["$ref"].rpartition("/")[2]]
+        for narrowed in [COMPONENTS["schemas"][component]["allOf"][1]["properties"]]
+        for status in narrowed["status"]["enum"]
         for code in narrowed["code"]["enum"]
     }
     assert {code: status for code, (status, _) in documented.items()} == {
@@ -171,7 +172,11 @@ def test_every_reference_leads_somewhere_and_no_component_is_left_over():
     components = {(kind, name) for kind, entries in COMPONENTS.items() for name in entries}
     assert references <= components
     # Said of every address at once, in the document's own description.
-    said_in_words = {("responses", "MethodNotAllowed"), ("headers", "Allow")}
+    by_the_server = ("UriTooLong", "ExpectationFailed", "RequestHeaderFieldsTooLarge", "NotImplemented")
+    said_in_words = {("responses", name) for name in ("MethodNotAllowed", *by_the_server)} | {("headers", "Allow")}
+    for _, name in said_in_words - {("headers", "Allow")}:
+        for code in COMPONENTS["schemas"][f"{name}Problem"]["allOf"][1]["properties"]["code"]["enum"]:
+            assert f"`{code}`" in CONTRACT["info"]["description"], code
     schemes = {("securitySchemes", name) for name in COMPONENTS["securitySchemes"]}
     assert components - references - schemes <= said_in_words
 
