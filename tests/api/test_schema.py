@@ -158,6 +158,16 @@ def test_every_limit_of_a_request_is_in_the_document():
     assert said == limits
 
 
+def test_no_schema_is_one_that_code_generators_leave_out():
+    """Of `const` beside a type they drop the whole answer; a body that is not JSON they can only take as text."""
+    assert '"const"' not in json.dumps(CONTRACT)
+    for operation in operations().values():
+        for response in operation["responses"].values():
+            for media_type, media in response.get("content", {}).items():
+                if "json" not in media_type.replace("x-ndjson", "") and media:
+                    assert media["schema"]["type"] == "string", media_type
+
+
 def test_every_request_refuses_unknown_members_and_takes_user_id():
     requests = [schema for name, schema in COMPONENTS["schemas"].items() if name.endswith("Request")]
     assert len(requests) >= 6
