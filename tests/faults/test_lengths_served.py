@@ -66,7 +66,7 @@ def test_head_has_the_length_that_get_has_and_no_body(wire, token, service):
         head, nothing = ask(wire, token, "HEAD", path, **{"X-Request-ID": "same"})
         assert (head.status, nothing) == (response.status, b"")
         assert head.getheader("Content-Length") == str(len(content)), path
-    assert "no-body response" not in service.log.read_bytes()[before:].decode()
+    assert "WSGI app sent body bytes" not in service.log.read_bytes()[before:].decode()
 
 
 def test_an_answer_without_content_or_without_end_has_no_length(wire, token):
