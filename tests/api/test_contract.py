@@ -80,7 +80,7 @@ def with_quick_patterns(contract: dict) -> dict:
 def with_the_schema_of_an_event(contract: dict) -> dict:
     """The document with what its stream's `contentSchema` is in place of the string that it is about.
 
-    schemathesis parses a stream and holds each event against the schema of the whole; generated clients take it as text.
+    schemathesis parses a stream and holds each event against the schema; generated clients take it all as text.
     """
     opened = copy.deepcopy(contract)
     events = opened["paths"]["/api/v1/stream"]["post"]["responses"]["200"]["content"]["text/event-stream"]
