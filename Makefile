@@ -13,12 +13,15 @@ READY := .venv/.ready-$(shell cat requirements/*.txt requirements/*.lock | cksum
 # The tools of lock and audit have requirements of their own, which must not mix with the service's.
 AUDIT_PYTHON := .venv-audit/bin/python
 AUDIT_READY := .venv-audit/.ready-$(shell cat requirements/audit.lock | cksum | cut -d' ' -f1)
+# So do clients of the service, generated from its OpenAPI document.
+CLIENTS_PYTHON := .venv-clients/bin/python
+CLIENTS_READY := .venv-clients/.ready-$(shell cat requirements/clients.lock | cksum | cut -d' ' -f1)
 # The launcher stops when make is killed, so that no server is left on the port.
 LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit bench-crypto bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop test fuzz coverage lint lock audit clients bench-crypto bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -64,6 +67,9 @@ lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --
 
 audit: $(AUDIT_READY)  ## look the locked distributions up among known vulnerabilities; var/audit.json, var/sbom.json
 	@$(AUDIT_PYTHON) deploy/supply/audit.py
+
+clients: $(CLIENTS_READY)  ## generate a Python client from the OpenAPI document into var/clients; no warning passes
+	@$(CLIENTS_PYTHON) deploy/clients/generate.py
 
 bench-crypto: $(READY)  ## time the sealing primitives
 	@$(PYTHON) deploy/bench/crypto.py $(ARGS)
@@ -125,4 +131,12 @@ $(AUDIT_READY):
 	$(call CREATE_VENV,.venv-audit); \
 	echo "set-up: installing requirements/audit.lock"; \
 	$(AUDIT_PYTHON) $(INSTALL_LOCKED) requirements/audit.lock; \
+	touch $@
+
+$(CLIENTS_READY):
+	@set -e; exec 1>&2; \
+	rm -f .venv-clients/.ready-*; \
+	$(call CREATE_VENV,.venv-clients); \
+	echo "set-up: installing requirements/clients.lock"; \
+	$(CLIENTS_PYTHON) $(INSTALL_LOCKED) requirements/clients.lock; \
 	touch $@

@@ -34,7 +34,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class AccessLogMiddleware:
     """Stands first in MIDDLEWARE, so that whatever another one refuses is logged too.
 
-    A request that gunicorn's own parser refuses, with 400, never gets here.
+    A request that gunicorn's own parser refuses never gets here (r1site/gunicorn_worker.py).
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse | StreamingHttpResponse]):

@@ -7,7 +7,8 @@ A few dozen idle connections so stopped a worker for everybody. Here
 1. a connection gets a thread when its first byte is there, for which it has FIRST_BYTE_MAX_SECONDS; where as many are
    open as may be, the one that has been silent longest goes;
 2. its request line and headers must be whole within HEADERS_MAX_SECONDS;
-3. goodbyes are said by one thread for all of them, for LINGER_SECONDS each.
+3. goodbyes are said by one thread for all of them, for LINGER_SECONDS each;
+4. what the parser refuses is answered with a problem document, like everything else, and not with a page.
 
 Headers that drip still hold a thread for that long: only a proxy that buffers requests keeps all of them away.
 """
@@ -16,17 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import queue
 import selectors
 import socket
 import threading
 import time
+import uuid
 from functools import partial
 
+from gunicorn import util
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from memory.admission.cutoff import Cutoff, reading_until
 from memory.admission.deadline import arrived
+
+logger = logging.getLogger(__name__)
 
 FIRST_BYTE_MAX_SECONDS = 5.0
 HEADERS_MAX_SECONDS = 10.0
@@ -97,6 +103,45 @@ class Worker(ThreadWorker):
     def handle_request(self, req, conn):
         conn.header_cutoff.cancel()
         return super().handle_request(req, conn)
+
+    def handle_error(self, req, client, addr, exc):
+        """Log as gunicorn does, and answer with its status in our form. Quotes nothing of the request."""
+        page = _Page()
+        super().handle_error(req, page, addr, exc)
+        try:
+            util.write_nonblock(client, _problem(page.status))
+        except OSError:
+            self.log.debug("Failed to send error message.")
+
+
+class _Page:
+    """Stands for the client's socket while gunicorn writes its page of HTML, of which only the status is wanted."""
+
+    status = 500
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, page: bytes) -> None:
+        self.status = int(page.split(maxsplit=2)[1])
+
+
+def _problem(status: int) -> bytes:
+    """The whole answer, after which the connection ends."""
+    # Not above: the master imports this module, and Django is for the workers.
+    from r1site.problems import server_refusal
+
+    request_id = uuid.uuid4().hex
+    answer = server_refusal(status, request_id)
+    logger.warning("answered by the server itself with %d request_id=%s", answer.status_code, request_id)
+    head = [
+        f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}",
+        f"Date: {util.http_date()}",
+        "Connection: close",
+        f"Content-Length: {len(answer.content)}",
+        *(f"{name}: {value}" for name, value in answer.items()),
+    ]
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + answer.content
 
 
 class Lingering:

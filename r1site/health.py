@@ -147,7 +147,10 @@ def _reranker(*, refresh: bool) -> dict:
     if wanted == "none" or not flag("RERANK_ENABLED", refresh=refresh):
         return {"status": "ok", "backend": "none"}
     metrics = reranker.get_rerank_metrics(wanted)
-    backend = {"backend": metrics["backend"], "device": metrics["device"]}
+    backend = {"backend": metrics["backend"]}
+    # Known once the model is loaded.
+    if metrics["device"] is not None:
+        backend["device"] = metrics["device"]
     if metrics["state"] != "ready":
         return {"status": "degraded", "reason": metrics.get("reason") or "not loaded", **backend}
     if metrics["breaker"] != "closed" or metrics["stuck"]:

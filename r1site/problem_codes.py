@@ -21,19 +21,23 @@ PROBLEMS: dict[str, tuple[int, str, str | None]] = {
     "insufficient_scope": (403, "Not allowed", "The token's scope does not allow this."),
     "not_found": (404, "Not found", "There is no such object."),
     "method_not_allowed": (405, "Method not allowed", "This address does not have that method."),
-    "not_acceptable": (406, "Not acceptable", "The answer cannot be given in the form that Accept asks for."),
+    "not_acceptable": (406, "Not acceptable", None),
     "request_timeout": (408, "Request timeout", None),
     "idempotency_conflict": (409, "Idempotency conflict", None),
     "length_required": (411, "Length required", None),
     "payload_too_large": (413, "Payload too large", None),
+    "uri_too_long": (414, "URI too long", "The request line is longer than the service takes."),
     "unsupported_media_type": (415, "Unsupported media type", None),
+    "expectation_failed": (417, "Expectation failed", "Expect may ask for 100-continue and nothing else."),
     "invalid": (422, "Invalid request", None),
     "too_many_chunks": (422, "Too many chunks", None),
     "quota_exceeded": (422, "Quota exceeded", None),
     "rate_limited": (429, "Too many requests", None),
     "too_many_requests_at_once": (429, "Too many requests at once", None),
+    "headers_too_large": (431, "Headers too large", "There are too many headers, or one is too long."),
     "decryption_failed": (500, "Decryption failed", None),
     "internal": (500, "Internal error", _INTERNAL),
+    "unsupported_transfer_coding": (501, "Unsupported transfer coding", "Send the body with a Content-Length."),
     "memory_disabled": (503, "Memory disabled", None),
     "key_unavailable": (503, "Key unavailable", None),
     "database_unavailable": (503, "Database unavailable", "The database cannot be reached."),
@@ -52,6 +56,15 @@ AUTHENTICATE = {
     "missing_token": "Bearer",
     "invalid_token": 'Bearer error="invalid_token"',
     "insufficient_scope": 'Bearer error="insufficient_scope"',
+}
+# What gunicorn answers itself, by its own status, before a request reaches any middleware.
+CODE_BY_SERVER_STATUS = {
+    400: "bad_request",
+    403: "bad_request",
+    414: "uri_too_long",
+    417: "expectation_failed",
+    431: "headers_too_large",
+    501: "unsupported_transfer_coding",
 }
 CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
     (SettingError, "key_unavailable"),
@@ -76,6 +89,7 @@ CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
 DETAIL_BY_CODE = {
     "malformed_json": "The body is not valid JSON.",
     "missing_token": "A bearer token is required.",
+    "not_acceptable": "The answer cannot be given in the form that Accept asks for.",
     "invalid_token": "The bearer token is not valid.",
     "payload_too_large": "The request body is too large.",
     "unsupported_media_type": "Send application/json in UTF-8, without a Content-Encoding.",

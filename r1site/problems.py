@@ -29,7 +29,14 @@ from rest_framework import exceptions as drf
 
 from memory.errors import ExpiredToken, FieldError, MemoryServiceError, TokenLivesTooLong
 from r1site.pool_outage import is_database_away
-from r1site.problem_codes import AUTHENTICATE, CODE_BY_EXCEPTION, DETAIL_BY_CODE, PROBLEMS, RETRY_AFTER_SECONDS
+from r1site.problem_codes import (
+    AUTHENTICATE,
+    CODE_BY_EXCEPTION,
+    CODE_BY_SERVER_STATUS,
+    DETAIL_BY_CODE,
+    PROBLEMS,
+    RETRY_AFTER_SECONDS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +90,9 @@ def problem_for(exc: BaseException) -> Problem:
             errors = list(islice(_field_errors(exc.detail), MAX_FIELD_ERRORS))
         elif isinstance(exc, drf.Throttled):
             retry_after_seconds = exc.wait  # type: ignore[attr-defined]
+        elif isinstance(exc, drf.NotAcceptable) and exc.available_renderers:
+            offered = ", ".join(renderer.media_type for renderer in exc.available_renderers)
+            detail = f"Accept must allow one of the media types of this address: {offered}."
     headers = {}
     if code in AUTHENTICATE:
         headers["WWW-Authenticate"] = AUTHENTICATE[code]
@@ -103,6 +113,15 @@ def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:
         _log(problem, exc, request_id)
     response = _response(problem, request_id)
     response.problem_code = problem.code  # type: ignore[attr-defined]
+    return response
+
+
+def server_refusal(status: int, request_id: str) -> JsonResponse:
+    """What the server answers with `status` to a request that it could not read, and so could hand to nobody."""
+    code = CODE_BY_SERVER_STATUS.get(status, "internal")
+    response = _response(Problem(code, PROBLEMS[code][2] or PROBLEMS[code][1]), request_id)
+    response["X-Request-ID"] = request_id
+    response["Cache-Control"] = "no-store"
     return response
 
 

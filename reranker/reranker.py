@@ -9,8 +9,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from reranker.backends import Backend
 from reranker.backends.cross_encoder import load_cross_encoder_backend
 from reranker.backends.late_interaction import make_late_interaction_backend
@@ -56,11 +54,11 @@ class Reranker:
 
         Scores are 0-1: a cross-encoder's are the sigmoid of its logit; late interaction's are
         the sigmoid of the blend of standardised scores, and so relative to this pool. Returns or
-        raises within `timeout_ms` of the call. Raises `RerankSkipped`, and `ValueError` for a
-        backend that is not one of `BACKEND_CHOICES`.
+        raises within `timeout_ms` of the call. Raises `RerankSkipped` (not for no candidates, which are
+        already in order), and `ValueError` for a backend that is not one of `BACKEND_CHOICES`.
         """
         outcome = self._reranked(query, candidates, timeout_ms, backend)
-        if outcome.skipped:
+        if outcome.skipped and outcome.skipped != "empty":
             raise RerankSkipped(outcome.skipped)
         return outcome.results
 
@@ -149,14 +147,17 @@ class Reranker:
         started = time.monotonic()
         if backend is not None and backend not in BACKEND_CHOICES:
             raise ValueError(f"backend must be one of {', '.join(BACKEND_CHOICES)}")
+        if not candidates:
+            # No model is asked and nothing counted, so that users without memories change no rate and no latency.
+            return RerankOutcome([], False, "none", "empty", 0.0)
         texts = [candidate if isinstance(candidate, str) else candidate.text for candidate in candidates]
         name = "none"
         try:
             name, batcher = self._current(backend or self.config.backend, start=True)
             if batcher is None:
                 raise RerankSkipped("no_backend", self._why_none())
-            values = batcher.score(query, texts, started, timeout_ms) if texts else np.empty(0)
-            if name == "late_interaction" and texts:
+            values = batcher.score(query, texts, started, timeout_ms)
+            if name == "late_interaction":
                 values = blended(_own_scores(candidates), values, self.config.blend)
         except Exception as error:
             reason = reason_of(error)

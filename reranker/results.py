@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Reason = Literal[
+    "empty",  # there are no candidates; counted neither as reranked nor as skipped
     "disabled",  # the caller switched it off
     "no_backend",  # no weights, no token encoder, or backend "none"
     "loading",  # the model is not ready yet

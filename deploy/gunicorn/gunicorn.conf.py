@@ -80,8 +80,9 @@ keepalive = 15
 # The heartbeat file must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
-# A bearer token with room to spare; anything larger is no client of ours.
-limit_request_line = 4094
+# The longest address that the contract allows (a page of documents: a cursor and every filter, percent-encoded), and a
+# bearer token, each with room to spare; anything larger is no client of ours.
+limit_request_line = 8190
 limit_request_fields = 64
 limit_request_field_size = 8190
 # The default lets a client on loopback set SCRIPT_NAME and PATH_INFO, and so move the path that is guarded.

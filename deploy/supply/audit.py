@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS, VAR = ROOT / "requirements", ROOT / "var"
 SBOM, REPORT = VAR / "sbom.json", VAR / "audit.json"
 # gpu.lock has what ml.lock has, torch and its CUDA libraries too.
-AUDITED = ("gpu.lock", "dev.lock", "audit.lock")
+AUDITED = ("gpu.lock", "dev.lock", "audit.lock", "clients.lock")
 FOUND, NOT_WHOLE = 1, 4
 LOOKUP_TIMEOUT_SECONDS = 30
 

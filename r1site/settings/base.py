@@ -135,6 +135,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "r1site.access_log.AccessLogMiddleware",
+    "r1site.content_length.ContentLengthMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",
     "django.middleware.security.SecurityMiddleware",

@@ -49,7 +49,7 @@ def _every_slot_comes_back():
 def exported(person) -> list[dict]:
     response = person.get("memory/export")
     assert response.status_code == 200, response.content
-    assert response["Content-Type"] == "application/x-ndjson"
+    assert response["Content-Type"] == "application/x-ndjson; charset=utf-8"
     assert response["Cache-Control"] == "no-store"
     lines = b"".join(response.streaming_content)
     assert lines == b"" or lines.endswith(b"\n")
@@ -262,12 +262,27 @@ def test_what_breaks_an_export_off_says_nothing_of_what_it_is_about(alice, monke
 
 
 @pytest.mark.parametrize(
-    ("accept", "status"),
-    [("application/x-ndjson", 200), ("*/*", 200), ("application/*;q=0.5", 200), ("application/json", 406)],
+    ("accept", "answered"),
+    [
+        ("application/x-ndjson", "application/x-ndjson"),
+        ("*/*", "application/x-ndjson"),
+        ("application/*;q=0.5", "application/x-ndjson"),
+        ("application/json", "application/x-ndjson"),
+        ("application/json, text/plain, */*", "application/x-ndjson"),
+        ("text/plain", "text/plain"),
+    ],
 )
-def test_the_answer_is_json_lines_or_not_acceptable(alice, accept, status):
+def test_the_answer_is_json_lines_whatever_form_is_asked_for(alice, accept, answered):
     remember(alice, "doc")
-    assert alice.client().get("/api/v1/memory/export", headers={"accept": accept}).status_code == status
+    response = alice.client().get("/api/v1/memory/export", headers={"accept": accept})
+    assert (response.status_code, response["Content-Type"]) == (200, f"{answered}; charset=utf-8")
+    assert json.loads(b"".join(response.streaming_content))["doc_id"] == "doc"
+
+
+def test_a_form_that_lines_do_not_have_is_refused_with_those_they_have(alice):
+    response = alice.client().get("/api/v1/memory/export", headers={"accept": "text/html"})
+    assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
+    assert "application/x-ndjson, application/json, text/plain" in response.json()["detail"]
 
 
 def test_an_export_needs_the_scope_to_read(alice):

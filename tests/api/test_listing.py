@@ -7,10 +7,13 @@ import random
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import jsonschema_rs
 import pytest
 from django.db import connections
 from gunicorn.config import LimitRequestLine
 
+from memory.api.schema import document
+from memory.api.serializers.documents import CURSOR_MAX_CHARS
 from memory.indexing.write import Passage, index_memory_batch
 from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
@@ -165,6 +168,17 @@ def test_a_cursor_is_sealed_and_only_the_users_own_untouched_one_is_taken(alice,
         refused = alice.get(f"memory/documents?{urlencode({'cursor': tampered})}")
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "cursor"), tampered
     assert bob.get(f"memory/documents?{urlencode({'cursor': cursor})}").status_code == 422
+
+
+def test_the_longest_cursor_is_one_that_the_document_allows(alice):
+    longest = Position(">=", datetime(2026, 1, 1, 1, 1, 1, 1, UTC), "🙂" * 256).sealed(alice.user_hash)
+    parameters = json.loads(document.PATH.read_bytes())["paths"]["/api/v1/memory/documents"]["get"]["parameters"]
+    (schema,) = [parameter["schema"] for parameter in parameters if parameter["name"] == "cursor"]
+    assert schema["maxLength"] == CURSOR_MAX_CHARS
+    jsonschema_rs.validate(schema, longest)
+    assert alice.get(f"memory/documents?{urlencode({'cursor': longest})}").status_code == 200
+    too_long = alice.get(f"memory/documents?{urlencode({'cursor': 'A' * (CURSOR_MAX_CHARS + 1)})}")
+    assert too_long.json()["errors"][0]["code"] == "max_length"
 
 
 @pytest.mark.parametrize("name", ["🙂" * 256, '"\\' * 128])

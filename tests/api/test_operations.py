@@ -4,12 +4,14 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jsonschema_rs
 import numpy as np
 import pytest
 from django.db import connections
 from django.test import Client
 
 import reranker
+from memory.api.schema import document
 from memory.embedding.process import get_embedder
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
@@ -67,7 +69,10 @@ def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_pat
     try:
         settings.RERANK_BACKEND = "cross_encoder"
         reranker.configure(reranker.RerankConfig(backend="cross_encoder", model=str(tmp_path / "nothing")))
-        assert reranker_in_health()["reason"] == "not loaded"
+        found = reranker_in_health()
+        assert found["reason"] == "not loaded"
+        schemas = json.loads(document.PATH.read_bytes())["components"]["schemas"]
+        jsonschema_rs.validate(schemas["ComponentState"], found)
         assert not reranker.warm(30)
         found = reranker_in_health()
         assert (found["status"], found["reason"]) == ("degraded", "no_backend")

@@ -183,4 +183,5 @@ def test_the_flag_sets_the_pool_of_queries_that_name_none(deploy, notes):
 def test_a_user_with_nothing_gets_an_empty_answer(deploy, stranger):
     assert deploy()
     answer = ask(stranger)
-    assert (answer["results"], answer["rerank"]["skipped"]) == ([], None)
+    assert (answer["results"], answer["reranked"]) == ([], False)
+    assert answer["rerank"] == {"backend": "none", "skipped": "empty"}

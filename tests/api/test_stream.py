@@ -66,7 +66,7 @@ def events_of(response):
 
 def test_citations_then_tokens_then_done_with_ids_counting_up(owner):
     response = stream(owner)
-    assert response["Content-Type"].startswith("text/event-stream")
+    assert response["Content-Type"] == "text/event-stream; charset=utf-8"
     assert (response["Cache-Control"], response["X-Accel-Buffering"]) == ("no-store", "no")
     assert not response.has_header("Content-Length")
     assert response["X-Request-ID"]
@@ -315,6 +315,7 @@ def test_every_accept_that_allows_a_stream_is_served(owner, accept):
 def test_an_accept_that_excludes_a_stream_is_406(owner):
     response = owner.post("stream", {"message": QUESTION}, accept="application/json")
     assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
+    assert "text/event-stream" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(

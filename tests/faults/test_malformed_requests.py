@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
+from email import message_from_string
+from email.message import Message
 
 import pytest
 
+from r1site.problem_codes import PROBLEMS
 from tests.faults.service import running
 
 CANARY = "canaryquokka"
@@ -21,13 +25,20 @@ def service():
 
 def answered(service, request: bytes) -> tuple[int, bytes]:
     """The status and body of the first answer to `request`, sent as it is; what follows it goes unread."""
+    status, _, body = answer_to(service, request)
+    return status, body
+
+
+def answer_to(service, request: bytes) -> tuple[int, Message, bytes]:
+    """Status, headers and body."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE_SECONDS) as wire:
         wire.sendall(request)
         received = b""
         while block := wire.recv(65536):
             received += block
     head, _, body = received.partition(b"\r\n\r\n")
-    return int(head.split()[1]), body
+    line, _, headers = head.decode("latin-1").partition("\r\n")
+    return int(line.split()[1]), message_from_string(headers), body
 
 
 def http(line: str, *headers: str, host: str | None = "127.0.0.1", body: bytes = b"") -> bytes:
@@ -65,8 +76,15 @@ MALFORMED = {
 def test_a_malformed_request_is_refused_and_no_log_quotes_it(service, kind):
     request, status = MALFORMED[kind]
     before = service.log.stat().st_size
-    assert answered(service, request)[0] == status
-    log = written_since(service, before)
+    found, headers, body = answer_to(service, request)
+    assert found == status
+    assert headers["Content-Type"] == "application/problem+json"
+    assert (headers["Cache-Control"], headers["Content-Length"]) == ("no-store", str(len(body)))
+    problem = json.loads(body)
+    assert (problem["status"], PROBLEMS[problem["code"]][0]) == (status, status)
+    assert problem["request_id"] == headers["X-Request-ID"]
+    assert CANARY not in (str(headers) + body.decode()).lower()
+    log = written_since(service, before, problem["request_id"])
     assert CANARY not in log.lower()
     assert "ip=" not in log and "127.0.0.1" not in log
     assert ("WARNING] Invalid request (" in log) != ('"status":' in log), "one line says that something was refused"

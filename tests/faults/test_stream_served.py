@@ -100,7 +100,7 @@ def test_a_whole_stream_arrives_as_events_in_order_and_uncompressed(service, tok
     llm.plays(STATUS_OK, *say("Every ", "six ", "months [1]."), *finish())
     with StreamReader(service.port, token, QUESTION) as reader:
         head = reader.head()
-        assert (head.status, head.getheader("Content-Type")) == (200, "text/event-stream")
+        assert (head.status, head.getheader("Content-Type")) == (200, "text/event-stream; charset=utf-8")
         assert (head.getheader("Content-Length"), head.getheader("Content-Encoding")) == (None, None)
         events = reader.read_all()
     assert names(events) == ["citations", "token", "token", "token", "done"]

@@ -61,7 +61,7 @@ def test_export_erase_and_import_give_equal_documents(service):
                "metadata": {"derived_from": sorted(DOCUMENTS)}, "created_at": "2026-02-01T00:00:00Z"}  # fmt: skip
     remember(service, token, [summary])
     response = export(service, token)
-    assert (response.status, response.headers["Content-Type"]) == (200, "application/x-ndjson")
+    assert (response.status, response.headers["Content-Type"]) == (200, "application/x-ndjson; charset=utf-8")
     assert response.headers["Transfer-Encoding"] == "chunked"
     exported = lines(response)
     assert exported == [*DOCUMENTS.values(), summary]

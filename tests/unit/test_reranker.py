@@ -148,9 +148,15 @@ def test_special_tokens_in_a_text_are_only_its_characters(tiny, gate):
     assert pair.count("[SEP]") == 2 and pair.count("[CLS]") == 1
 
 
-def test_nothing_to_rerank_is_no_failure(tiny):
-    outcome = tiny.maybe_rerank("query", [])
-    assert (outcome.results, outcome.skipped) == ([], None)
+def test_nothing_to_rerank_is_no_failure_and_no_rerank(tiny, folder):
+    for asked in (tiny, Reranker(RerankConfig(model=str(folder / "nothing")))):
+        before = asked.metrics()
+        outcome = asked.maybe_rerank("query", [])
+        assert (outcome.results, outcome.reranked, outcome.backend, outcome.skipped) == ([], False, "none", "empty")
+        assert asked.rerank("query", []) == []
+        assert asked.metrics() == before
+    with pytest.raises(ValueError):
+        tiny.rerank("query", [], backend="another")
 
 
 def test_skipped_answers_are_the_candidates_in_order_with_falling_scores(tiny):

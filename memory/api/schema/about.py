@@ -22,7 +22,10 @@ some. Every answer has an `X-Request-ID`.
 
 **Errors** are problem documents (RFC 9457) as `application/problem+json`, with a stable `code`. Any other method on an
 address is 405 `method_not_allowed` with `Allow`; `HEAD` goes where `GET` does. 429 and 503 say in `Retry-After` how
-many seconds to wait. An object of another user is answered like one that does not exist.
+many seconds to wait. An object of another user is answered like one that does not exist. Requests that the server
+cannot take are refused before their address is looked at: 400 `bad_request`, 414 `uri_too_long` (a request line over
+8,190 bytes), 417 `expectation_failed`, 431 `headers_too_large` (more than 64, or one over 8,190 bytes) and 501
+`unsupported_transfer_coding`; the connection then ends.
 """
 
 SECURITY_SCHEMES = {

@@ -107,6 +107,14 @@ class TextExtension(_StrictField):
         return text(self.target)
 
 
+class CursorExtension(_StrictField):
+    target_class = "memory.api.serializers.documents.Cursor"
+    priority = 1
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Schema:
+        return text(self.target) | {"pattern": patterns.BASE64URL}
+
+
 class TextOrListExtension(_StrictField):
     target_class = "memory.api.fields.text.StringOrList"
     priority = 1

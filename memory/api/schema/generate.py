@@ -89,8 +89,7 @@ def complete(result: Schema, **_: Any) -> Schema:
     components["schemas"] |= {
         **ANSWERS,
         **fields.metadata_levels(conf.METADATA_MAX_DEPTH),
-        "Problem": problems.PROBLEM,
-        "FieldError": problems.FIELD_ERROR,
+        **problems.problem_schemas(),
     }
     components["schemas"] = dict(sorted(components["schemas"].items()))
     components["responses"] = problems.problem_responses()

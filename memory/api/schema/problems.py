@@ -22,16 +22,22 @@ PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
         "This address does not have that method; `Allow` names those it has.",
         ("method_not_allowed",),
     ),
-    406: ("NotAcceptable", "The answer cannot be given in the form that `Accept` asks for.", ("not_acceptable",)),
+    406: (
+        "NotAcceptable",
+        "The answer cannot be given in the form that `Accept` asks for; `detail` names the media types there are.",
+        ("not_acceptable",),
+    ),
     408: ("RequestTimeout", "The body did not arrive in time; it was not read to its end.", ("request_timeout",)),
     409: ("Conflict", "The `Idempotency-Key` was used with another body.", ("idempotency_conflict",)),
     411: ("LengthRequired", "A body without a `Content-Length`.", ("length_required",)),
     413: ("PayloadTooLarge", "The body is over 1,000,000 bytes; it was not read.", ("payload_too_large",)),
+    414: ("UriTooLong", "The request line is over 8,190 bytes.", ("uri_too_long",)),
     415: (
         "UnsupportedMediaType",
         "The body is not `application/json` in UTF-8, or has a `Content-Encoding`.",
         ("unsupported_media_type",),
     ),
+    417: ("ExpectationFailed", "`Expect` asks for more than `100-continue`.", ("expectation_failed",)),
     422: (
         "UnprocessableContent",
         "What was sent is not allowed; `errors` names the fields. `too_many_chunks`: split the text. "
@@ -43,11 +49,17 @@ PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
         "The user's rate is used up, or as many requests of the user are under way as one user may have.",
         ("rate_limited", "too_many_requests_at_once"),
     ),
+    431: (
+        "RequestHeaderFieldsTooLarge",
+        "More than 64 headers, or one of over 8,190 bytes.",
+        ("headers_too_large",),
+    ),
     500: (
         "InternalServerError",
         "Something went wrong inside; `decryption_failed` says that sealed data did not open.",
         ("decryption_failed", "internal"),
     ),
+    501: ("NotImplemented", "A `Transfer-Encoding` that is not known.", ("unsupported_transfer_coding",)),
     503: (
         "ServiceUnavailable",
         "Not now; try again after `Retry-After`.",
@@ -92,7 +104,10 @@ HEADERS: dict[str, Schema] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "Authenticate": {
-        "description": "How to authenticate (RFC 6750).",
+        "description": (
+            "How to authenticate (RFC 6750). `error_description` says so where the token has expired, or is valid for "
+            "longer than is allowed."
+        ),
         "required": True,
         "schema": {"type": "string", "pattern": "^Bearer"},
     },
@@ -108,10 +123,20 @@ def header(name: str) -> Schema:
     return {"$ref": f"#/components/headers/{name}"}
 
 
+def problem_schemas() -> dict[str, Schema]:
+    """The schema components: `Problem`, and what it is with each status, by name so that generated clients have one."""
+    schemas = {"Problem": PROBLEM, "FieldError": FIELD_ERROR}
+    for status, (name, _, codes) in PROBLEMS.items():
+        # Not `const`, which code generators cannot merge with the type that `Problem` gives.
+        narrowed: Schema = {"properties": {"status": {"enum": [status]}, "code": {"enum": list(codes)}}}
+        schemas[f"{name}Problem"] = {"allOf": [ref("Problem"), narrowed]}
+    return schemas
+
+
 def problem_responses() -> dict[str, Schema]:
     """The response components."""
     responses = {}
-    for status, (name, description, codes) in PROBLEMS.items():
+    for status, (name, description, _) in PROBLEMS.items():
         headers = {"X-Request-ID": header("RequestId")}
         if status in WITH_AUTHENTICATE:
             headers["WWW-Authenticate"] = header("Authenticate")
@@ -119,11 +144,10 @@ def problem_responses() -> dict[str, Schema]:
             headers["Retry-After"] = header("RetryAfter")
         if status == 405:
             headers["Allow"] = header("Allow")
-        narrowed = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
         responses[name] = {
             "description": description,
             "headers": headers,
-            "content": {CONTENT_TYPE: {"schema": {"allOf": [ref("Problem"), narrowed]}}},
+            "content": {CONTENT_TYPE: {"schema": ref(f"{name}Problem")}},
         }
     return responses
 

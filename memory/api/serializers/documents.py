@@ -14,8 +14,13 @@ from memory.api.fields import Identifier, StrictCharField, StrictInteger, Timest
 from memory.services.listing import ListingFilters
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 200
-# A sealed position: times, an id of 256 characters of up to 12 bytes each as JSON, and base64 on top.
-CURSOR_MAX_CHARS = 5_000
+# A sealed position: a time, an id of 256 characters of up to 4 bytes each, and base64 on top. With every filter, each
+# percent-encoded, it fits a request line of 8,190 bytes (deploy/gunicorn/gunicorn.conf.py).
+CURSOR_MAX_CHARS = 1_500
+
+
+class Cursor(StrictCharField):
+    """A place in the listing, as it was given out; whether it is one shows when it is opened."""
 
 
 class DecimalInteger(StrictInteger):
@@ -31,7 +36,7 @@ class MemoryDocumentsRequest(serializers.Serializer):
     """Which documents and how many. A parameter it does not know is ignored; one it knows stands at most once."""
 
     limit = DecimalInteger(min_value=1, max_value=LIMIT_MAX, default=LIMIT_DEFAULT)
-    cursor = StrictCharField(max_chars=CURSOR_MAX_CHARS, default=None)
+    cursor = Cursor(max_chars=CURSOR_MAX_CHARS, default=None)
     source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default=None)  # type: ignore[assignment]
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None)
     since = Timestamp(default=None)

@@ -23,6 +23,8 @@ from memory.services.stream import Citations, Delta, Done, Silence, StreamEvent
 HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": heartbeat\n\n"
 MEDIA_TYPE = "text/event-stream"
+# Always UTF-8, and said all the same: clients that are not told take text for ISO-8859-1.
+CONTENT_TYPE = f"{MEDIA_TYPE}; charset=utf-8"
 
 
 def frame(event: str, data: dict[str, Any], number: int) -> bytes:

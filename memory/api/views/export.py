@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from django.http import HttpResponse, StreamingHttpResponse
-from django.http.response import HttpResponseBase
+from django.http import StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer
 
 from memory.admission import concurrency
@@ -14,14 +13,27 @@ from memory.api.streaming.export import ExportBody
 from memory.api.views.base import MemoryView
 from memory.services.export import export_documents
 
-CONTENT_TYPE = "application/x-ndjson"
-
 
 class JsonLinesRenderer(BaseRenderer):
-    """Says which `Accept` this address can meet; the lines are written as they come, and not by DRF."""
+    """Says which `Accept` this address can meet; the lines are written as they come, and not by DRF.
 
-    media_type = CONTENT_TYPE
+    `answered_type` is the media type that the answer then has.
+    """
+
+    media_type = answered_type = "application/x-ndjson"
     format = "ndjson"
+
+
+class JsonAsLinesRenderer(JsonLinesRenderer):
+    """For clients that ask every address for JSON: they get lines of it, said to be such."""
+
+    media_type = "application/json"
+
+
+class PlainTextRenderer(JsonLinesRenderer):
+    """For clients that know no other type of text, such as generated ones."""
+
+    media_type = answered_type = "text/plain"
 
 
 class ExportView(MemoryView):
@@ -34,17 +46,15 @@ class ExportView(MemoryView):
     operation = "export"
     budget = concurrency.exports
     permission_classes = [HasScope.read]
-    renderer_classes = [JsonLinesRenderer]
+    renderer_classes = [JsonLinesRenderer, JsonAsLinesRenderer, PlainTextRenderer]
 
     def get(self, request):
-        # For HEAD the server would carry out the whole export and send none of it.
-        if request.method == "HEAD":
-            response: HttpResponseBase = HttpResponse(content_type=CONTENT_TYPE)
-        else:
-            body, degraded = _body(request)
-            response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)
-            if degraded:
-                response["X-R1-Degraded"] = ", ".join(degraded)
+        # For HEAD the server would carry out the whole export and send none of it. How long it is, nobody knows before.
+        body, degraded = ((), []) if request.method == "HEAD" else _body(request)
+        content_type = f"{request.accepted_renderer.answered_type}; charset=utf-8"
+        response = StreamingHttpResponse(body, content_type=content_type)
+        if degraded:
+            response["X-R1-Degraded"] = ", ".join(degraded)
         return response
 
 

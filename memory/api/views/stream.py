@@ -17,7 +17,7 @@ from memory.api import throttles
 from memory.api.permissions import HasScope, HasToken
 from memory.api.serializers.stream import MemoryStreamRequest
 from memory.api.streaming.client import StreamClient
-from memory.api.streaming.sse import MEDIA_TYPE, EventStream
+from memory.api.streaming.sse import CONTENT_TYPE, MEDIA_TYPE, EventStream
 from memory.api.views.base import MemoryView
 from memory.errors import MemoryDisabled
 from memory.services.stream import StreamedQuestion, stream_answer
@@ -71,7 +71,7 @@ class StreamView(MemoryView):
             problem=lambda error: _problem_document(request, error),
             release=request.slot.hand_over(),
         )
-        response = StreamingHttpResponse(body, content_type=MEDIA_TYPE)
+        response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)
         # nginx: pass each event on as it comes.
         response["X-Accel-Buffering"] = "no"
         return response

@@ -61,7 +61,12 @@ ANSWERS: dict[str, Schema] = {
                 "What reranked, or why nothing did.",
                 {
                     "backend": string("What ran, or was asked.", enum=["cross_encoder", "late_interaction", "none"]),
-                    "skipped": or_null(string("Why the order is the candidates' own.", enum=[*REASONS, NOT_REQUESTED])),
+                    "skipped": or_null(
+                        string(
+                            "Why the order is the candidates' own; `empty` where nothing was found.",
+                            enum=[*REASONS, NOT_REQUESTED],
+                        )
+                    ),
                 },
             ),
             "variant": string("The pipeline that answered."),

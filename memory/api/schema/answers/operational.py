@@ -59,7 +59,7 @@ ANSWERS: dict[str, Schema] = {
             "status": string(enum=["ok", "degraded", "failed"]),
             "reason": string("Why it is not ok."),
             "backend": string("What reranks."),
-            "device": string("Where its model runs."),
+            "device": string("Where its model runs, once it is loaded."),
             "model": string("The model's name."),
             "findings": integer("How many isolation checks failed."),
             "unapplied": integer("How many migrations are missing."),

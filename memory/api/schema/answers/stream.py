@@ -27,7 +27,7 @@ def event(name: str, data: str, description: str) -> Schema:
         description,
         {
             "id": string("Its number, from 1.", pattern="^[1-9][0-9]*$"),
-            "event": {"const": name},
+            "event": string(enum=[name]),
             "data": string("JSON.", contentMediaType="application/json", contentSchema=ref(data)),
         },
     )

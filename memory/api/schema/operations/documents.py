@@ -24,6 +24,12 @@ DOC_ID: Schema = {
     "example": "notes/heating",
 }
 
+_LINES: Schema = {
+    "type": "string",
+    "contentMediaType": "application/x-ndjson",
+    "contentSchema": ref("ExportedDocument"),
+}
+
 OPERATIONS = [
     Operation(
         method="GET",
@@ -67,7 +73,10 @@ OPERATIONS = [
         id="exportMemory",
         tag="Documents",
         summary="Take everything along",
-        description="All documents as JSON Lines, streamed; what a line holds, `POST /memory/index` takes back.",
+        description=(
+            "All documents as JSON Lines, streamed; what a line holds, `POST /memory/index` takes back. They come as "
+            "`text/plain` where `Accept` prefers that, else as `application/x-ndjson`, for `application/json` too."
+        ),
         scope=READ_SCOPE,
         answers={
             200: Answer(
@@ -78,12 +87,7 @@ OPERATIONS = [
                         "schema": {"type": "string", "enum": ["quarantined"]},
                     }
                 },
-                schema={
-                    "type": "string",
-                    "contentMediaType": "application/x-ndjson",
-                    "contentSchema": ref("ExportedDocument"),
-                },
-                media_type="application/x-ndjson",
+                content={media_type: {"schema": _LINES} for media_type in ("application/x-ndjson", "text/plain")},
             )
         },
         errors=MEMORY,

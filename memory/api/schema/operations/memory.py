@@ -25,7 +25,7 @@ _IDEMPOTENCY_KEY: Schema = {
 _REPLAYED: dict[str, Schema] = {
     "Idempotent-Replayed": {
         "description": "Where the answer is that of an earlier request with the same `Idempotency-Key`.",
-        "schema": {"const": "true"},
+        "schema": {"type": "string", "enum": ["true"]},
     }
 }
 _INDEXED: Schema = {"oneOf": [ref("MemoryIndexAnswer"), ref("MemoryIndexBatchAnswer")]}

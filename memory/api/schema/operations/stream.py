@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memory.api.permissions import READ_SCOPE
 from memory.api.schema.operation import MEMORY, Answer, Operation
+from memory.api.schema.shapes import ref
 
 _EVENTS = """\
 A `text/event-stream` of, in this order:
@@ -13,9 +14,17 @@ A `text/event-stream` of, in this order:
 * `event: done`: `StreamDone`, or `event: error`: `Problem`. Exactly one of them, and nothing after it. A stream that
   ends without either was cut off.
 
-The schema is that of one event. Its `data` is one line of JSON and its `id` a number from 1. A comment line
-(`: heartbeat`) comes where nothing was said for 10 seconds.
+The body is text, as server-sent events are; `contentSchema` (`StreamEvent`) is what one event is once it is parsed. Its
+`data` is one line of JSON and its `id` a number from 1. A comment line (`: heartbeat`) comes where nothing was said for
+10 seconds.
 """
+
+_EXAMPLE = (
+    'id: 1\nevent: citations\ndata: {"citations":[],"degraded":[],"took_ms":{}}\n\n'
+    'id: 2\nevent: token\ndata: {"delta":"Nothing"}\n\n'
+    'id: 3\nevent: done\ndata: {"finish_reason":"stop","usage":{"completion_tokens":1},"degraded":[],'
+    '"took_ms":{"ttfv":3.2,"total":3.4}}\n\n'
+)
 
 OPERATIONS = [
     Operation(
@@ -34,8 +43,13 @@ OPERATIONS = [
         answers={
             200: Answer(
                 description=_EVENTS,
-                schema="StreamEvent",
+                schema={
+                    "type": "string",
+                    "contentMediaType": "text/event-stream",
+                    "contentSchema": ref("StreamEvent"),
+                },
                 media_type="text/event-stream",
+                example=_EXAMPLE,
             )
         },
         errors=(*MEMORY, 422),
