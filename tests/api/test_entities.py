@@ -180,7 +180,7 @@ def test_a_document_that_keeps_changing_is_503_and_keeps_its_own(alice, monkeypa
 
 def test_nothing_is_opened_once_the_time_is_up(alice, monkeypatch):
     alice.index("minutes", TEXT)
-    monkeypatch.setattr(service, "open_text", lambda *_: pytest.fail("opened too late"))
+    monkeypatch.setattr(service.Opening, "text", lambda *_: pytest.fail("opened too late"))
     monkeypatch.setattr(service, "RECOGNISE_MAX_SECONDS", 0.0)
     answer = alice.post("memory/entities", {"doc_id": "minutes"})
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
