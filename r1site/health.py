@@ -8,7 +8,6 @@ import time
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import JsonResponse
-from psycopg_pool import PoolTimeout
 
 import reranker
 from memory.embedding.process import loaded_embedder
@@ -96,7 +95,7 @@ def _components() -> dict[str, dict]:
 def _outcome(check) -> dict:
     try:
         return check()
-    except (DatabaseError, PoolTimeout, MemoryServiceError, SettingError) as exc:
+    except (DatabaseError, MemoryServiceError, SettingError) as exc:
         return {"status": "failed", "reason": type(exc).__name__}
 
 

@@ -4,7 +4,7 @@ import json
 
 from django.core.management.base import BaseCommand, CommandError
 
-from memory.rollout.flags import FLAGS, flag, forget_flags, set_flag
+from memory.rollout.flags import FLAGS, read_flags, set_flag
 
 
 class Command(BaseCommand):
@@ -24,8 +24,8 @@ class Command(BaseCommand):
                 set_flag(name, None if clear else _parsed(value))
             except ValueError as exc:
                 raise CommandError(str(exc), returncode=2) from None
-        forget_flags()
-        self.stdout.write(json.dumps({each: flag(each) for each in ([name] if name else FLAGS)}))
+        present = read_flags()
+        self.stdout.write(json.dumps({name: present[name]} if name else present))
 
 
 def _parsed(value: str):
