@@ -403,7 +403,7 @@ def test_rows_whose_keys_are_missing_fail_one_query_together(alice, superuser):
 READERS = {
     "document": lambda alice: alice.get("memory/documents/notes"),
     "entities": lambda alice: alice.post("memory/entities", {"doc_id": "notes"}),
-    "summary": lambda alice: alice.post("memory/summarize", {"doc_id": "notes"}),
+    "summary": lambda alice: alice.post("memory/summarize", {"doc_ids": ["notes"]}),
     "export": lambda alice: alice.get("memory/export"),
 }
 
