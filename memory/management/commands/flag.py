@@ -2,12 +2,13 @@
 
 import json
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from memory.maintenance.command import ServiceCommand
 from memory.rollout.flags import FLAGS, read_flags, set_flag
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = 'Show all flags, or set or clear one, on all workers within a second. VALUE is JSON: true, 250, "auto".'
     requires_system_checks = []
 
