@@ -53,7 +53,8 @@ class Load:
     """Calls `make` in the thread that owns the result, and says how it stands to all others.
 
     A failure is a state with a reason, not an exception; it is tried again after
-    `reload_after_seconds`, then after twice as long each time, up to sixteen times as long.
+    `reload_after_seconds`, then after twice as long each time, up to sixteen times as long. A failure is logged
+    unless it is the same as the one before.
     """
 
     def __init__(self, make: Callable[[], Any], reload_after_seconds: float):
@@ -61,6 +62,7 @@ class Load:
         self._reload_after_seconds = reload_after_seconds
         self._failures_in_a_row = 0
         self._retry_at = 0.0
+        self._logged: tuple[Reason, str] | None = None
         self._settled = threading.Event()
         self.state: LoadState = "cold"
         self.reason: Reason = "loading"
@@ -81,9 +83,12 @@ class Load:
             self.reason = error.reason if isinstance(error, LoadFailure) else reason_of(error)
             self.detail = error.detail if isinstance(error, LoadFailure) else type(error).__name__
             self.state = "failed"
-            logger.warning("the reranker's model could not be loaded (%s): %s", self.reason, self.detail)
+            if self._logged != (self.reason, self.detail):
+                self._logged = (self.reason, self.detail)
+                logger.warning("the reranker's model could not be loaded (%s): %s", self.reason, self.detail)
         else:
             self._failures_in_a_row = 0
+            self._logged = None
             self.result = result
             self.seconds = time.monotonic() - started
             self.loads += 1

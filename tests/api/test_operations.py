@@ -11,6 +11,7 @@ from django.test import Client
 
 import reranker
 from memory.embedding.process import get_embedder
+from memory.retrieval.rerank import deployed_config
 from memory.rollout import flags
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
@@ -84,7 +85,7 @@ def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_pat
         found = reranker_in_health()
         assert (found["status"], found["reason"]) == ("degraded", "circuit_open")
     finally:
-        reranker.configure(reranker.RerankConfig())
+        reranker.configure_lazily(deployed_config)
         reranker.close()
 
 
