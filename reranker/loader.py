@@ -18,15 +18,13 @@ from typing import Any, Literal
 
 from reranker.config import RerankConfig
 from reranker.faults import reason_of
-from reranker.model_files import OTHER_RUNTIMES, files_digest
+from reranker.model_files import HUB_FILES, HUB_FILES_LEFT, files_digest, weights_digests
 from reranker.results import Reason
 
 logger = logging.getLogger(__name__)
 
 LoadState = Literal["cold", "loading", "ready", "failed"]
 MOST_RELOAD_BACKOFF = 16
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_HUB_FILES_LEFT = ["onnx/*", "openvino/*"]
 _BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -157,8 +155,8 @@ def model_folder(config: RerankConfig) -> Path:
     wanted: dict[str, Any] = {
         "revision": config.pinned_revision,
         "cache_dir": config.cache_folder,
-        "allow_patterns": _HUB_FILES,
-        "ignore_patterns": _HUB_FILES_LEFT,
+        "allow_patterns": HUB_FILES,
+        "ignore_patterns": HUB_FILES_LEFT,
     }
     try:
         folder = Path(snapshot_download(config.model, local_files_only=True, **wanted))
@@ -173,11 +171,7 @@ def model_folder(config: RerankConfig) -> Path:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 (hex) of `model.safetensors`, or of the digests, in the order of paths, where there are several files."""
-    digests = []
-    weights = (path for path in folder.rglob("*.safetensors") if path.parent.name not in OTHER_RUNTIMES)
-    for path in sorted(weights):
-        with open(path, "rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = list(weights_digests(folder).values())
     if not digests:
         raise LoadFailure("no_backend", "the model has no safetensors weights")
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

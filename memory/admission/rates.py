@@ -7,8 +7,8 @@ costs. It is a row of `memory_rate_buckets`, which is UNLOGGED: a decision waits
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
+from memory.admission.rate import Rate
 from memory.limits import CHUNKS_PER_CALL_MAX
 from memory.rls import TenantTransaction
 
@@ -26,19 +26,6 @@ RATE_SETTINGS = {
 
 # The most that one request takes; from the other buckets each takes one token.
 _COST_MAX = {CHUNKS: CHUNKS_PER_CALL_MAX}
-
-
-class Rate(Protocol):
-    """At most `limit` tokens at once, and again as they refill, `limit` in `period_seconds`."""
-
-    @property
-    def limit(self) -> int: ...
-
-    @property
-    def period_seconds(self) -> int: ...
-
-    @property
-    def per_second(self) -> float: ...
 
 
 # `excluded.updated_at` was read before this statement waited for the row, so the row's own moment may be
