@@ -211,7 +211,7 @@ def test_erasing_reaches_one_user_only(alice, bob):
 
 def test_a_large_collection_is_erased_in_batches_that_no_statement_timeout_ends(alice, monkeypatch):
     monkeypatch.setattr("memory.erasure.erase.BATCH_ROWS", 2)
-    passages = [Passage(f"note {n}", n * 10, n * 10 + 6) for n in range(5)]
+    passages = [Passage(f"note {n}. ", n * 8, n * 8 + 8) for n in range(5)]
     vectors = np.random.default_rng(1).normal(size=(5, 384))
     index_memory_batch(connections["default"], alice.user_id, "notes", "evaluate", passages, vectors)
 
