@@ -1,6 +1,8 @@
 from django.apps import AppConfig
 from django.db.backends.signals import connection_created
 
+import reranker
+
 
 class MemoryConfig(AppConfig):
     name = "memory"
@@ -10,7 +12,15 @@ class MemoryConfig(AppConfig):
         from memory import checks  # noqa: F401 - registers the checks and the halfvec dumper
         from memory.embedding import vectors as halfvec  # noqa: F401 - registers the checks and the halfvec dumper
 
+        # Under every server, and in a shell: the settings reach it by the first call, whoever makes it.
+        reranker.configure_lazily(_rerank_config)
         connection_created.connect(_count_refusals, dispatch_uid="memory.count_refusals")
+
+
+def _rerank_config() -> reranker.RerankConfig:
+    from memory.retrieval.rerank import deployed_config
+
+    return deployed_config()
 
 
 def _count_refusals(connection, **kwargs):

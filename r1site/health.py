@@ -8,7 +8,6 @@ import time
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import JsonResponse
-from psycopg_pool import PoolTimeout
 
 import reranker
 from memory.embedding.process import loaded_embedder
@@ -18,7 +17,7 @@ from memory.keys.master_keys import master_keys, tenant_hmac_key
 from memory.keys.secret_files import SettingError
 from memory.rls import verify_rls_isolation
 from memory.rollout.flags import flag
-from r1site.pool_outage import is_database_away
+from r1site.pool_outage import is_pool_full
 from r1site.problems import allow_methods
 
 # How old an answer may be that is given without looking again.
@@ -97,7 +96,7 @@ def _components() -> dict[str, dict]:
 def _outcome(check) -> dict:
     try:
         return check()
-    except (DatabaseError, PoolTimeout, MemoryServiceError, SettingError) as exc:
+    except (DatabaseError, MemoryServiceError, SettingError) as exc:
         return {"status": "failed", "reason": type(exc).__name__}
 
 
@@ -110,7 +109,7 @@ def _database() -> dict:
         with connections["default"].cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as exc:
-        if isinstance(exc.__cause__, PoolTimeout) and not is_database_away(connections["default"].pool):
+        if is_pool_full(exc.__cause__):
             # Busy with what others ask: no reason to send them elsewhere, where it would be the same.
             return {"status": "degraded", "reason": "pool_full"}
         raise

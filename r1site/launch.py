@@ -6,12 +6,13 @@ Without DATABASE_URL it brings its own PostgreSQL under R1_VAR_DIR (default `var
 2. join the embedded cluster, starting it if nobody runs it
 3. bring database, roles and grants up to date
 4. migrate as the owner
-5. load the model and record its vector space (not for `token`)
+5. load the model and record its vector space
 6. serve, wait until ready; for `run` also load the demo and issue a token
 7. on SIGINT or SIGTERM stop gunicorn, then leave the cluster; the last to leave stops it
 
 With DATABASE_URL steps 1 to 3 are the operator's: the keys that its rows are sealed under and named
-by must be given, and only the secrets that end with a session are made. Progress goes to stderr; stdout holds
+by must be given, and only the secrets that end with a session are made. `token` takes no step: it needs the secrets
+of an earlier start and nothing else. Progress goes to stderr; stdout holds
 `ready <url>` and `token <jwt>` (`run`), `ready <url>` (`serve`) or the bare token (`token`).
 """
 
@@ -85,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "stop":
             return stop(var)
         if options.command == "token":
-            with prepared(var, with_model=False):
-                print(_manage("issue_token", "--user", options.user), flush=True)
+            print(token(var, options.user), flush=True)
         elif options.command == "prepare":
             with prepared(var):
                 pass
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @contextmanager
-def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
+def prepared(var: Path) -> Iterator[Cluster | None]:
     """Steps 1 to 5; inside the block joined to the cluster, which is None with DATABASE_URL."""
     url = Secret("DATABASE_URL").value()
     cluster = None if url else Cluster(var / "postgres")
@@ -119,9 +119,8 @@ def prepared(var: Path, *, with_model: bool = True) -> Iterator[Cluster | None]:
         _say(_server_versions(url))
         _say("migrating")
         _manage("migrate", "--database", "owner", "--verbosity", "0")
-        if with_model:
-            _say("checking the embedding model and its space")
-            _manage("register_space", "--if-none")
+        _say("checking the embedding model and its space")
+        _manage("register_space", "--if-none")
         yield cluster
 
 
@@ -150,6 +149,18 @@ def serve(var: Path, port: int, *, with_demo: bool) -> None:
             if with_demo:
                 print(f"token {_manage('issue_token', '--user', DEMO_USER)}", flush=True)
             _watch(child, cluster)
+
+
+def token(var: Path, user: str) -> str:
+    """A bearer token for `user`. Makes no secret and touches no server; raises LaunchError where there is no secret."""
+    folder = var / "secrets"
+    is_development = os.environ["DJANGO_SETTINGS_MODULE"] == DEVELOPMENT_SETTINGS
+    for name in SESSION_SECRETS if is_development else ():
+        if not Secret(name).value() and not (folder / name).exists():
+            raise LaunchError(
+                f"there is no {name} under {folder} yet: start the service once (`make run`), or `make prepare`"
+            )
+    return _manage("issue_token", "--user", user)
 
 
 def stop(var: Path) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 
-from psycopg_pool import ConnectionPool
+from django.db import connections
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 # The pool tries again after 1 s, 2 s, ... and gives up after 5 s; the next request starts it anew.
 RECENT_SECONDS = 5.0
@@ -33,3 +34,11 @@ def is_database_away(pool: ConnectionPool) -> bool:
         grew_at = now
     _seen = (pool.name, failures, grew_at)
     return stats["pool_size"] == 0 or now - grew_at < RECENT_SECONDS
+
+
+def is_pool_full(error: BaseException | None) -> bool:
+    """Whether `error` says that the service's pool has no connection to lend, all being in use by others."""
+    if not isinstance(error, PoolTimeout):
+        return False
+    pool = getattr(connections["default"], "pool", None)
+    return pool is None or not is_database_away(pool)

@@ -23,12 +23,12 @@ from typing import Any
 import psycopg
 import psycopg_pool
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 
 from memory.errors import ExpiredToken, FieldError, MemoryServiceError, TokenLivesTooLong
-from r1site.pool_outage import is_database_away
+from r1site.pool_outage import is_pool_full
 from r1site.problem_codes import (
     AUTHENTICATE,
     CODE_BY_EXCEPTION,
@@ -198,8 +198,7 @@ def _database_code(exc: BaseException) -> str:
     """503 for a database that is away or full, 500 for one that says our statement is wrong."""
     original = exc if isinstance(exc, psycopg.Error) else exc.__cause__
     if isinstance(original, psycopg_pool.PoolTimeout):
-        pool = getattr(connections["default"], "pool", None)
-        return "database_unavailable" if pool is not None and is_database_away(pool) else "overloaded"
+        return "overloaded" if is_pool_full(original) else "database_unavailable"
     if isinstance(original, psycopg_pool.TooManyRequests):
         return "overloaded"
     if getattr(original, "sqlstate", None) in _OVERLOADED_SQLSTATES:

@@ -6,7 +6,7 @@ and starts no thread; `warm()` or the first call does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reranker.config import (
@@ -34,6 +34,7 @@ __all__ = [
     "TokenEncoder",
     "close",
     "configure",
+    "configure_lazily",
     "get_cross_encoder",
     "get_rerank_metrics",
     "maybe_rerank",
@@ -74,6 +75,11 @@ def get_rerank_metrics(backend: BackendChoice | None = None) -> dict[str, Any]:
 def configure(config: RerankConfig) -> None:
     """Take new settings; see `Reranker.configure`."""
     _process_reranker.configure(config)
+
+
+def configure_lazily(make_config: Callable[[], RerankConfig]) -> None:
+    """Take the settings that `make_config` returns, at the first call that needs them."""
+    _process_reranker.configure_lazily(make_config)
 
 
 def warm(timeout_seconds: float | None = None) -> bool:

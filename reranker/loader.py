@@ -18,15 +18,13 @@ from typing import Any, Literal
 
 from reranker.config import RerankConfig
 from reranker.faults import reason_of
-from reranker.model_files import OTHER_RUNTIMES, files_digest
+from reranker.model_files import HUB_FILES, HUB_FILES_LEFT, files_digest, weights_digests
 from reranker.results import Reason
 
 logger = logging.getLogger(__name__)
 
 LoadState = Literal["cold", "loading", "ready", "failed"]
 MOST_RELOAD_BACKOFF = 16
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_HUB_FILES_LEFT = ["onnx/*", "openvino/*"]
 _BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -53,7 +51,8 @@ class Load:
     """Calls `make` in the thread that owns the result, and says how it stands to all others.
 
     A failure is a state with a reason, not an exception; it is tried again after
-    `reload_after_seconds`, then after twice as long each time, up to sixteen times as long.
+    `reload_after_seconds`, then after twice as long each time, up to sixteen times as long. A failure is logged
+    unless it is the same as the one before.
     """
 
     def __init__(self, make: Callable[[], Any], reload_after_seconds: float):
@@ -61,6 +60,7 @@ class Load:
         self._reload_after_seconds = reload_after_seconds
         self._failures_in_a_row = 0
         self._retry_at = 0.0
+        self._logged: tuple[Reason, str] | None = None
         self._settled = threading.Event()
         self.state: LoadState = "cold"
         self.reason: Reason = "loading"
@@ -81,9 +81,12 @@ class Load:
             self.reason = error.reason if isinstance(error, LoadFailure) else reason_of(error)
             self.detail = error.detail if isinstance(error, LoadFailure) else type(error).__name__
             self.state = "failed"
-            logger.warning("the reranker's model could not be loaded (%s): %s", self.reason, self.detail)
+            if self._logged != (self.reason, self.detail):
+                self._logged = (self.reason, self.detail)
+                logger.warning("the reranker's model could not be loaded (%s): %s", self.reason, self.detail)
         else:
             self._failures_in_a_row = 0
+            self._logged = None
             self.result = result
             self.seconds = time.monotonic() - started
             self.loads += 1
@@ -152,8 +155,8 @@ def model_folder(config: RerankConfig) -> Path:
     wanted: dict[str, Any] = {
         "revision": config.pinned_revision,
         "cache_dir": config.cache_folder,
-        "allow_patterns": _HUB_FILES,
-        "ignore_patterns": _HUB_FILES_LEFT,
+        "allow_patterns": HUB_FILES,
+        "ignore_patterns": HUB_FILES_LEFT,
     }
     try:
         folder = Path(snapshot_download(config.model, local_files_only=True, **wanted))
@@ -168,11 +171,7 @@ def model_folder(config: RerankConfig) -> Path:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 (hex) of `model.safetensors`, or of the digests, in the order of paths, where there are several files."""
-    digests = []
-    weights = (path for path in folder.rglob("*.safetensors") if path.parent.name not in OTHER_RUNTIMES)
-    for path in sorted(weights):
-        with open(path, "rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = list(weights_digests(folder).values())
     if not digests:
         raise LoadFailure("no_backend", "the model has no safetensors weights")
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -1,13 +1,26 @@
-"""The files of a model on disk, apart from its weights: tokenizer, vocabulary, configuration."""
+"""The files of a model on disk: its weights; and tokenizer, vocabulary, configuration."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-# What is fetched from the hub beside the weights. Everything a load reads is among them.
+# Of what is no weights. Everything else that a load reads is among them.
 READ_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 OTHER_RUNTIMES = frozenset({"onnx", "openvino"})
+# What is fetched from the hub, and what of that is not.
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+HUB_FILES_LEFT = [pattern for name in sorted(OTHER_RUNTIMES) for pattern in (f"{name}/*", f"*/{name}/*")]
+
+
+def weights_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 (hex) of every file of safetensors weights in `folder`, by relative path, in the order of paths."""
+    weights = (path for path in folder.rglob("*.safetensors") if path.parent.name not in OTHER_RUNTIMES)
+    digests = {}
+    for path in sorted(weights):
+        with open(path, "rb") as file:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def files_digest(folder: Path) -> str:

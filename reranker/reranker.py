@@ -35,8 +35,9 @@ class Reranker:
     """
 
     def __init__(self, config: RerankConfig | None = None):
-        self.config = config or RerankConfig()
-        self._lock = threading.Lock()
+        self._config = config or RerankConfig()
+        self._make_config: Callable[[], RerankConfig] | None = None
+        self._lock = threading.RLock()
         self._batchers: dict[str, Batcher] = {}
         self._log = CallLog()
         self._left_in_parent: list[Batcher] = []
@@ -122,10 +123,25 @@ class Reranker:
         status = batcher.status() if batcher else {**_IDLE, "device": None, "detail": self._why_none()}
         return {**self._log.summary(), "backend": name, "model": self.config.model, **status}
 
+    @property
+    def config(self) -> RerankConfig:
+        """The present settings; the first look after `configure_lazily` asks for them."""
+        if self._make_config is not None:
+            with self._lock:
+                if self._make_config is not None:
+                    self.configure(self._make_config())
+        return self._config
+
+    def configure_lazily(self, make_config: Callable[[], RerankConfig]) -> None:
+        """Take the settings that `make_config` returns, which is not called before they are needed."""
+        with self._lock:
+            self._make_config = make_config
+
     def configure(self, config: RerankConfig) -> None:
         """Take new settings from the next call on; only what they change is loaded again."""
         with self._lock:
-            before, self.config = self.config, config
+            self._make_config = None
+            before, self._config = self._config, config
             outdated = []
             if before.cross_encoder_identity != config.cross_encoder_identity:
                 outdated.append(self._batchers.pop("cross_encoder", None))
@@ -211,7 +227,7 @@ class Reranker:
         return "" if self._wanted(self.config.backend) else "no backend is configured"
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._log = CallLog()
         self._loaded_before_fork = self._loaded_before_fork or "cross_encoder" in self._batchers
         # Kept, so that nothing of the parent's CUDA context is freed here.

@@ -80,13 +80,12 @@ def coverage(user) -> dict:
     from memory.embedding.process import get_embedder
     from memory.language.extract import central_sentences, cited_sentences
     from memory.retrieval.chunks import ChunkScope, read_chunks
-    from memory.retrieval.open import open_text
+    from memory.retrieval.open import open_texts
     from memory.services.summarize import SummaryScope, summarize_memory
 
     read = user.call(lambda: read_chunks(ChunkScope(source=SOURCE), limit=CHUNKS))
     chunks = sorted(read.chunks, key=lambda chunk: (chunk.created_at, chunk.doc_id, chunk.chunk_index))
-    for chunk in chunks:
-        chunk.text = user.call(open_text, read.keys, chunk)
+    user.call(open_texts, read.keys, chunks)
     sentences = cited_sentences(chunks)
     print(f"embedding {len(sentences)} sentences", file=sys.stderr)
     started = time.perf_counter()

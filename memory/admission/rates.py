@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+from memory.admission.rate import Rate
 from memory.limits import CHUNKS_PER_CALL_MAX
 
 # Each user has these; `chunks` is what indexing costs besides a token of `index`, `memory` is every memory endpoint
@@ -25,19 +26,6 @@ RATE_SETTINGS = {
 
 # The most that one request takes; from the other buckets each takes one token.
 _COST_MAX = {CHUNKS: CHUNKS_PER_CALL_MAX}
-
-
-class Rate(Protocol):
-    """At most `limit` tokens at once, and again as they refill, `limit` in `period_seconds`."""
-
-    @property
-    def limit(self) -> int: ...
-
-    @property
-    def period_seconds(self) -> int: ...
-
-    @property
-    def per_second(self) -> float: ...
 
 
 class Rows(Protocol):

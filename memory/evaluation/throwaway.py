@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
-from memory.rls import bind_tenant, tenant_transaction
+from memory.erasure.erase import erase_unrecorded
+from memory.rls import bind_tenant
 from memory.sealing.keyring import Purpose, TenantKeys, existing_keys, existing_or_new_keys, forget_keys
 from memory.security import hmac_user
 
@@ -73,10 +73,5 @@ class _Identity:
 
 def erase(user_hash: str) -> dict[str, int]:
     """Delete every row of one user, keys included, as r1_app bound to that user; rows deleted by table."""
-    tables = sorted(set(TENANT_TABLES) - set(APPEND_ONLY_TABLES), key=lambda table: (table == "memory_tenants", table))
-    with tenant_transaction(user_hash, write=True) as tx:
-        deleted = {table: tx.execute(f"DELETE FROM {table} WHERE user_hash = %s", [user_hash]) for table in tables}
-        tx.sync()
-        rows = {table: cursor.rowcount for table, cursor in deleted.items()}
-    forget_keys(user_hash)
-    return rows
+    with bind_tenant(user_hash):
+        return erase_unrecorded()

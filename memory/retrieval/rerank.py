@@ -61,16 +61,15 @@ def rerank_pool_size() -> int:
 
 
 def warm_reranker() -> None:
-    """Give `reranker` this deployment's settings and load its model. After the fork, once a worker.
+    """Load the reranker's model. After the fork, once a worker.
 
     A load that takes longer than WARM_SECONDS goes on behind: answers are in candidate order until then.
     """
-    reranker.configure(deployed_config())
     reranker.warm(WARM_SECONDS)
 
 
 def deployed_config() -> reranker.RerankConfig:
-    """This deployment's settings as the reranker takes them; reads no flag, and so no database."""
+    """This deployment's settings as the reranker takes them (`memory/apps.py`); reads no flag, and so no database."""
     return reranker.RerankConfig(
         backend=cast(BackendChoice, settings.RERANK_BACKEND),
         model=settings.CROSS_ENCODER_MODEL,

@@ -16,7 +16,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, connections
-from psycopg_pool import PoolTimeout
 
 REREAD_SECONDS = 0.5
 
@@ -83,21 +82,33 @@ def forget_flags() -> None:
     _next_read = 0.0
 
 
+def read_flags() -> dict[str, Any]:
+    """The present value of every flag, read now. Raises database errors, where `flag` goes on with the last values."""
+    global _rows
+    _rows = _read()
+    return {name: flag(name, refresh=False) for name in FLAGS}
+
+
+def _read() -> dict[str, Any]:
+    """The table's rows. The connection goes back to the pool, unless a transaction of the caller's is open on it."""
+    connection = connections["default"]
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name, value::text FROM memory_flags")
+            return {name: json.loads(value) for name, value in cursor.fetchall()}
+    finally:
+        if not connection.in_atomic_block:
+            connection.close()
+
+
 def _refresh() -> None:
     """Read the table if it is time. One thread reads; the others go on with what they have."""
     global _rows, _next_read
     if time.monotonic() < _next_read or not _lock.acquire(blocking=False):
         return
     try:
-        connection = connections["default"]
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT name, value::text FROM memory_flags")
-                _rows = {name: json.loads(value) for name, value in cursor.fetchall()}
-        finally:
-            if not connection.in_atomic_block:
-                connection.close()
-    except (DatabaseError, PoolTimeout) as exc:
+        _rows = _read()
+    except DatabaseError as exc:
         logger.warning("flags cannot be read (%s); the last values stand", type(exc).__name__)
     finally:
         _next_read = time.monotonic() + REREAD_SECONDS

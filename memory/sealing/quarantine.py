@@ -1,4 +1,4 @@
-"""Setting rows aside that did not open, so that one damaged row fails one request and not every one.
+"""Setting rows aside that did not open, so that damaged rows fail one request and not every one.
 
 Searches skip quarantined chunks and say `degraded: ["quarantined"]`. Writing the document again heals it.
 """
@@ -6,7 +6,10 @@ Searches skip quarantined chunks and say `degraded: ["quarantined"]`. Writing th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from memory import metrics
@@ -14,45 +17,64 @@ from memory.rls import tenant_transaction
 
 logger = logging.getLogger(__name__)
 
-_SET_ASIDE = "UPDATE memory_chunks c SET quarantined_at = now() WHERE user_hash = %s AND quarantined_at IS NULL"
-
 # Whether some of a user's rows are set aside, so that an answer may be missing them.
 ANY_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
 
-# Each names what was read, so that a row written anew in the meantime is left alone.
-_TEXT = " AND id = %s AND text_cipher = %s"
-_META = " AND id = %s AND meta_cipher = %s"
-_KEYLESS = """ AND id = %s AND NOT EXISTS (
-    SELECT FROM memory_data_keys k WHERE k.user_hash = c.user_hash AND k.generation = c.generation)"""
-_DOCUMENT = """ AND doc_id = %s AND EXISTS (
-    SELECT FROM memory_documents d
-    WHERE d.user_hash = c.user_hash AND d.doc_id = c.doc_id AND d.meta_cipher = %s)"""
+DamagedColumn = Literal["text_cipher", "meta_cipher", "generation", "document_meta_cipher"]
+
+_SET_ASIDE = """
+UPDATE memory_chunks SET quarantined_at = now()
+WHERE user_hash = %(user_hash)s AND quarantined_at IS NULL AND id IN ({damaged})"""
+
+# The chunks that each kind of damage sets aside. Each names what was read, so that a row written anew in the
+# meantime is left alone.
+_DAMAGED: dict[DamagedColumn, str] = {
+    "text_cipher": """
+    SELECT c.id FROM unnest(%(text_cipher_rows)s::uuid[], %(text_cipher_blobs)s::bytea[]) AS failed (id, blob)
+    JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = failed.id AND c.text_cipher = failed.blob""",
+    "meta_cipher": """
+    SELECT c.id FROM unnest(%(meta_cipher_rows)s::uuid[], %(meta_cipher_blobs)s::bytea[]) AS failed (id, blob)
+    JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = failed.id AND c.meta_cipher = failed.blob""",
+    "generation": """
+    SELECT c.id FROM unnest(%(generation_rows)s::uuid[]) AS failed (id)
+    JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = failed.id
+    WHERE NOT EXISTS (
+        SELECT FROM memory_data_keys k WHERE k.user_hash = %(user_hash)s AND k.generation = c.generation)""",
+    "document_meta_cipher": """
+    SELECT c.id
+    FROM unnest(%(document_meta_cipher_rows)s::text[], %(document_meta_cipher_blobs)s::bytea[]) AS failed (doc_id, blob)
+    JOIN memory_documents d
+        ON d.user_hash = %(user_hash)s AND d.doc_id = failed.doc_id AND d.meta_cipher = failed.blob
+    JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.doc_id = d.doc_id""",
+}
 
 
-def quarantine_text(user_hash: str, chunk_id: UUID, blob: bytes) -> None:
-    """Set one chunk aside because its text did not open."""
-    _set_aside(user_hash, _TEXT, [chunk_id, blob], "text_cipher")
+@dataclass(frozen=True)
+class Damage:
+    """A sealed value that did not open, in `column`, as it was read.
+
+    `row`: the chunk's id; of `document_meta_cipher` the doc_id, and every chunk of that document is set aside.
+    `blob`: what did not open. None for `generation`: the chunk claims a key that is not at hand, and is set aside
+    if its user does not have that key.
+    """
+
+    column: DamagedColumn
+    row: UUID | str
+    blob: bytes | None = None
 
 
-def quarantine_metadata(user_hash: str, chunk_id: UUID, blob: bytes) -> None:
-    """Set one chunk aside because its own metadata did not open."""
-    _set_aside(user_hash, _META, [chunk_id, blob], "meta_cipher")
-
-
-def quarantine_keyless(user_hash: str, chunk_id: UUID) -> None:
-    """Set one chunk aside if it claims a key generation that its user does not have."""
-    _set_aside(user_hash, _KEYLESS, [chunk_id], "generation")
-
-
-def quarantine_document(user_hash: str, doc_id: str, blob: bytes) -> None:
-    """Set every chunk of a document aside because the document's metadata did not open."""
-    _set_aside(user_hash, _DOCUMENT, [doc_id, blob], "document_meta_cipher")
-
-
-def _set_aside(user_hash: str, condition: str, values: Sequence[UUID | str | bytes], column: str) -> None:
-    """In a transaction of its own."""
-    metrics.decrypt_failed.labels(column).inc()
+def quarantine(user_hash: str, damages: Collection[Damage]) -> None:
+    """Set aside what `damages` name, all of it in one statement, in a transaction of its own."""
+    params: dict[str, object] = {"user_hash": user_hash}
+    counts = Counter(damage.column for damage in damages)
+    for column, count in counts.items():
+        metrics.decrypt_failed.labels(column).inc(count)
+        of_column = [damage for damage in damages if damage.column == column]
+        params[f"{column}_rows"] = [damage.row for damage in of_column]
+        if column != "generation":
+            params[f"{column}_blobs"] = [damage.blob for damage in of_column]
     with tenant_transaction(user_hash, write=True) as tx:
-        changed = tx.execute(_SET_ASIDE + condition, [user_hash, *values])
+        changed = tx.execute(_SET_ASIDE.format(damaged=" UNION ".join(_DAMAGED[column] for column in counts)), params)
         tx.sync()
-        logger.error("a sealed %s did not open; chunks quarantined: %d", column, changed.rowcount)
+        found = ", ".join(f"{column}: {count}" for column, count in sorted(counts.items()))
+        logger.error("sealed values did not open (%s); chunks quarantined: %d", found, changed.rowcount)

@@ -10,12 +10,10 @@ from uuid import UUID
 from memory.embedding.spaces import registered_space
 from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
 from memory.indexing.slices import join_slices
-from memory.retrieval.open import open_slice
+from memory.retrieval.open import Opening
 from memory.rls import TenantState, bound_tenant, tenant_transaction
 from memory.sealing import columns as sealing
 from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys, open_state
-from memory.sealing.quarantine import quarantine_document
-from memory.security import InvalidTag
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ def get_document(doc_id: str) -> StoredDocument:
         state, row, chunks = tx.state(), document.fetchone(), slices.fetchall()
     if row is None or state is None:
         raise NotFound()
-    return open_document(keys_that_stand(user_hash, keys, state), row, chunks)
+    with Opening(keys_that_stand(user_hash, keys, state)) as opening:
+        return open_document(opening, row, chunks)
 
 
 def keys_that_stand(user_hash: str, keys: TenantKeys | None, state: TenantState) -> TenantKeys:
@@ -68,21 +67,19 @@ def keys_that_stand(user_hash: str, keys: TenantKeys | None, state: TenantState)
     return open_state(user_hash, state)
 
 
-def open_document(keys: TenantKeys, row: tuple, chunks: Sequence[tuple]) -> StoredDocument:
+def open_document(opening: Opening, row: tuple, chunks: Sequence[tuple]) -> StoredDocument:
     """Open a document from its row (DOCUMENT_COLUMNS) and its chunks' (CHUNK_COLUMNS). No transaction is open.
 
-    Raises KeyUnavailable, DecryptionFailed; what did not open has been set aside then.
+    What does not open, is not all there or has no key is raised by `opening` at the end of its block
+    (KeyUnavailable, DecryptionFailed), for this document and those opened beside it.
     """
     doc_id, source, thread_id, char_count, generation, meta_cipher, mac, created_at, updated_at = row
-    if generation != keys.generation:
-        raise KeyUnavailable()
-    try:
-        metadata = sealing.open_document_metadata(keys, doc_id, mac, meta_cipher)
-    except (InvalidTag, ValueError):
-        quarantine_document(keys.user_hash, doc_id, meta_cipher)
-        raise DecryptionFailed() from None
+    if generation != opening.keys.generation:
+        opening.fail(KeyUnavailable())
+        return StoredDocument(doc_id, source, thread_id, "", {}, [], created_at, updated_at)
+    metadata = opening.document_metadata(doc_id, mac, meta_cipher)
     slices = [
-        (start, open_slice(keys, sealing.Place(chunk_id, doc_id, index, start, end), generation, text_cipher))
+        (start, opening.slice(sealing.Place(chunk_id, doc_id, index, start, end), generation, text_cipher))
         for chunk_id, index, start, end, generation, text_cipher in chunks
     ]
     try:
@@ -90,7 +87,7 @@ def open_document(keys: TenantKeys, row: tuple, chunks: Sequence[tuple]) -> Stor
     except ValueError:
         text = ""
     if len(text) != char_count:
-        raise DecryptionFailed()
+        opening.fail(DecryptionFailed())
     return StoredDocument(
         doc_id, source, thread_id, text, metadata, [chunk[0] for chunk in chunks], created_at, updated_at
     )

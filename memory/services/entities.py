@@ -14,7 +14,7 @@ from memory.indexing.slices import join_slices
 from memory.language.entities import EntityRecognizer, Mention, find_mentions, merge, recognizer
 from memory.limits import CHUNKS_PER_CALL_MAX
 from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
-from memory.retrieval.open import open_metadata, open_text
+from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.columns import seal_chunk_metadata
 from memory.sealing.keyring import TenantKeys, forget_keys, require_seal_budget
@@ -87,12 +87,12 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
         if len(read.chunks) > CHUNKS_PER_CALL_MAX:
             raise TooManyChunks(detail=f"More than {CHUNKS_PER_CALL_MAX} chunks; name the documents one by one.")
 
+        _open(read.keys, read.chunks)
         found: list[tuple[Mention, StoredChunk]] = []
         sealed: list[tuple[StoredChunk, bytes]] = []
         for _doc_id, group in groupby(read.chunks, key=lambda chunk: chunk.doc_id):
             chunks = list(group)
-            text = _document_text(read.keys, chunks)
-            mentions = _mentions(model, text, labels, user_hash)
+            mentions = _mentions(model, _document_text(chunks), labels, user_hash)
             mentions.sort(key=lambda mention: (mention.start, mention.end))
             found += zip(mentions, _homes(mentions, chunks), strict=True)
             for chunk, own in zip(chunks, _within(mentions, chunks), strict=True):
@@ -114,11 +114,15 @@ def _mentions(model: EntityRecognizer, text: str, labels: Sequence[str], user_ha
     return [mention for mention in found if not labels or mention.label in labels]
 
 
-def _document_text(keys: TenantKeys, chunks: list[StoredChunk]) -> str:
-    for chunk in chunks:
-        require_time()
-        chunk.text = open_text(keys, chunk)
-        chunk.metadata = open_metadata(keys, chunk)
+def _open(keys: TenantKeys, chunks: list[StoredChunk]) -> None:
+    with Opening(keys) as opening:
+        for chunk in chunks:
+            require_time()
+            chunk.text = opening.text(chunk)
+            chunk.metadata = opening.metadata(chunk)
+
+
+def _document_text(chunks: list[StoredChunk]) -> str:
     try:
         return join_slices((chunk.start, chunk.text) for chunk in chunks)
     except ValueError:

@@ -12,6 +12,7 @@ from memory import metrics
 from memory.embedding.spaces import registered_space
 from memory.errors import KeyUnavailable, MemoryServiceError
 from memory.indexing.derived import IS_DERIVED
+from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_keys
 from memory.sealing.quarantine import ANY_QUARANTINED
@@ -136,9 +137,9 @@ def _page(memory: _Memory, *, after: str, derived: bool) -> list[StoredDocument]
             raise KeyUnavailable()
         doc_ids = [row[0] for row in rows]
         chunks = tx.execute(_CHUNKS, [user_hash, space, doc_ids]).fetchall() if rows else []
-    keys = keys_that_stand(user_hash, keys, state)
     chunks_of = {doc_id: [row[1:] for row in group] for doc_id, group in groupby(chunks, key=lambda row: row[0])}
-    return [open_document(keys, row, chunks_of.get(row[0], [])) for row in rows]
+    with Opening(keys_that_stand(user_hash, keys, state)) as opening:
+        return [open_document(opening, row, chunks_of.get(row[0], [])) for row in rows]
 
 
 def _prefix(rows: list[tuple]) -> list[tuple]:

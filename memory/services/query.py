@@ -162,7 +162,7 @@ def _phrased_first(keys: TenantKeys, ranked: list[Candidate], phrases: list[str]
     best = ranked[:PHRASE_CANDIDATES]
     for candidate in ranked:
         candidate.phrased = False
+    open_candidates(keys, best)
     for candidate in best:
-        open_candidates(keys, [candidate])
         candidate.phrased = holds_phrases(candidate.text, phrases)
     return sorted(ranked, key=lambda candidate: not candidate.phrased)

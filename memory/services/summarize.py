@@ -13,7 +13,7 @@ from django.conf import settings
 from pgvector import HalfVector
 
 from memory.admission import concurrency
-from memory.admission.deadline import deadline_at, paused, require_time
+from memory.admission.deadline import deadline_at, paused
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
 from memory.embedding.vectors import unit_vectors
@@ -27,7 +27,7 @@ from memory.language.llm import LanguageModel, language_model
 from memory.limits import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
-from memory.retrieval.open import open_text
+from memory.retrieval.open import open_texts
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import TenantKeys, forget_keys
 from memory.services.index import count_chunks
@@ -163,9 +163,7 @@ def _within_metadata(read: ReadChunks) -> ReadChunks:
 def _summarize(
     scope: SummaryScope, keys: TenantKeys, read: ReadChunks, max_sentences: int, watch: Stopwatch
 ) -> Summary:
-    for chunk in read.chunks:
-        require_time()
-        chunk.text = open_text(keys, chunk)
+    open_texts(keys, read.chunks)
     watch.lap("open")
     # A chunk can be blank, or a line of dashes: alike among themselves, such would pass for central.
     chunks = [chunk for chunk in read.chunks if _WORD.search(chunk.text)] or read.chunks

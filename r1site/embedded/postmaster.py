@@ -1,7 +1,8 @@
 """The running server process behind a data folder, as the operating system sees it.
 
 `postmaster.pid` alone proves nothing: after a crash its process id may be dead, or belong by now to a
-program that has nothing to do with PostgreSQL.
+program that has nothing to do with PostgreSQL. And an empty command line does not prove a process dead: between
+an exec and the program's first instruction it is empty, for as long as a busy machine keeps that process waiting.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from r1site.embedded.errors import EmbeddedError
 FAST_STOP_SECONDS = 60
 QUIT_SECONDS = 15
 POLL_SECONDS = 0.02
+# How long a process that lives and shows no arguments may be in the middle of an exec. Some never show any.
+EXEC_SECONDS = 5
+
+# The states of a process that has ended: a zombie, which its parent has not collected, and one about to vanish.
+_ENDED_STATES = ("Z", "X")
 
 
 class PostmasterError(EmbeddedError):
@@ -28,7 +34,7 @@ def postmaster_pid(data: Path) -> int | None:
     pid = recorded_pid(data)
     if pid is None:
         return None
-    arguments = _command_line(pid)
+    arguments = _settled_command_line(pid)
     if not arguments or os.path.basename(arguments[0]) != "postgres":
         return None
     return pid if any(_is_same_folder(argument, data) for argument in arguments[1:]) else None
@@ -44,8 +50,17 @@ def recorded_pid(data: Path) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether `pid` is a process that has not ended (a zombie has)."""
-    return bool(_command_line(pid))
+    """Whether `pid` is a process that has not ended (a zombie has), whatever its command line shows."""
+    if os.path.isdir("/proc/self"):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        # The program's name stands in parentheses before the state, and may hold some itself.
+        state = os.fsdecode(stat.rpartition(b")")[2]).split()[0]
+    else:
+        state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return not state.startswith(_ENDED_STATES) if state else False
 
 
 def disown_recorded_pid(data: Path, socket_lock: Path) -> dict[str, str]:
@@ -118,7 +133,8 @@ def _ended(pids: list[int], limit_seconds: float) -> bool:
 
 
 def _is_child_of(cluster_name: str, pid: int) -> bool:
-    # Children show their cluster in the title: `postgres: <cluster_name>: checkpointer`.
+    # Children show their cluster in the title: `postgres: <cluster_name>: checkpointer`. They are forked and not
+    # exec'd, so one without a title is none of them, and is not waited for.
     arguments = _command_line(pid)
     return bool(arguments) and arguments[0].startswith(f"postgres: {cluster_name}: ")
 
@@ -137,8 +153,16 @@ def _all_pids() -> list[int]:
     return [int(line) for line in listing.split()]
 
 
+def _settled_command_line(pid: int) -> list[str]:
+    """As `_command_line`, once an exec that is under way is over; waits for it up to EXEC_SECONDS."""
+    deadline = time.monotonic() + EXEC_SECONDS
+    while not (arguments := _command_line(pid)) and is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return arguments
+
+
 def _command_line(pid: int) -> list[str]:
-    """Arguments of a living process, [] for one that ended.
+    """Arguments of a process now; [] for one that ended, or that is in the middle of an exec.
 
     The command line and not `/proc/<pid>/cwd`: the latter needs CAP_SYS_PTRACE for another user's
     process, which root in a container often lacks.

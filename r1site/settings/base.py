@@ -131,6 +131,7 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "django_prometheus",
     "rest_framework",
+    "reranker",
     "memory",
 ]
 MIDDLEWARE = [

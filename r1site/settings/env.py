@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
 
+from memory.admission.rate import Rate
 from memory.keys.secret_files import Secret, SettingError
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
@@ -68,19 +68,6 @@ def _number(name, default, kind, at_least, at_most):
     if not at_least <= number <= at_most:
         raise ImproperlyConfigured(f"{name} must be between {at_least} and {at_most}")
     return number
-
-
-@dataclass(frozen=True)
-class Rate:
-    """At most `limit` requests at once, and again as they refill over `period_seconds`."""
-
-    limit: int
-    period_seconds: int
-
-    @property
-    def per_second(self) -> float:
-        """How many requests a second refill."""
-        return self.limit / self.period_seconds
 
 
 _PERIOD_SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}

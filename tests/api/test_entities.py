@@ -11,6 +11,7 @@ from memory.errors import Overloaded
 from memory.language.entities import Mention
 from memory.language.pipeline import entity_pipeline, sentence_pipeline
 from memory.language.turns import FairThread
+from memory.retrieval.open import Opening
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services import entities as service
 
@@ -178,9 +179,14 @@ def test_a_document_that_keeps_changing_is_503_and_keeps_its_own(alice, monkeypa
     assert stored_entities(alice, "minutes") == [None]
 
 
+class TooLate(Opening):
+    def text(self, row):
+        pytest.fail("opened too late")
+
+
 def test_nothing_is_opened_once_the_time_is_up(alice, monkeypatch):
     alice.index("minutes", TEXT)
-    monkeypatch.setattr(service, "open_text", lambda *_: pytest.fail("opened too late"))
+    monkeypatch.setattr(service, "Opening", TooLate)
     read_chunks = service.read_chunks
 
     def read_until_the_last_moment(*arguments, **named):

@@ -13,6 +13,8 @@ from django.test import Client
 import reranker
 from memory.api.schema import document
 from memory.embedding.process import get_embedder
+from memory.retrieval.rerank import deployed_config
+from memory.rollout import flags
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
 from tests.factories import DocumentFactory
@@ -88,21 +90,31 @@ def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_pat
         found = reranker_in_health()
         assert (found["status"], found["reason"]) == ("degraded", "circuit_open")
     finally:
-        reranker.configure(reranker.RerankConfig())
+        reranker.configure_lazily(deployed_config)
         reranker.close()
 
 
-def test_a_full_pool_is_overloaded_and_not_a_database_that_is_away(alice):
+def test_a_full_pool_is_overloaded_and_not_a_database_that_is_away(alice, caplog):
     stored = DocumentFactory(person=alice)
     pool = connections["default"].pool
     connections["default"].close()
     taken = [pool.getconn() for _ in range(pool.max_size)]
     try:
         refused = alice.get(f"memory/documents/{stored.doc_id}")
+        forget_flags()
+        flags.flag("RERANK_POOL")
+        health._cached = None
+        probed = Client().get("/health/ready")
     finally:
         for connection in taken:
             pool.putconn(connection)
+        health._cached = None
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert [record.getMessage() for record in caplog.records if record.name == flags.logger.name] == [
+        "flags cannot be read (OperationalError); the last values stand"
+    ]
+    assert probed.status_code == 503
+    assert probed.json()["components"]["database"] == {"status": "failed", "reason": "OperationalError"}
     assert alice.get(f"memory/documents/{stored.doc_id}").status_code == 200
 
 

@@ -10,12 +10,12 @@ import pytest
 from django.db import connections
 from prometheus_client import REGISTRY
 
+from memory.admission.rate import Rate
 from memory.embedding.process import get_embedder
 from memory.errors import QuotaExceeded
 from memory.indexing.write import Passage, index_memory_batch
 from memory.rls import tenant_transaction
 from memory.services import index as index_service
-from r1site.settings.env import Rate
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -7,10 +7,10 @@ import pytest
 from django.db import connections
 from django.test import Client
 
+from memory.admission.rate import Rate
 from memory.api import throttles
 from memory.errors import RateLimited
 from memory.rls import bind_tenant, tenant_transaction
-from r1site.settings.env import Rate
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

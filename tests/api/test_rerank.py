@@ -1,12 +1,17 @@
 """POST /memory/query with a reranker: a real model decides the order, or the answer says why none did."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+from django.conf import settings as django_settings
 
 import reranker
 from memory.retrieval.rerank import deployed_config
 from memory.rollout.flags import FLAGS, forget_flags, set_flag
+from r1site.settings.test import TEST_ROOT
 from tests.tiny_models import build_cross_encoder
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
@@ -50,7 +55,7 @@ def deploy(settings, folder):
 
     yield with_settings
     reranker.close()
-    reranker.configure(reranker.RerankConfig())
+    reranker.configure_lazily(deployed_config)
 
 
 @pytest.fixture
@@ -185,3 +190,52 @@ def test_a_user_with_nothing_gets_an_empty_answer(deploy, stranger):
     answer = ask(stranger)
     assert (answer["results"], answer["reranked"]) == ([], False)
     assert answer["rerank"] == {"backend": "none", "skipped": "empty"}
+
+
+# Another server, a shell or a script: whatever starts Django, without gunicorn's hook.
+PLAIN_PROCESS = """
+import json, sys
+import django
+django.setup()
+loaded_by_start = sorted({"torch", "transformers", "sentence_transformers"} & set(sys.modules))
+
+import reranker
+ready = reranker.warm(120)
+
+from types import SimpleNamespace
+from memory.retrieval.rerank import rerank_candidates
+pool = [SimpleNamespace(text=text, score=0.5, rerank=None) for text in ("plain", "good good", "good plain")]
+found = rerank_candidates("query", pool, wanted=True)
+print(json.dumps({
+    "apps": "reranker" in [app.name for app in django.apps.apps.get_app_configs()],
+    "loaded_by_start": loaded_by_start,
+    "ready": ready,
+    "model": reranker.get_rerank_metrics()["model"],
+    "blend": reranker._process_reranker.config.blend,
+    "order": [candidate.text for candidate in found.candidates],
+    "skipped": found.skipped,
+}))
+reranker.close()
+"""
+
+
+def test_the_settings_hold_in_a_process_without_gunicorns_hook(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_PROCESS],
+        cwd=django_settings.BASE_DIR, capture_output=True, text=True, timeout=240,
+        env=os.environ | {
+            "DJANGO_SETTINGS_MODULE": "r1site.settings.dev", "R1_VAR_DIR": str(TEST_ROOT),
+            "CROSS_ENCODER_MODEL": str(folder), "RERANK_BACKEND": "cross_encoder",
+            "RERANK_BLEND": "0.7", "RERANK_CIRCUIT_MS": "10000",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == {
+        "apps": True,
+        "loaded_by_start": [],
+        "ready": True,
+        "model": str(folder),
+        "blend": 0.7,
+        "order": ["good good", "good plain", "plain"],
+        "skipped": None,
+    }

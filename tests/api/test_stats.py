@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from memory.admission.rate import Rate
 from memory.rls import tenant_transaction
 from memory.services import stats
-from r1site.settings.env import Rate
 from tests.api.test_listing import keep
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])

@@ -10,6 +10,7 @@ from django.test import Client
 
 from memory import metrics
 from memory.admission.concurrency import streams
+from memory.admission.rate import Rate
 from memory.api import throttles
 from memory.api.streaming import sse
 from memory.language import answerer
@@ -17,7 +18,6 @@ from memory.language.prompts import ANSWER_INSTRUCTION
 from memory.models import Chunk
 from memory.services import stream as stream_service
 from memory.services.stream import NO_MODEL, NOTHING_FOUND
-from r1site.settings.env import Rate
 from tests.factories import DocumentFactory
 from tests.llm_server import CUT, STATUS_OK, LLMServer, finish, say, status
 from tests.sse import answer_of, read_events

@@ -7,11 +7,11 @@ import threading
 import pytest
 from django.db import connections
 
+from memory.admission.rate import Rate
 from memory.language import llm
 from memory.language.extract import CENTRAL_CHUNKS
 from memory.rls import tenant_transaction
 from memory.services import summarize as service
-from r1site.settings.env import Rate
 from tests.llm_server import CUT, STATUS_OK, LLMServer, finish, say, status
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -7,17 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.db import connections
 
 from memory.embedding.process import get_embedder
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
-from memory.indexing.write import DocumentDraft
-from memory.isolation.audit import TENANT_TABLES
+from memory.indexing.write import DocumentDraft, Passage, index_memory_batch
+from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.lexical.terms import expected_collisions, terms
 from memory.management.commands.evaluate import LOCK
+from memory.rls import TenantTransaction
 from memory.services.index import index_document
 from tests.db.server import connect
 
@@ -204,6 +207,31 @@ def test_erasing_reaches_one_user_only(alice, bob):
             for table in ("memory_tenants", "memory_data_keys", "memory_documents", "memory_chunks")
         ]
         assert [cursor.fetchall() for cursor in left] == [[(bob.user_hash,)]] * 4
+
+
+def test_a_large_collection_is_erased_in_batches_that_no_statement_timeout_ends(alice, monkeypatch):
+    monkeypatch.setattr("memory.erasure.erase.BATCH_ROWS", 2)
+    passages = [Passage(f"note {n}. ", n * 8, n * 8 + 8) for n in range(5)]
+    vectors = np.random.default_rng(1).normal(size=(5, 384))
+    index_memory_batch(connections["default"], alice.user_id, "notes", "evaluate", passages, vectors)
+
+    deletes, execute = [], TenantTransaction.execute
+
+    def counted(self, sql, params=()):
+        cursor = execute(self, sql, params)
+        if sql.startswith("DELETE FROM memory_chunks"):
+            deletes.append(cursor)
+        return cursor
+
+    monkeypatch.setattr(TenantTransaction, "execute", counted)
+    erased = erase(alice.user_hash)
+    assert [cursor.rowcount for cursor in deletes] == [2, 2, 1]
+    assert set(erased) == set(TENANT_TABLES) - set(APPEND_ONLY_TABLES)
+    assert (erased["memory_chunks"], erased["memory_data_keys"], erased["memory_tenants"]) == (5, 1, 1)
+    with connect("r1_backup") as backup:
+        for table in TENANT_TABLES:
+            left = backup.execute(f"SELECT count(*) FROM {table} WHERE user_hash = %s", [alice.user_hash])
+            assert left.fetchone()[0] == 0, table
 
 
 def test_decay_counts_where_ages_differ(collection, capsys, settings):

@@ -6,10 +6,10 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
+from memory.admission.rate import Rate
 from memory.api import throttles
 from memory.maintenance import expiry
 from memory.rls import bind_tenant
-from r1site.settings.env import Rate
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
 

@@ -126,7 +126,7 @@ def test_no_passage_is_opened_once_the_deadline_has_passed(diary, monkeypatch):
         return _rank(*ranked_and_query)
 
     monkeypatch.setattr("memory.services.query._rank", rank_until_too_late)
-    monkeypatch.setattr("memory.retrieval.open.open_text", lambda *_: pytest.fail("opened too late"))
+    monkeypatch.setattr("memory.retrieval.open.Opening.text", lambda *_: pytest.fail("opened too late"))
     for question in ('the upload "with the usual calls"', "the upload"):
         with deadline.counting_from(time.monotonic()), pytest.raises(Overloaded):
             ask(diary, question)

@@ -144,6 +144,22 @@ def test_a_pid_file_naming_an_unrelated_living_process_does_not_stop_the_start(c
             stranger.kill()
 
 
+def test_a_process_in_the_middle_of_an_exec_is_taken_for_alive_and_for_what_it_becomes():
+    again = 'exec /bin/sh -c "$0" "$0"'
+    with subprocess.Popen(["/bin/sh", "-c", again, again]) as process:
+        try:
+            # About one look in twenty finds no command line.
+            for _ in range(1_000):
+                assert postmaster.is_alive(process.pid)
+                assert postmaster._settled_command_line(process.pid)[0] == "/bin/sh"
+        finally:
+            process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{process.pid}").exists()
+        assert not postmaster.is_alive(process.pid), "a zombie has ended"
+    assert not postmaster.is_alive(process.pid)
+
+
 def test_a_server_left_behind_by_a_killed_user_is_taken_over(cluster):
     program = (
         "import os, signal; from r1site.embedded.cluster import Cluster;"

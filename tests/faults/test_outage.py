@@ -49,7 +49,9 @@ from django.conf import settings
 token = mint("alice", secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,
              audience=settings.MEMORY_JWT_AUDIENCE, ttl_seconds=60)
 document = get("/api/v1/memory/documents/notes/1", authorization=f"Bearer {token}")
+from memory.rollout.flags import flag
 print(json.dumps({
+    "flag": flag("RERANK_POOL"),
     "live": [live.status_code, is_done_before_the_probes],
     "ready": [answer.status_code for answer in answers],
     "components": answers[0].json()["components"],
@@ -94,6 +96,10 @@ def test_ready_says_what_is_away_and_what_is_not(found):
         assert components[name] == {"status": "failed", "reason": "database"}
     assert components["keys"]["status"] == "ok"
     assert components["reranker"] == {"status": "ok", "backend": "none"}
+
+
+def test_flags_are_the_settings_while_nobody_can_read_them(found):
+    assert found["flag"] == 8
 
 
 def test_a_client_is_told_that_the_database_is_away(found):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from r1site.embedded.secrets import ensure_development_secrets
 from r1site.settings.test import TEST_ROOT
 from tests.faults.service import ROOT, free_port
 
@@ -28,10 +29,10 @@ def environment(**settings: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | settings
 
 
-def launch(var: Path, **settings: str) -> subprocess.CompletedProcess:
+def launch(var: Path, command: str = "prepare", **settings: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "r1site.launch", "prepare"],
-        cwd=ROOT, env=environment(R1_VAR_DIR=str(var), DATABASE_URL=NOWHERE, **settings),
+        [sys.executable, "-m", "r1site.launch", command],
+        cwd=ROOT, env=environment(**{"R1_VAR_DIR": str(var), "DATABASE_URL": NOWHERE, **settings}),
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -60,6 +61,23 @@ def test_with_the_keys_given_it_makes_only_what_ends_with_a_session(tmp_path):
     assert "database: DATABASE_URL" in done.stderr
     made = {path.name for path in (tmp_path / "secrets").iterdir() if not path.name.startswith(".")}
     assert made == {"MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY"}
+
+
+def test_a_token_takes_the_secrets_and_neither_a_server_nor_a_word_beside_it(tmp_path):
+    ensure_development_secrets(tmp_path / "secrets", database_exists=False)
+    for settings in ({}, {"DATABASE_URL": ""}):
+        done = launch(tmp_path, "token", **settings)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", done.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets"]
+
+
+def test_a_token_before_the_first_start_says_so_in_one_line(tmp_path):
+    done = launch(tmp_path, "token", DATABASE_URL="")
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: there is no MEMORY_JWT_SECRET under {tmp_path}/secrets yet: start the service")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from prometheus_client import REGISTRY
 
 from memory.indexing.write import Passage, index_memory_batch
 from memory.sealing import columns as sealing
-from memory.sealing import keyring, quarantine
+from memory.sealing import keyring
 from memory.sealing.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
+from memory.sealing.quarantine import Damage, quarantine
 from memory.security import InvalidTag, open_sealed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -190,8 +191,7 @@ def test_without_the_associated_data_the_same_theft_succeeds(alice, bob, superus
 def test_blobs_swapped_between_two_rows_of_one_user_do_not_open(alice, superuser, column):
     remember(alice, heating=HEATING, passport=PASSPORT)
     swap(chunk(superuser, alice, "heating"), chunk(superuser, alice, "passport"), column)
-    for _ in range(2):  # each hit sets one row aside
-        assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
     answer = alice.query(QUESTION)
     assert (answer.status_code, answer.json()["results"], answer.json()["degraded"]) == (200, [], ["quarantined"])
 
@@ -279,8 +279,8 @@ def test_a_document_written_anew_is_not_set_aside_for_what_its_earlier_version_w
     earlier = chunk(superuser, alice, "heating")
     chunk_id, text, meta = earlier["id"], earlier["text_cipher"], document(superuser, alice, "heating")["meta_cipher"]
     assert alice.index("heating", PASSPORT).status_code == 200
-    quarantine.quarantine_text(alice.user_hash, chunk_id, text)
-    quarantine.quarantine_document(alice.user_hash, "heating", meta)
+    damages = [Damage("text_cipher", chunk_id, text), Damage("document_meta_cipher", "heating", meta)]
+    quarantine(alice.user_hash, damages)
     assert chunk(superuser, alice, "heating")["quarantined_at"] is None
 
 
@@ -359,6 +359,79 @@ def test_damaged_document_metadata_fails_one_request_and_not_one_for_each_chunk(
     damaged["meta_cipher"] = flipped(damaged["meta_cipher"])
     assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
     assert alice.query(QUESTION).status_code == 200
+
+
+def spoil(superuser, person, *, text: str, chunk_metadata: str, document_metadata: str, generation: str) -> None:
+    """Damage each of these documents of one chunk in its own way."""
+    for row, column in (
+        (chunk(superuser, person, text), "text_cipher"),
+        (chunk(superuser, person, chunk_metadata), "meta_cipher"),
+        (document(superuser, person, document_metadata), "meta_cipher"),
+    ):
+        row[column] = flipped(row[column])
+    chunk(superuser, person, generation)["generation"] = 2
+
+
+COUNTED = ("text_cipher", "meta_cipher", "document_meta_cipher", "generation")
+
+
+@pytest.mark.parametrize("question", [QUESTION, f'{QUESTION} "heat pump"'], ids=["a question", "with a quoted phrase"])
+def test_rows_damaged_in_every_way_fail_one_query_together(alice, superuser, question):
+    remember(alice, passport=PASSPORT, **{f"heating{n}": HEATING for n in range(5)})
+    spoil(
+        superuser, alice,
+        text="heating0", chunk_metadata="heating1", document_metadata="heating2", generation="heating3",
+    )  # fmt: skip
+    counted = [failures(column) for column in COUNTED]
+    assert_fails_closed(alice.query(question, top_k=6), 500, "decryption_failed")
+    assert [failures(column) for column in COUNTED] == [before + 1 for before in counted]
+    answer = alice.query(question, top_k=6)
+    assert answer.status_code == 200
+    assert {result["doc_id"] for result in answer.json()["results"]} == {"heating4", "passport"}
+    assert answer.json()["degraded"] == ["quarantined"]
+
+
+def test_rows_whose_keys_are_missing_fail_one_query_together(alice, superuser):
+    remember(alice, passport=PASSPORT, heating=HEATING, again=HEATING)
+    for doc_id in ("heating", "again"):
+        chunk(superuser, alice, doc_id)["generation"] = 2
+    assert_fails_closed(alice.query(QUESTION), 503, "key_unavailable")
+    answer = alice.query(QUESTION)
+    assert [result["text"] for result in answer.json()["results"]] == [PASSPORT]
+
+
+READERS = {
+    "document": lambda alice: alice.get("memory/documents/notes"),
+    "entities": lambda alice: alice.post("memory/entities", {"doc_id": "notes"}),
+    "summary": lambda alice: alice.post("memory/summarize", {"doc_ids": ["notes"]}),
+    "export": lambda alice: alice.get("memory/export"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_whoever_reads_a_document_sets_all_its_damaged_chunks_aside_at_once(alice, superuser, reader):
+    text = "".join(f"{n:03} the salamander slept under a stone. " for n in range(4))
+    passages = [Passage(text[n * 40 : n * 40 + 40], n * 40, n * 40 + 40) for n in range(4)]
+    vectors = np.random.default_rng(1).normal(size=(4, 384))
+    index_memory_batch(connections["default"], alice.user_id, "notes", "api", passages, vectors)
+    rows = [chunk(superuser, alice, "notes", index) for index in range(4)]
+    for row in rows[:3]:
+        row["text_cipher"] = flipped(row["text_cipher"])
+    counted = failures("text_cipher")
+    assert_fails_closed(READERS[reader](alice), 500, "decryption_failed")
+    assert failures("text_cipher") == counted + 3
+    assert [row["quarantined_at"] is not None for row in rows] == [True, True, True, False]
+
+
+def test_an_export_sets_a_pages_damaged_documents_aside_at_once(alice, superuser):
+    remember(alice, heating=HEATING, passport=PASSPORT, stove=HEATING)
+    for doc_id, row_of in (("heating", chunk), ("passport", document)):
+        row = row_of(superuser, alice, doc_id)
+        column = "text_cipher" if row_of is chunk else "meta_cipher"
+        row[column] = flipped(row[column])
+    assert_fails_closed(alice.get("memory/export"), 500, "decryption_failed")
+    aside = {doc_id: chunk(superuser, alice, doc_id)["quarantined_at"] for doc_id in ("heating", "passport", "stove")}
+    assert {doc_id for doc_id, since in aside.items() if since} == {"heating", "passport"}
 
 
 def test_replacing_a_damaged_document_heals_it(alice, superuser):

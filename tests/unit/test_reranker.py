@@ -21,6 +21,7 @@ from reranker.backends.windows import best_windows, estimated_tokens
 from reranker.bench import WAYS, BenchPlan, run_bench
 from reranker.blend import best_first, blended, sigmoid
 from reranker.jobs import Job, next_batch
+from reranker.loader import Load, LoadFailure
 from reranker.pace import Pace
 from reranker.verify import as_reference, read_reference, verify, write_reference
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
@@ -406,6 +407,46 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
 """
+
+
+def test_settings_given_lazily_are_asked_for_once_and_by_the_first_call():
+    asked = []
+
+    def settings():
+        asked.append(threading.get_ident())
+        return RerankConfig(backend="none", model="a model of the site's")
+
+    one = Reranker()
+    one.configure_lazily(settings)
+    assert asked == []
+    with ThreadPoolExecutor(8) as callers:
+        found = list(callers.map(lambda _: one.maybe_rerank("query", ["a", "b"]).skipped, range(8)))
+    assert (found, len(asked)) == (["no_backend"] * 8, 1)
+    assert one.metrics()["model"] == "a model of the site's"
+
+
+def test_settings_given_outright_stand_before_those_given_lazily_earlier():
+    one = Reranker()
+    one.configure_lazily(lambda: pytest.fail("nobody needs these"))
+    one.configure(RerankConfig(backend="none", model="chosen"))
+    assert one.metrics()["model"] == "chosen"
+
+
+def test_a_load_that_keeps_failing_is_logged_once_until_its_reason_changes(caplog):
+    outcomes = iter(["nothing there", "nothing there", "other weights", "nothing there", "", "nothing there"])
+
+    def make():
+        if detail := next(outcomes):
+            raise LoadFailure("no_backend", detail)
+        return object()
+
+    load = Load(make, reload_after_seconds=0.0)
+    logged = []
+    for _ in range(6):
+        load.run()
+        logged.append([record.args[1] for record in caplog.records])
+        caplog.clear()
+    assert logged == [["nothing there"], [], ["other weights"], ["nothing there"], [], ["nothing there"]]
 
 
 def test_a_forked_worker_loads_its_own_model(folder):

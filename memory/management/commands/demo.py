@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from memory.maintenance.command import ServiceCommand
 from memory.maintenance.demo import DemoError, run_demo
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Show the main job against a running service, over HTTP: index the long descriptions of the installed Python "
         "packages for alice and a few for bob, ask three questions, and ask them again as a stranger."

@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from memory.erasure.ledger import read_ledger
+from memory.maintenance.command import ServiceCommand
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Print the ledger of erasures as JSON Lines, oldest first, as r1_backup. Keep it apart from the database's "
         "backups: replay_erasures takes it after a restore."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from memory.embedding.process import loaded_embedder
 from memory.errors import MemoryServiceError
@@ -21,6 +21,7 @@ from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
 from memory.maintenance.advisory_lock import Busy, running_alone
+from memory.maintenance.command import ServiceCommand
 from memory.retrieval.rerank import warm_reranker
 
 LOCK = 0x5231_4556  # "R1EV"
@@ -28,7 +29,7 @@ FAILED, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
 ROTATIONS = {"deployment": (True,), "off": (False,), "both": (True, False)}
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Index a test collection (BEIR, SMART or TREC format) for throw-away users, rank its queries in every "
         "combination of stages, and erase those users. JSON on stdout, table and progress on stderr. Exit 1 when the "

@@ -4,18 +4,19 @@ import json
 import sys
 
 import numpy as np
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import connections
 
 from memory.embedding.spaces import registered_space
 from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
+from memory.maintenance.command import ServiceCommand
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
 from memory.security import hmac_user
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "EXPLAIN (ANALYZE) the candidate search as the service's role, for one user or for the user with the most "
         "chunks. Exit 1 when the plan visits any other user's rows."

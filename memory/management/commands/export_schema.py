@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
-from django.core.management.base import BaseCommand
-
 from memory.api.schema import document
 from memory.api.schema.generate import generate
+from memory.maintenance.command import ServiceCommand
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     """Write memory/api/schema/openapi.json anew; one JSON summary to stdout.
 
     With --check nothing is written, and the exit code is 1 where the committed document is not what the code says.

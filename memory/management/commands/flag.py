@@ -2,12 +2,13 @@
 
 import json
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from memory.rollout.flags import FLAGS, flag, forget_flags, set_flag
+from memory.maintenance.command import ServiceCommand
+from memory.rollout.flags import FLAGS, read_flags, set_flag
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = 'Show all flags, or set or clear one, on all workers within a second. VALUE is JSON: true, 250, "auto".'
     requires_system_checks = []
 
@@ -24,8 +25,8 @@ class Command(BaseCommand):
                 set_flag(name, None if clear else _parsed(value))
             except ValueError as exc:
                 raise CommandError(str(exc), returncode=2) from None
-        forget_flags()
-        self.stdout.write(json.dumps({each: flag(each) for each in ([name] if name else FLAGS)}))
+        present = read_flags()
+        self.stdout.write(json.dumps({name: present[name]} if name else present))
 
 
 def _parsed(value: str):

@@ -3,17 +3,18 @@
 import re
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from memory.auth.tokens import mint
 from memory.errors import InvalidUserId
+from memory.maintenance.command import ServiceCommand
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 TTL_SECONDS = 3600
 TTL_MAX_SECONDS = 365 * 86_400
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = "Mint a bearer token where a symmetric secret is configured. Prints the token and nothing else."
     requires_system_checks = []
 

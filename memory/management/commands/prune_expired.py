@@ -2,14 +2,15 @@
 
 import json
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError
 
 from memory.maintenance.advisory_lock import Busy
+from memory.maintenance.command import ServiceCommand
 from memory.maintenance.expiry import prune_expired
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Remove every user's expired answers to Idempotency-Keys, and rate buckets that are full again; then rewrite "
         "the table of data keys, so that nothing of a destroyed one is left in its file. Requests wait for that "

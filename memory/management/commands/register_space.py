@@ -2,15 +2,16 @@
 
 import json
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import describe, register_space, renew_tenant_key_check
 from memory.errors import MemoryServiceError
+from memory.maintenance.command import ServiceCommand
 from memory.models import Space
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Load the embedding model, check its weights, and register model, chunking and protection as an embedding "
         "space; the first one becomes the active one. Repeatable. Exit 1 when another space is the active one."

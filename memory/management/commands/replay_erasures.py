@@ -5,16 +5,17 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from memory.erasure.ledger import LedgerEntry, parse_entry, read_ledger, replay
 from memory.maintenance.advisory_lock import MAINT, Busy, running_alone
+from memory.maintenance.command import ServiceCommand
 
 FINDINGS, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
 LOCK = 0x5231_4552  # "R1ER"
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "After a restore: erase again everybody in the ledger who is back. The ledger is FILE, as `erasures` printed "
         "it, or else the database's own. May be run at any time and again. Exit 1 when --dry-run finds somebody, "

@@ -4,8 +4,9 @@ import json
 import sys
 from dataclasses import replace
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from memory.maintenance.command import ServiceCommand
 from memory.retrieval.rerank import deployed_config
 from reranker import RerankConfig, RerankSkipped
 from reranker.bench import WAYS, BenchPlan, run_bench
@@ -18,7 +19,7 @@ COLUMNS = (
 )
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Time reranking on this machine, nothing refused: per backend and dtype, by tokens a pair, at several callers. "
         "Exit 1 when a backend cannot be loaded or a single caller's p95 is over --p95-limit-ms."

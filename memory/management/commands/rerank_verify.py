@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from memory.maintenance.command import ServiceCommand
 from memory.retrieval.rerank import deployed_config
 from reranker.config import BackendChoice
 from reranker.verify import read_reference, verify, write_reference
@@ -15,7 +16,7 @@ from reranker.verify import read_reference, verify, write_reference
 BACKENDS = ("cross_encoder", "late_interaction")
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Load the reranker's model on this machine, score fixed texts and report device, weights, scores and GPU "
         "memory as JSON. Exit 1 with findings: no model, not on the GPU, or not the reference's scores."

@@ -5,17 +5,18 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from memory.erasure.ledger import erased_at
 from memory.erasure.receipts import is_valid, public_key_pem
 from memory.errors import InvalidUserId
+from memory.maintenance.command import ServiceCommand
 from memory.security import hmac_user
 
 INVALID, USAGE = 1, 2
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Check the receipt of an erasure, as POST /memory/erase answered it: exit 0 when it is one of ours for this "
         "user and unchanged, else 1. Without --user, the ledger says whose it may be (as r1_backup)."

@@ -3,14 +3,14 @@
 import json
 import sys
 
-from django.core.management.base import BaseCommand
 from django.db import connections
 
+from memory.maintenance.command import ServiceCommand
 from memory.maintenance.rls_probe import probe_two_users
 from memory.rls import verify_rls_isolation
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Compare roles, tables, partitions, policies and grants with what the migrations make, and try two users "
         "against each other in transactions that are rolled back. Exit 1 with the list of findings."

@@ -1,0 +1,56 @@
+"""Every command that asks the database says in one line that it is away, and does not call that a finding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError
+from django.db import connection, transaction
+
+from memory.maintenance.command import ServiceCommand
+from r1site.embedded.secrets import ensure_development_secrets
+
+
+@pytest.mark.parametrize(
+    "command", ["verify_rls", "flag", "flag RERANK_POOL 5", "explain_ann", "erasures", "replay_erasures"]
+)
+def test_without_the_embedded_server_a_command_ends_with_one_line_and_exit_code_4(tmp_path, command):
+    ensure_development_secrets(tmp_path / "secrets", database_exists=False)
+    done = subprocess.run(
+        [sys.executable, "manage.py", *command.split()],
+        cwd=settings.BASE_DIR,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "r1site.settings.dev", "R1_VAR_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("CommandError: the database cannot be reached: ")
+
+
+class Impatient(ServiceCommand):
+    requires_system_checks = []
+
+    def handle(self, **options):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 1")
+            cursor.execute("SELECT pg_sleep(60)")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_that_fails_is_named_without_what_the_server_says_of_it():
+    with pytest.raises(CommandError) as failed:
+        Impatient().execute(no_color=True, force_color=False, skip_checks=True)
+    assert (str(failed.value), failed.value.returncode) == ("the database failed (QueryCanceled); run it again", 4)
+
+
+def test_every_command_of_the_service_is_one():
+    folder = settings.BASE_DIR / "memory/management/commands"
+    names = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    commands = {name: import_module(f"memory.management.commands.{name}").Command for name in names}
+    assert len(commands) > 10
+    assert [name for name, command in commands.items() if not issubclass(command, ServiceCommand)] == []
