@@ -6,7 +6,7 @@
 3. The search transaction with and without the lexical leg, question by question: six terms each, drawn as
    the texts' words are. The difference of each pair is what the leg adds, give or take the vector leg's own
    variance; so the lexical leg is timed by itself too, planning and round trip included.
-4. The same for writes of one document; and how long packing a segment takes.
+4. The same for writes of one document; and how long flushing and compacting a segment take.
 
 Progress on stderr.
 """
@@ -157,7 +157,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
         params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
         params |= lexical_query(keys, question, "english").params()
         nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
-        sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM placed"
+        sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM lexical"
         with tenant_transaction(user_hash) as tx:
             tx.state()
             started = time.perf_counter()
@@ -209,9 +209,9 @@ def writes(connections, user_id: str, rounds: int) -> dict[str, float]:
     return found
 
 
-def packing(connections, user_id: str) -> dict[str, float]:
-    """Milliseconds to unpack and to pack one whole segment of the user, rolled back; empty where there is none."""
-    from memory.lexical.segments import settle, unpack
+def maintenance(connections, user_id: str) -> dict[str, float]:
+    """Milliseconds to compact and to flush one whole segment of the user, rolled back; empty where there is none."""
+    from memory.lexical.segments import compact, flush
     from memory.rls import tenant_transaction
     from memory.security import hmac_user
 
@@ -228,7 +228,7 @@ def packing(connections, user_id: str) -> dict[str, float]:
             if first is None:
                 return {}
             for name, step in (
-                ("unpack", lambda: unpack(tx, *first)), ("pack", lambda: settle(tx, first[0], first[1]))
+                ("compact", lambda: compact(tx, *first)), ("flush", lambda: flush(tx, first[0], first[1]))
             ):  # fmt: skip
                 started = time.perf_counter()
                 step()
@@ -250,7 +250,7 @@ def measure(connections, options) -> dict:
             "bytes_per_chunk": bytes_per_chunk(connections, hmac_user(user_id), size),
             "search": searches(user_id, options.queries),
             "write": writes(connections, user_id, options.writes),
-            "packing": packing(connections, user_id),
+            "maintenance": maintenance(connections, user_id),
         }
         print(f"measured {size}", file=sys.stderr)
     return report
@@ -260,15 +260,15 @@ def show(report: dict) -> None:
     """The report as tables."""
     print("  ".join(f"{name} {value}" for name, value in report["machine"].items()))
     print(f"\n{'chunks':>8}{'bytes/chunk':>13}{'vector leg p50':>16}{'p95':>8}{'both p50':>10}{'p95':>8}"
-          f"{'added p50':>11}{'p95':>8}{'leg p50':>9}{'p95':>8}{'pack ms':>9}{'unpack':>8}")  # fmt: skip
+          f"{'added p50':>11}{'p95':>8}{'leg p50':>9}{'p95':>8}{'flush ms':>10}{'compact':>9}")  # fmt: skip
     for size, one in report["sizes"].items():
         lexical = sum(one["bytes_per_chunk"].get(table, 0) for table in LEXICAL_TABLES)
         legs = "".join(
             f"{one['search'][name]['p50']:>{width}.2f}{one['search'][name]['p95']:>8.2f}"
             for name, width in (("vector leg", 16), ("both legs", 10), ("added", 11), ("lexical leg", 9))
         )
-        packing = one["packing"]
-        print(f"{size:>8}{lexical:>13}{legs}{packing.get('pack', '-'):>9}{packing.get('unpack', '-'):>8}")
+        maintained = one["maintenance"]
+        print(f"{size:>8}{lexical:>13}{legs}{maintained.get('flush', '-'):>10}{maintained.get('compact', '-'):>9}")
     for size, one in report["sizes"].items():
         print(f"\n{size} chunks, bytes a chunk: {one['bytes_per_chunk']}")
         print("\n".join(f"  {name:28}{value:>8.2f} ms" for name, value in one["write"].items()))

@@ -24,7 +24,7 @@ from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.errors import InvalidInput, StaleKeys, TooManyChunks
 from memory.indexing.derived import derived_from, forget_derived, replace_sources
 from memory.indexing.slices import join_slices
-from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, remove_terms, settle
+from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, flush, remove_terms
 from memory.lexical.terms import Blinder, BlindTerms, terms
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.rls import TenantTransaction, joined_transaction
@@ -225,7 +225,7 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     remove_terms(tx, gone)
     chunk_count = counted.fetchone()[0]
     if chunk_count >= SEGMENT_CHUNKS:
-        settle(tx, document.space, generation)
+        flush(tx, document.space, generation)
     return StoredVersion(not created, chunk_count)
 
 
