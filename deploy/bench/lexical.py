@@ -51,13 +51,13 @@ class Texts:
         """(passages, float64[n, d])"""
         import numpy as np
 
-        from memory.indexing.write import Passage
+        from memory.indexing.slices import Slice
         from memory.models.chunk import EMBEDDING_DIMENSION
 
         passages, start = [], 0
         for _ in range(chunks):
             text = " ".join(self.words(TOKENS_PER_CHUNK))
-            passages.append(Passage(text, start, start + len(text)))
+            passages.append(Slice(text, start, start + len(text)))
             start += len(text)
         return passages, np.random.default_rng(self._random.getrandbits(32)).normal(size=(chunks, EMBEDDING_DIMENSION))
 
@@ -127,9 +127,9 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     """The candidate transaction alone, with one leg and with both, each the best of RUNS; milliseconds."""
     import numpy as np
 
+    from memory.embedding.protection import protect
     from memory.embedding.spaces import registered_space
     from memory.embedding.vectors import half_vectors, unit_vectors
-    from memory.indexing.write import protect
     from memory.lexical.bm25 import ctes, lexical_query
     from memory.models.chunk import EMBEDDING_DIMENSION
     from memory.retrieval.search import Filters, Search

@@ -110,12 +110,12 @@ class Corpus:
         """(passages, float64[n, d]): texts of 200-2,000 characters, unit vectors of cosine 0.7 to their topic."""
         import numpy as np
 
-        from memory.indexing.write import Passage
+        from memory.indexing.slices import Slice
 
         passages, start = [], 0
         for _ in range(chunks):
             text = " ".join(self._random.choices(WORDS, k=self._random.randint(35, 330)))
-            passages.append(Passage(text, start, start + len(text)))
+            passages.append(Slice(text, start, start + len(text)))
             start += len(text)
         topics = self._numbers.integers(0, TOPICS, size=chunks)
         noise = self._numbers.normal(size=(chunks, self._centres.shape[1]))
@@ -214,8 +214,8 @@ def walk(users: list[str], *, threads: int = 1, before: Callable[[str], None] = 
 
 def searchable(user_id: str, embedding):
     """(hash, the question's vector as that user's rows have it)."""
+    from memory.embedding.protection import protect
     from memory.embedding.vectors import half_vectors
-    from memory.indexing.write import protect
     from memory.sealing.keyring import existing_keys
     from memory.security import hmac_user
 

@@ -33,7 +33,7 @@ def load(user) -> None:
     """Documents of CHUNKS chunks together: the longest topics first, the last one cut."""
     from pydoc_data.topics import topics
 
-    from memory.indexing.write import DocumentDraft
+    from memory.indexing.seal import DocumentDraft
     from memory.services.index import count_chunks, index_document
 
     left = CHUNKS

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from memory.embedding.model_text import STANDS_ALONE, WHITESPACE, breakable
 from memory.errors import FieldError, TooManyChunks
+from memory.indexing.slices import Slice
 from memory.limits import CHUNK_MAX_CHARS
 
 if TYPE_CHECKING:
@@ -28,18 +28,7 @@ _SEGMENT_CHARS = 16_384  # text is first tokenised in segments: one long call is
 _OVERLAP_CHARS_SHARE = 8  # the overlap is at most 1/8 of a slice's characters, as of its tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One slice: `text` is `source[start:end]`; `tokens` counts it without special tokens."""
-
-    index: int
-    start: int
-    end: int
-    text: str
-    tokens: int
-
-
-def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None, **limits: int) -> list[Chunk]:
+def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None, **limits: int) -> list[Slice]:
     """The slices of one text, as `iter_chunks` gives them. Raises `TooManyChunks` past `max_chunks`."""
     if max_chunks is None:
         return list(iter_chunks(text, tokenizer, **limits))
@@ -48,7 +37,7 @@ def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None
 
 def chunk_texts(
     texts: Sequence[str], tokenizer: Tokenizer, *, max_chunks: int, field: str = "text", **limits: int
-) -> list[list[Chunk]]:
+) -> list[list[Slice]]:
     """The slices of each text, together at most `max_chunks`; `limits` are those of `iter_chunks`.
 
     Raises `TooManyChunks` on `field` as soon as there is one too many: texts of more characters than so many
@@ -57,7 +46,7 @@ def chunk_texts(
     chars = limits.get("max_chars", CHUNK_MAX_CHARS)
     if sum(-(-len(text) // chars) for text in texts) > max_chunks:
         raise _too_many(field, max_chunks)
-    chunked: list[list[Chunk]] = []
+    chunked: list[list[Slice]] = []
     left = max_chunks
     for text in texts:
         chunks = list(islice(iter_chunks(text, tokenizer, **limits), left + 1))
@@ -81,7 +70,7 @@ def iter_chunks(
     max_tokens: int = 512,
     overlap_tokens: int = 64,
     max_chars: int = CHUNK_MAX_CHARS,
-) -> Iterator[Chunk]:
+) -> Iterator[Slice]:
     """Cut `text` into slices that cover it without gaps, in order, reading no further ahead than it must.
 
     `max_tokens` includes the two special tokens. `tokenizer` is a raw `tokenizers.Tokenizer`
@@ -91,7 +80,7 @@ def iter_chunks(
     slice starts at 0, the last ends at `len(text)`, and the same input gives the same slices.
     An empty text has none.
 
-    Raises `ValueError` on limits that leave no room.
+    Every slice has its `tokens`. Raises `ValueError` on limits that leave no room.
     """
     if max_tokens < _MIN_TOKENS or max_chars < 1:
         raise ValueError(f"max_tokens must be at least {_MIN_TOKENS}, max_chars at least 1")
@@ -99,13 +88,13 @@ def iter_chunks(
         raise ValueError("overlap_tokens must be at least 0 and at most half of max_tokens")
 
     slicer = _Slicer(text, tokenizer, max_tokens - SPECIAL_TOKENS, max_chars)
-    index = start = covered = 0
+    start = covered = 0
     while covered < len(text):
         end, tokens = slicer.slice_from(start)
         if end <= covered:  # the overlap left no room for the next word: do without it
             end, tokens = slicer.slice_from(start := covered)
-        yield Chunk(index, start, end, text[start:end], tokens)
-        index, covered = index + 1, end
+        yield Slice(text[start:end], start, end, tokens)
+        covered = end
         start = slicer.overlap_start(start, end, overlap_tokens)
 
 

@@ -232,16 +232,17 @@ def require_safe_database(connection) -> None:
     cannot be reached raises its own error and is asked again next time, so an outage at start-up
     neither passes unverified nor is final.
     """
-    place = _place(connection)
-    if place in _verified_databases:
+    database = _database_of(connection)
+    if database in _verified_databases:
         return
     findings = _isolation_findings(connection)
     if findings:
         raise UnsafeDatabase(findings)
-    _verified_databases.add(place)
+    _verified_databases.add(database)
 
 
-def _place(connection) -> tuple:
+def _database_of(connection) -> tuple:
+    """Server, port, name and role: what `_verified_databases` knows a database by."""
     if hasattr(connection, "settings_dict"):
         params = connection.settings_dict
         return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]

@@ -46,9 +46,9 @@ class Person:
     """One user's side of the HTTP connection."""
 
     def __init__(self, url: str, user_id: str):
-        place = urlsplit(url)
+        address = urlsplit(url)
         self.user_id = user_id
-        self._connection = http.client.HTTPConnection(place.hostname, place.port or 80, timeout=TIMEOUT_SECONDS)
+        self._connection = http.client.HTTPConnection(address.hostname, address.port or 80, timeout=TIMEOUT_SECONDS)
         self._token = mint(
             user_id, secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,
             audience=settings.MEMORY_JWT_AUDIENCE, key_id=settings.MEMORY_JWT_KEY_ID or None,

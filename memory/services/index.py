@@ -18,9 +18,11 @@ from memory.admission.quota import require_room_for
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
 from memory.errors import FieldError, InvalidInput, StaleKeys
-from memory.indexing.chunker import Chunk, chunk_texts
+from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
-from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_documents
+from memory.indexing.seal import DocumentDraft, SealedDocument, seal_document
+from memory.indexing.slices import Slice
+from memory.indexing.store import store_documents
 from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_keys, existing_or_new_keys, forget_keys
@@ -50,7 +52,7 @@ class IndexedBatch:
 class ChunkedTexts:
     """Each text's chunks and how long finding them took, in milliseconds."""
 
-    chunks: list[list[Chunk]]
+    chunks: list[list[Slice]]
     took_ms: float
 
     @property
@@ -185,11 +187,11 @@ def _store(tx: TenantTransaction, sealed: list[SealedDocument], order: list[int]
 
 def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
     """Positions in `drafts`, a document after those of the call it was made from: replacing these forgets it."""
-    place = {draft.doc_id: index for index, draft in enumerate(drafts)}
+    position = {draft.doc_id: index for index, draft in enumerate(drafts)}
     sorter = TopologicalSorter()
     for index, draft in enumerate(drafts):
         sources = derived_from(draft.source, draft.metadata or {}, draft.doc_id)
-        sorter.add(index, *{place[doc_id] for doc_id in sources if doc_id in place})
+        sorter.add(index, *{position[doc_id] for doc_id in sources if doc_id in position})
     try:
         return list(sorter.static_order())
     except CycleError:

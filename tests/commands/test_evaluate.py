@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from memory.embedding.process import get_embedder
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.isolation.audit import TENANT_TABLES
 from memory.lexical.terms import expected_collisions, terms
 from memory.management.commands.evaluate import LOCK

@@ -8,7 +8,7 @@ import pytest
 
 from memory.admission import deadline
 from memory.errors import Overloaded
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.rls import bind_tenant
 from memory.services.index import index_document
 from memory.services.query import PHRASE_CANDIDATES, MemoryAnswer, MemoryQuery, _rank, query_memory

@@ -9,8 +9,12 @@ from unittest.mock import ANY
 
 import pytest
 
+from memory.embedding.protection import protect
 from memory.embedding.spaces import registered_space
-from memory.indexing import write
+from memory.embedding.vectors import half_vectors
+from memory.indexing import store as storing
+from memory.indexing.seal import DocumentDraft, seal_document
+from memory.indexing.slices import Slice
 from memory.lexical import segments as term_index
 from memory.lexical.bm25 import QUERY_TERMS_MAX, lexical_query
 from memory.lexical.segments import compact
@@ -36,7 +40,7 @@ QUESTIONS = ["word0 word3 word17", "word40", "word299 word1 word1", "Word2, unkn
 def small_segments(monkeypatch):
     """Segments of 8 chunks that are compacted below 4, so that a few documents go through every form."""
     monkeypatch.setattr(term_index, "SEGMENT_CHUNKS", 8)
-    monkeypatch.setattr(write, "SEGMENT_CHUNKS", 8)
+    monkeypatch.setattr(storing, "SEGMENT_CHUNKS", 8)
     monkeypatch.setattr(term_index, "SEGMENT_LIVE_MIN", 4)
 
 
@@ -225,10 +229,10 @@ def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(ali
     store(alice, "d", ["Die Häuser am Hafen"])
     assert lexical_scores(alice, "Haus")[("d", 0)] > 0
     assert lexical_scores(alice, "die am")[("d", 0)] is None
-    keys, draft = existing_keys(alice.user_hash), write.DocumentDraft("e", "notes", "running")
-    passage, vector = write.Passage("running", 0, 7), unit_vector()[None, :]
+    keys, draft = existing_keys(alice.user_hash), DocumentDraft("e", "notes", "running")
+    piece, vector = Slice("running", 0, 7), unit_vector()[None, :]
     for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
-        [chunk] = write.seal_document(keys, 1, draft, [passage], vector, language=language).chunks
+        [chunk] = seal_document(keys, 1, draft, [piece], vector, language=language).chunks
         assert list(chunk.terms.ids) == blind(keys.subkey(Purpose.LEXICAL), [stem])
 
 
@@ -282,7 +286,7 @@ def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(write, "remove_terms", fail)
+    monkeypatch.setattr(storing, "remove_terms", fail)
     with pytest.raises(RuntimeError):
         store(alice, "d", ["something else"])
     assert live_chunks(alice) == before == stored_chunks(alice)
@@ -347,7 +351,7 @@ def test_the_plan_visits_this_users_rows_only_in_every_table(alice, bob):
         store_all(person, random_texts(11, 12))
         flush_terms(person, chunks=8)
     keys, limit = existing_keys(alice.user_hash), 5
-    searchable = write.half_vectors(write.protect(keys, unit_vector()[None, :]))[0]
+    searchable = half_vectors(protect(keys, unit_vector()[None, :]))[0]
     plan, owned = explain_candidates(alice.user_hash, registered_space(), searchable, limit)
     assert set(owned) == set(SEARCHED_TABLES)
     assert all(plan.scans(table) for table in SEARCHED_TABLES)

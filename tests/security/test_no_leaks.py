@@ -34,7 +34,7 @@ from psycopg.conninfo import make_conninfo
 
 from memory.embedding.process import get_embedder
 from memory.errors import MemoryServiceError
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.rls import bind_tenant
 from memory.services.documents import get_document
 from memory.services.index import index_document
