@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
-from query import machine, percentiles, service  # noqa: E402
+from database import machine, percentiles, service  # noqa: E402
 
 CHUNKS = 200
 SENTENCES = 5

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from memory.auth.tokens import mint
+from memory.auth.mint import mint
 from memory.limits import TEXT_MAX_BYTES
 
 QUESTIONS = (

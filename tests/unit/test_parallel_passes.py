@@ -88,7 +88,7 @@ reranker.close()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_lane_that_never_comes_back_does_not_hold_up_the_exit():
+def test_a_pass_that_never_comes_back_does_not_hold_up_the_exit():
     code = """
 import threading, time
 from reranker.backends import Pair
@@ -107,7 +107,7 @@ assert entered.wait(30)
     ("cores", "pairs", "threads"),
     [(2, 8, [1, 1]), (8, 8, [4, 4]), (8, 24, [1, 1, 1, 1, 2, 2]), (15, 32, [1] + [2] * 7), (2, 7, [])],
 )
-def test_all_the_cores_are_shared_out_over_the_lanes_there_are(cores, pairs, threads):
+def test_all_the_cores_are_shared_out_over_the_passes_there_are(cores, pairs, threads):
     asked = []
     with closing(ParallelPasses(cores, asked.append)) as passes:
         passes.score(lambda some: np.zeros(len(some)), pairs_of([16] * pairs))
@@ -116,7 +116,7 @@ def test_all_the_cores_are_shared_out_over_the_lanes_there_are(cores, pairs, thr
 
 
 @pytest.mark.parametrize("fails", ["the first", "another", "both"])
-def test_what_a_lane_raises_is_raised_when_no_lane_runs_any_more(fails):
+def test_what_a_pass_raises_is_raised_when_none_runs_any_more(fails):
     running, threads = [], []
 
     def score(pairs):

@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 from memory import errors
 from memory.api.fields import StrictCharField, StrictSerializer
 from memory.api.permissions import HasScope
-from memory.auth.tokens import VerifiedToken
+from memory.auth.claims import VerifiedToken
 from memory.errors import FieldError
 from memory.keys.secret_files import SettingError
 from r1site import problems

@@ -5,7 +5,7 @@ import re
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from memory.auth.tokens import mint
+from memory.auth.mint import mint
 from memory.errors import InvalidUserId
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
