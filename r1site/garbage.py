@@ -1,4 +1,4 @@
-"""What is loaded once and stays is no matter for the garbage collector.
+"""The garbage collector leaves alone what a worker loads at its start and keeps.
 
 A worker's libraries and models are half a million objects. A full collection walks over each of them with every thread
 stopped: 270 ms (one of 2 cores), whenever a quarter more have piled up.

@@ -90,8 +90,8 @@ class LanguageModel:
     def _call(self, stream: LanguageStream, messages: list[dict[str, str]], max_tokens: int) -> Any:
         """The events of one call, made in the stream's own thread.
 
-        Token counts are asked for; a server that refuses that member is asked again without it, and
-        from then on, if that was what it minded.
+        Token counts are asked for. A server that refuses is asked again without them; where it then answers, it is
+        never asked for them again.
         """
         import openai
 

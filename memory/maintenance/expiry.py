@@ -16,7 +16,7 @@ BATCH_ROWS = 5_000
 ADVISORY_LOCK = 0x52315045
 
 _EXPIRED_ANSWERS = "FROM memory_idempotency WHERE created_at <= now() - make_interval(hours => %(hours)s)"
-# A bucket that is full again says what no bucket says. One whose rate is off is of no use; after an hour it goes.
+# A bucket that is full again says no more than a missing one. One whose rate is off is not used: it goes after an hour.
 _FULL_BUCKETS = """FROM memory_rate_buckets
 WHERE bucket = %(bucket)s
     AND tokens + %(per_second)s::double precision * extract(epoch FROM clock_timestamp() - updated_at)::double precision

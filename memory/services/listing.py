@@ -1,4 +1,4 @@
-"""The bound tenant's documents, newest first, a page at a time."""
+"""The bound tenant's documents, newest first, a page at a time. In SQL, for deploy/decisions/0012."""
 
 from __future__ import annotations
 
