@@ -161,6 +161,7 @@ def test_sources_of_a_document_that_is_not_there_are_not_lost_on_the_way_back_bu
         _fill(scratch)
         pairs = superuser.execute(PAIRS).fetchall()
         superuser.execute("DELETE FROM memory_documents WHERE source = 'summary'")
+        scratch.migrate("0012_document_sources")
         everything = catalogue(superuser), rows(superuser)
         with pytest.raises(Exception, match="would be lost"):
             scratch.migrate("0011_append_only_ledger")
