@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from memory.errors import ExpiredToken, InvalidToken, InvalidUserId, TokenLivesTooLong
 from memory.security import canonical_user_id
@@ -54,6 +54,7 @@ class ClaimRules:
         audiences = [audience] if isinstance(audience, str) else audience
         if not _is_list_of_strings(audiences) or self.audience not in audiences:
             refuse("audience")
+        user_id: str | None
         try:
             user_id = canonical_user_id(claims.get("sub"))
         except InvalidUserId:
@@ -84,7 +85,7 @@ def _time(claims: dict[str, Any], name: str) -> float:
     return float(value)
 
 
-def _is_list_of_strings(value: Any) -> bool:
+def _is_list_of_strings(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

@@ -101,7 +101,7 @@ def seal_document(
                 text_cipher=sealing.seal_text(keys, place, piece.text),
                 meta_cipher=sealing.seal_chunk_metadata(keys, chunk_id, {}),
                 emb_cipher=sealing.seal_vector(keys, chunk_id, vector, stored),
-                terms=blinder and blinder.blind(terms(piece.text, language)),
+                terms=blinder.blind(terms(piece.text, language)) if blinder else None,
             )
         )
     mac = sealing.content_mac(keys, draft.text)

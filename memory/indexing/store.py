@@ -59,8 +59,11 @@ def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) 
     Raises QuotaExceeded when the user would then have more chunks than before and than the quota, whatever was
     replaced credited, and as `store_document`; the transaction must not be committed then.
     """
+    state = tx.state()
+    if state is None:
+        raise StaleKeys(retry_after_seconds=1)
     stored = [store_document(tx, document) for document in documents]
-    require_room(tx.state().chunk_count, stored[-1].chunk_count)
+    require_room(state.chunk_count, stored[-1].chunk_count)
     return [each.replaced for each in stored]
 
 
@@ -71,7 +74,7 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     the one it was sealed with, KeyUnavailable when that key may seal no more.
     """
     state = tx.state()
-    if not document.keys.matches(state):
+    if state is None or not document.keys.matches(state):
         raise StaleKeys(retry_after_seconds=1)
     require_seal_budget(state)
     generation = document.keys.generation
