@@ -48,11 +48,11 @@ def keep_fixed_words(record: logging.LogRecord) -> None:
 
 
 def said_of(exception: BaseException) -> str:
-    """`Type sqlstate=22012 at file:line`, without its text: the innermost place, the SQLSTATE where it has one."""
+    """`Type sqlstate=22012 at file:line`, without its text: the innermost line, the SQLSTATE where it has one."""
     said = type(exception).__qualname__
     if sqlstate := getattr(exception, "sqlstate", None):
         said += f" sqlstate={sqlstate}"
-    return f"{said}{_place(exception.__traceback__)}"
+    return f"{said}{_innermost_line(exception.__traceback__)}"
 
 
 def _append_exception(record: logging.LogRecord) -> None:
@@ -62,6 +62,6 @@ def _append_exception(record: logging.LogRecord) -> None:
         record.msg, record.args = f"{record.getMessage()} ({said_of(exception)})", None
 
 
-def _place(found: TracebackType | None) -> str:
+def _innermost_line(found: TracebackType | None) -> str:
     frames = traceback.extract_tb(found)
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -236,18 +236,18 @@ def _log(problem: Problem, exc: BaseException, request_id: str) -> None:
         "%s: %s at %s sqlstate=%s request_id=%s",
         problem.code,
         type(exc).__qualname__,
-        _place(exc.__traceback__),
+        _innermost_line(exc.__traceback__),
         sqlstate,
         request_id,
     )
 
 
-def _place(traceback: TracebackType | None) -> str:
+def _innermost_line(traceback: TracebackType | None) -> str:
     """`file:line` of the innermost frame in our own packages."""
-    place = "-"
+    line = "-"
     while traceback is not None:
         path = Path(traceback.tb_frame.f_code.co_filename)
         if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OUR_PACKAGES:
-            place = f"{path.relative_to(_ROOT)}:{traceback.tb_lineno}"
+            line = f"{path.relative_to(_ROOT)}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
-    return place
+    return line

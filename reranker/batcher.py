@@ -3,6 +3,9 @@
 A forward pass cannot be stopped. So nothing is admitted that cannot end in time, a caller leaves
 when its time is up whatever the model does, and what it left behind is not worked on. There is no
 waiting timer: a batch is whatever waits when the model becomes free.
+
+Longer than 250 lines on purpose: callers and the owner thread share one lock and the counts under it, and whether a
+count is right can be seen only with both sides in view.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class RerankConfig:
         so, CPUs with avx512_bf16 or amx_bf16), else float32.
     max_tokens: longest query-passage pair, special tokens included; the model's own limit is kept.
     batch_pairs, batch_tokens: most pairs and most tokens, padding included, of one forward pass.
-    lanes: on a CPU, into how many passes side by side a large one is shared out at most; None is one a core.
+    parallel_passes: on a CPU, into how many passes side by side a large one is shared out at most; None is one a core.
     max_queued_tokens: most tokens admitted and not yet done.
     stuck_after_seconds: a forward pass that runs longer opens the breaker.
     reload_after_seconds: a failed load is tried again after this, then after twice as long, up to
@@ -61,7 +61,7 @@ class RerankConfig:
     max_tokens: int = 512
     batch_pairs: int = 32
     batch_tokens: int | None = None
-    lanes: int | None = None
+    parallel_passes: int | None = None
     max_queued_tokens: int = 131_072
     stuck_after_seconds: float = 5.0
     reload_after_seconds: float = 60.0
@@ -88,7 +88,7 @@ class RerankConfig:
         return (
             *(self.model, self.pinned_revision, self.cache_folder, self.device, self.dtype, self.max_tokens),
             *(self.expected_sha256, self.expected_files_sha256),
-            *(self.batch_pairs, self.batch_tokens, self.lanes, self.max_queued_tokens),
+            *(self.batch_pairs, self.batch_tokens, self.parallel_passes, self.max_queued_tokens),
             *(self.stuck_after_seconds, self.reload_after_seconds),
         )
 

@@ -13,7 +13,7 @@ from reranker.backends import Backend, Pair, synthetic_pairs
 from reranker.config import RerankConfig
 from reranker.faults import out_of_memory
 from reranker.loader import Load
-from reranker.pace import Pace
+from reranker.pass_time import PassTime
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Runner:
     def __init__(self, make: Callable[[], Backend], config: RerankConfig):
         self.load = Load(lambda: self._warmed(make()), config.reload_after_seconds)
         self._batch_pairs = config.batch_pairs
-        self._pace = Pace()
+        self._pass_time = PassTime()
         self._probe_pairs: list[Pair] = []
         self._running: tuple[float, float] | None = None  # since when, estimated seconds
         self.ended_at = 0.0
@@ -48,7 +48,7 @@ class Runner:
 
     def seconds_for(self, tokens: int) -> float:
         """Estimate for that many tokens, in as many passes as they take."""
-        return self._pace.seconds(tokens, math.ceil(tokens / self.loaded_backend.batch_tokens))
+        return self._pass_time.seconds(tokens, math.ceil(tokens / self.loaded_backend.batch_tokens))
 
     def seconds_left(self) -> float:
         """Estimate for the rest of the running pass; 0 when none runs or it is overdue."""
@@ -61,14 +61,14 @@ class Runner:
         return time.monotonic() - running[0] if running else 0.0
 
     def scores(self, pairs: list[Pair]) -> np.ndarray:
-        """float32[n], finite; raises whatever the model does. The time it takes moves the pace."""
+        """float32[n], finite; raises whatever the model does. The time it takes moves the estimate."""
         tokens = _padded_tokens(pairs)
-        scores, seconds = self._timed(pairs, self._pace.seconds(tokens))
-        self._pace.observe(tokens, seconds)
+        scores, seconds = self._timed(pairs, self._pass_time.seconds(tokens))
+        self._pass_time.observe(tokens, seconds)
         return scores
 
     def probe(self, limit_seconds: float) -> bool:
-        """Run a synthetic batch; True if it was well and in time, and then its pace is the pace."""
+        """Run a synthetic batch; True if it was well and in time; then the estimate rests on it alone."""
         try:
             _, seconds = self._timed(self._probe_pairs, 0.0)
         except Exception as error:
@@ -76,7 +76,7 @@ class Runner:
             return False
         if seconds > limit_seconds:
             return False
-        self._pace.start_again(_padded_tokens(self._probe_pairs), seconds)
+        self._pass_time.start_again(_padded_tokens(self._probe_pairs), seconds)
         return True
 
     def _timed(self, pairs: list[Pair], estimate: float) -> tuple[np.ndarray, float]:
@@ -112,7 +112,7 @@ class Runner:
         for pairs in (synthetic_pairs(backend, 1, 8), self._probe_pairs):
             backend.score(pairs)
             measured.append((_padded_tokens(pairs), min(_seconds(backend, pairs) for _ in range(_MEASURED_RUNS))))
-        self._pace.calibrate(*measured)
+        self._pass_time.calibrate(*measured)
         return backend
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import factory
 
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.rls import bind_tenant
 from memory.services.index import IndexedDocument, index_document
 from tests.people import Person

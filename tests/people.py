@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.test import Client
 
-from memory.auth.tokens import mint
+from memory.auth.mint import mint
 from memory.security import hmac_user
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
-from query import QUESTIONS, percentiles  # noqa: E402
+from database import percentiles  # noqa: E402
+from query import QUESTIONS  # noqa: E402
 
 ASKING_USERS = WRITING_USERS = 8
 WRITES_A_SECOND = 4.0

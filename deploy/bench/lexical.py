@@ -6,7 +6,7 @@
 3. The search transaction with and without the lexical leg, question by question: six terms each, drawn as
    the texts' words are. The difference of each pair is what the leg adds, give or take the vector leg's own
    variance; so the lexical leg is timed by itself too, planning and round trip included.
-4. The same for writes of one document; and how long packing a segment takes.
+4. The same for writes of one document; and how long flushing and compacting a segment take.
 
 Progress on stderr.
 """
@@ -15,51 +15,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import time
-from itertools import accumulate
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
 # The model is not asked here, so the space is only a number.
-from query import CANDIDATES, machine, percentiles, service  # noqa: E402
+from database import machine, percentiles, service  # noqa: E402
+from query import CANDIDATES  # noqa: E402
+from zipf_corpus import CHUNKS_PER_DOCUMENT, LEXICAL_TABLES, Texts, load  # noqa: E402
 
 SIZES = (20, 2_000, 20_000, 200_000)
-VOCABULARY = 40_000
-TOKENS_PER_CHUNK = 80
 QUERY_TERMS = 6
-CHUNKS_PER_DOCUMENT = 20
 RUNS = 3  # of each question; the best counts, so that percentiles are over questions and not over the machine's moods
-LEXICAL_TABLES = ("memory_lexical_chunks", "memory_lexical_segments", "memory_lexical_blocks")
-
-
-class Texts:
-    """Words w0, w1, ... drawn by a Zipf-Mandelbrot law: the most frequent is in about half of the chunks."""
-
-    def __init__(self, seed: int):
-        self._random = random.Random(seed)
-        self._words = [f"w{rank}" for rank in range(VOCABULARY)]
-        self._weights = list(accumulate(1 / (rank + 12) for rank in range(1, VOCABULARY + 1)))
-
-    def words(self, count: int) -> list[str]:
-        return self._random.choices(self._words, cum_weights=self._weights, k=count)
-
-    def document(self, chunks: int):
-        """(passages, float64[n, d])"""
-        import numpy as np
-
-        from memory.indexing.write import Passage
-        from memory.models.chunk import EMBEDDING_DIMENSION
-
-        passages, start = [], 0
-        for _ in range(chunks):
-            text = " ".join(self.words(TOKENS_PER_CHUNK))
-            passages.append(Passage(text, start, start + len(text)))
-            start += len(text)
-        return passages, np.random.default_rng(self._random.getrandbits(32)).normal(size=(chunks, EMBEDDING_DIMENSION))
 
 
 def partition_of(connections, user_hash: str, table: str) -> str:
@@ -67,43 +37,6 @@ def partition_of(connections, user_hash: str, table: str) -> str:
         cursor.execute(f"SELECT tableoid::regclass::text FROM {table} WHERE user_hash = %s LIMIT 1", [user_hash])
         row = cursor.fetchone()
     return row[0] if row else ""
-
-
-def load(connections, sizes) -> dict[int, str]:
-    """One user a size: size -> user id. Each is loaded once and kept."""
-    from memory.indexing.write import index_memory_batch
-    from memory.rls import tenant_transaction
-    from memory.security import hmac_user
-
-    users = {}
-    for size in sizes:
-        user_id = users[size] = f"lexical-{size}"
-        user_hash = hmac_user(user_id)
-        with connections["maint"].cursor() as cursor:
-            cursor.execute("SELECT chunk_count FROM memory_tenants WHERE user_hash = %s", [user_hash])
-            done = (cursor.fetchone() or [0])[0]
-        texts, started = Texts(size + done), time.perf_counter()
-        loaded = 0
-        while done < size:
-            chunks = min(CHUNKS_PER_DOCUMENT * 50, size - done)
-            with tenant_transaction(user_hash, write=True) as tx:
-                tx.execute("SET LOCAL synchronous_commit = off")
-                for first in range(0, chunks, CHUNKS_PER_DOCUMENT):
-                    passages, vectors = texts.document(min(CHUNKS_PER_DOCUMENT, chunks - first))
-                    index_memory_batch(
-                        connections["default"], user_id, f"doc-{done + first}", "bench", passages, vectors, {}
-                    )
-            done += chunks
-            loaded += chunks
-            if loaded % 20_000 == 0 or done == size:
-                rate = loaded / (time.perf_counter() - started)
-                print(f"loaded {done} of {size} chunks, {rate:,.0f} rows/s", file=sys.stderr)
-    with connections["owner"].cursor() as cursor:
-        for table in ("memory_tenants", "memory_documents", "memory_chunks"):
-            cursor.execute(f"VACUUM (ANALYZE) {table}")
-        for table in LEXICAL_TABLES:
-            cursor.execute(f"VACUUM (FULL, ANALYZE) {table}")
-    return users
 
 
 def bytes_per_chunk(connections, user_hash: str, size: int) -> dict[str, float]:
@@ -127,9 +60,9 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     """The candidate transaction alone, with one leg and with both, each the best of RUNS; milliseconds."""
     import numpy as np
 
+    from memory.embedding.protection import protect
     from memory.embedding.spaces import registered_space
     from memory.embedding.vectors import half_vectors, unit_vectors
-    from memory.indexing.write import protect
     from memory.lexical.bm25 import ctes, lexical_query
     from memory.models.chunk import EMBEDDING_DIMENSION
     from memory.retrieval.search import Filters, Search
@@ -157,7 +90,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
         params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
         params |= lexical_query(keys, question, "english").params()
         nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
-        sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM placed"
+        sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM lexical"
         with tenant_transaction(user_hash) as tx:
             tx.state()
             started = time.perf_counter()
@@ -209,9 +142,9 @@ def writes(connections, user_id: str, rounds: int) -> dict[str, float]:
     return found
 
 
-def packing(connections, user_id: str) -> dict[str, float]:
-    """Milliseconds to unpack and to pack one whole segment of the user, rolled back; empty where there is none."""
-    from memory.lexical.segments import settle, unpack
+def maintenance(connections, user_id: str) -> dict[str, float]:
+    """Milliseconds to compact and to flush one whole segment of the user, rolled back; empty where there is none."""
+    from memory.lexical.segments import compact, flush
     from memory.rls import tenant_transaction
     from memory.security import hmac_user
 
@@ -228,7 +161,7 @@ def packing(connections, user_id: str) -> dict[str, float]:
             if first is None:
                 return {}
             for name, step in (
-                ("unpack", lambda: unpack(tx, *first)), ("pack", lambda: settle(tx, first[0], first[1]))
+                ("compact", lambda: compact(tx, *first)), ("flush", lambda: flush(tx, first[0], first[1]))
             ):  # fmt: skip
                 started = time.perf_counter()
                 step()
@@ -250,7 +183,7 @@ def measure(connections, options) -> dict:
             "bytes_per_chunk": bytes_per_chunk(connections, hmac_user(user_id), size),
             "search": searches(user_id, options.queries),
             "write": writes(connections, user_id, options.writes),
-            "packing": packing(connections, user_id),
+            "maintenance": maintenance(connections, user_id),
         }
         print(f"measured {size}", file=sys.stderr)
     return report
@@ -260,15 +193,15 @@ def show(report: dict) -> None:
     """The report as tables."""
     print("  ".join(f"{name} {value}" for name, value in report["machine"].items()))
     print(f"\n{'chunks':>8}{'bytes/chunk':>13}{'vector leg p50':>16}{'p95':>8}{'both p50':>10}{'p95':>8}"
-          f"{'added p50':>11}{'p95':>8}{'leg p50':>9}{'p95':>8}{'pack ms':>9}{'unpack':>8}")  # fmt: skip
+          f"{'added p50':>11}{'p95':>8}{'leg p50':>9}{'p95':>8}{'flush ms':>10}{'compact':>9}")  # fmt: skip
     for size, one in report["sizes"].items():
         lexical = sum(one["bytes_per_chunk"].get(table, 0) for table in LEXICAL_TABLES)
         legs = "".join(
             f"{one['search'][name]['p50']:>{width}.2f}{one['search'][name]['p95']:>8.2f}"
             for name, width in (("vector leg", 16), ("both legs", 10), ("added", 11), ("lexical leg", 9))
         )
-        packing = one["packing"]
-        print(f"{size:>8}{lexical:>13}{legs}{packing.get('pack', '-'):>9}{packing.get('unpack', '-'):>8}")
+        maintained = one["maintenance"]
+        print(f"{size:>8}{lexical:>13}{legs}{maintained.get('flush', '-'):>10}{maintained.get('compact', '-'):>9}")
     for size, one in report["sizes"].items():
         print(f"\n{size} chunks, bytes a chunk: {one['bytes_per_chunk']}")
         print("\n".join(f"  {name:28}{value:>8.2f} ms" for name, value in one["write"].items()))

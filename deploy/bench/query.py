@@ -15,25 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCH_ROOT = ROOT / "var" / "bench"
-sys.path[0] = str(ROOT)
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
+from corpus import CHUNKS_PER_DOCUMENT, Corpus, load, remove_user  # noqa: E402
+from database import machine, percentiles, service  # noqa: E402
 
-DATABASE = "r1"
-CHUNKS_PER_DOCUMENT = 200
-TOPICS = 300
 CANDIDATES = 24
 THREADS = 4
 QUESTIONS = (
@@ -54,130 +48,6 @@ QUESTIONS = (
     "What was the outcome of the meeting with the bank?",
     "How do I reset the router to its factory settings?",
 )
-_VOCABULARY = (
-    "the a of to in and for on with at from by about after before garden kitchen doctor train budget meeting release "
-    "filter pump cellar harbour colleague birthday allergy router lease bank holiday sister grandmother colour wall "
-    "book option medicine november summer monday signed changed booked paid asked chose promised repaired ordered "
-    "tomorrow yesterday twice never often carefully green small expensive new old broken quiet early late"
-)
-WORDS = _VOCABULARY.split()
-
-
-@contextmanager
-def service():
-    """Django on the bench's own running cluster, migrated, with its space registered."""
-    for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
-        os.environ.pop(name, None)
-    os.environ["R1_VAR_DIR"] = str(BENCH_ROOT)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "r1site.settings.dev"
-    from r1site.embedded.bootstrap import bootstrap
-    from r1site.embedded.cluster import Cluster
-    from r1site.embedded.secrets import ensure_development_secrets
-
-    cluster = Cluster(BENCH_ROOT / "postgres", durable=True)
-    ensure_development_secrets(BENCH_ROOT / "secrets", database_exists=cluster.exists())
-    with cluster:
-        bootstrap(cluster, BENCH_ROOT / "secrets", DATABASE)
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-        from django.db import connections
-
-        call_command("migrate", database="owner", verbosity=0)
-        call_command("register_space", stdout=sys.stderr)
-        try:
-            yield connections
-        finally:
-            connections["default"].close_pool()
-            connections.close_all()
-
-
-class Corpus:
-    """Synthetic texts and their vectors: every chunk lies near one of some topics."""
-
-    def __init__(self, seed: int):
-        import numpy as np
-
-        from memory.models.chunk import EMBEDDING_DIMENSION
-
-        self._random = random.Random(seed)
-        self._numbers = np.random.default_rng(seed)
-        centres = self._numbers.normal(size=(TOPICS, EMBEDDING_DIMENSION))
-        self._centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-
-    def document(self, chunks: int):
-        """(passages, float64[n, d]): texts of 200-2,000 characters, unit vectors of cosine 0.7 to their topic."""
-        import numpy as np
-
-        from memory.indexing.write import Passage
-
-        passages, start = [], 0
-        for _ in range(chunks):
-            text = " ".join(self._random.choices(WORDS, k=self._random.randint(35, 330)))
-            passages.append(Passage(text, start, start + len(text)))
-            start += len(text)
-        topics = self._numbers.integers(0, TOPICS, size=chunks)
-        noise = self._numbers.normal(size=(chunks, self._centres.shape[1]))
-        vectors = self._centres[topics] + noise / np.linalg.norm(noise, axis=1, keepdims=True)
-        return passages, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def load_user(connections, corpus: Corpus, user_id: str, chunks: int) -> None:
-    """All documents of one user in one transaction, through the product's own write path."""
-    from memory.indexing.write import index_memory_batch
-    from memory.rls import tenant_transaction
-    from memory.security import hmac_user
-
-    with tenant_transaction(hmac_user(user_id), write=True) as tx:
-        tx.execute("SET LOCAL synchronous_commit = off")
-        for first in range(0, chunks, CHUNKS_PER_DOCUMENT):
-            passages, vectors = corpus.document(min(CHUNKS_PER_DOCUMENT, chunks - first))
-            metadata = {"topic": first, "tags": ["bench", "synthetic"]}
-            index_memory_batch(connections["default"], user_id, f"doc-{first}", "bench", passages, vectors, metadata)
-
-
-def load(connections, options) -> tuple[str, list[str], dict]:
-    """Bring the table to the asked size: (the big user's id, the others' ids, what was done)."""
-    from memory.isolation.audit import TENANT_TABLES
-    from memory.sealing.keyring import forget_keys
-    from memory.security import hmac_user
-
-    big = f"bench-big-{options.big_chunks}"
-    small = [f"bench-{options.chunks}-{number}" for number in range(options.users)]
-    with connections["maint"].cursor() as cursor:
-        cursor.execute("SELECT user_hash, chunk_count FROM memory_tenants")
-        present = dict(cursor.fetchall())
-    wanted = [(big, options.big_chunks), *((user_id, options.chunks) for user_id in small)]
-    missing = [(user_id, chunks) for user_id, chunks in wanted if present.get(hmac_user(user_id)) != chunks]
-    started, rows = time.perf_counter(), 0
-    for done, (user_id, chunks) in enumerate(missing, start=1):
-        load_user(connections, Corpus(done), user_id, chunks)
-        rows += chunks
-        if done % 500 == 0 or done == len(missing):
-            rate = rows / (time.perf_counter() - started)
-            print(f"loaded {done} of {len(missing)} users, {rows} chunks, {rate:,.0f} rows/s", file=sys.stderr)
-    forget_keys()
-    seconds = time.perf_counter() - started
-    if missing:
-        with connections["owner"].cursor() as cursor:
-            for table in TENANT_TABLES:
-                cursor.execute(f"VACUUM (ANALYZE) {table}")
-    with connections["backup"].cursor() as cursor:
-        cursor.execute(
-            "SELECT (SELECT count(*) FROM memory_tenants), (SELECT count(*) FROM memory_chunks),"
-            " pg_size_pretty(pg_database_size(current_database()))"
-        )
-        users, chunks, size = cursor.fetchone()
-    summary = {"users": users, "chunks": chunks, "database_size": size, "loaded_rows": rows, "load_seconds": seconds}
-    return big, small, summary
-
-
-def percentiles(samples_ms: Iterable[float]) -> dict:
-    """p50, p95, p99 and the number of samples; milliseconds."""
-    ordered = sorted(samples_ms)
-    at = {f"p{q}": round(ordered[min(len(ordered) - 1, int(len(ordered) * q / 100))], 3) for q in (50, 95, 99)}
-    return {"n": len(ordered), **at}
 
 
 def ask(user_id: str, question: str) -> dict[str, float]:
@@ -214,8 +84,8 @@ def walk(users: list[str], *, threads: int = 1, before: Callable[[str], None] = 
 
 def searchable(user_id: str, embedding):
     """(hash, the question's vector as that user's rows have it)."""
+    from memory.embedding.protection import protect
     from memory.embedding.vectors import half_vectors
-    from memory.indexing.write import protect
     from memory.sealing.keyring import existing_keys
     from memory.security import hmac_user
 
@@ -285,16 +155,6 @@ def write_cost(connections, rounds: int) -> dict:
     return costs
 
 
-def remove_user(connections, user_id: str) -> None:
-    """What the write measurement stored goes again, so that the next run finds the table as it was."""
-    from memory.isolation.audit import TENANT_TABLES
-    from memory.security import hmac_user
-
-    with connections["maint"].cursor() as cursor:
-        for table in TENANT_TABLES:
-            cursor.execute(f"DELETE FROM {table} WHERE user_hash = %s", [hmac_user(user_id)])
-
-
 def measure(connections, options) -> dict:
     """Everything this bench knows, as one document. Milliseconds throughout."""
     from memory.embedding.process import get_embedder
@@ -340,25 +200,6 @@ def measure(connections, options) -> dict:
         "search": searches,
         "plans": plans,
         "write": write_cost(connections, options.write_rows),
-    }
-
-
-def machine(connections) -> dict:
-    """What the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    with connections["default"].cursor() as cursor:
-        cursor.execute("SELECT current_setting('server_version'), current_setting('shared_buffers')")
-        server, shared_buffers = cursor.fetchone()
-    connections["default"].close()
-    return {
-        "cpu": model or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_1min": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "postgresql": server,
-        "shared_buffers": shared_buffers,
-        **{name: version(name) for name in ("torch", "psycopg", "cryptography")},
     }
 
 

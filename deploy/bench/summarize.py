@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
-from query import machine, percentiles, service  # noqa: E402
+from database import machine, percentiles, service  # noqa: E402
 
 CHUNKS = 200
 SENTENCES = 5
@@ -33,7 +33,7 @@ def load(user) -> None:
     """Documents of CHUNKS chunks together: the longest topics first, the last one cut."""
     from pydoc_data.topics import topics
 
-    from memory.indexing.write import DocumentDraft
+    from memory.indexing.seal import DocumentDraft
     from memory.services.index import count_chunks, index_document
 
     left = CHUNKS

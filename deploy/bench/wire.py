@@ -150,7 +150,7 @@ def mint_tokens(var: Path, users: list[str]) -> list[str]:
 
     Without a process for each, as `manage.py issue_token` would take.
     """
-    from memory.auth.tokens import mint
+    from memory.auth.mint import mint
     from r1site.embedded.secrets import read_secret
 
     secret = read_secret(var / "secrets", "MEMORY_JWT_SECRET")

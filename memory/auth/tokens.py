@@ -1,45 +1,30 @@
-"""Bearer tokens: signed JWTs, verified strictly; who the user is comes from nowhere else.
+"""Bearer tokens: signed JWTs, verified strictly; nothing else says who the user is.
 
 RFC 7519 (claims), RFC 7515 (signatures, by PyJWT), RFC 8725 (best practice), RFC 6750 (the
-header). Imports no Django. Every refusal is the same `InvalidToken` to the client, but for a token that only
-its times keep from being good: who holds such a one is told which. `reason` says which rule refused,
-in one word of a closed set, for logs and metrics.
+header). Imports no Django. Every refusal is the same `InvalidToken` to the client, except of a token that is good
+but for its times: its holder is told what is wrong with them. `reason` says which rule refused, in one word
+of a closed set, for logs and metrics.
 """
 
 from __future__ import annotations
 
 import re
-import time
-import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
 import jwt
 
+from memory.auth.claims import ClaimRules, VerifiedToken, refuse
 from memory.auth.jwks import JwksCache
-from memory.errors import (
-    ExpiredToken,
-    InvalidToken,
-    InvalidUserId,
-    MalformedJSON,
-    MissingToken,
-    NestingTooDeep,
-    TokenLivesTooLong,
-)
+from memory.auth.mint import SYMMETRIC_ALGORITHMS
+from memory.errors import MalformedJSON, MissingToken, NestingTooDeep
 from memory.formats.base64url import from_base64url
 from memory.formats.strict_json import parse_json
 from memory.keys.secret_files import SettingError
 from memory.keys.secret_strength import asymmetric_key_reason, weak_secret_reason
-from memory.security import canonical_user_id
 
-__all__ = ["TokenVerifier", "VerifiedToken", "bearer_token", "mint", "weak_secret_reason"]
-
-SYMMETRIC_ALGORITHMS = frozenset({"HS256"})
 ASYMMETRIC_ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 TOKEN_MAX_BYTES = 8192
-# 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
-LATEST_TIME = 253_402_300_799
 
 # "crit" asks for extensions we have none of; the others carry or point to a key of the sender's choice.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64"})
@@ -47,16 +32,6 @@ _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64"})
 _TYPES = frozenset({"jwt", "at+jwt"})
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-
-
-@dataclass(frozen=True)
-class VerifiedToken:
-    """What a verified token says: the canonical user id, the scopes it carries (None: it has no
-    `scope` claim, everything is allowed), and its `exp` in Unix seconds."""
-
-    user_id: str
-    scopes: frozenset[str] | None
-    expires_at: float
 
 
 class TokenVerifier:
@@ -96,10 +71,7 @@ class TokenVerifier:
         if key_id and jwks_url:
             raise SettingError("a token key id goes with a secret or a public key; a JWKS names its own keys")
         self._key_id = key_id
-        self._max_seconds = max_seconds
-        self._issuer = issuer
-        self._audience = audience
-        self._leeway_seconds = leeway_seconds
+        self._claim_rules = ClaimRules(issuer, audience, leeway_seconds, max_seconds)
         self._implementations = {name: jwt.get_algorithm_by_name(name) for name in self._algorithms}
         self._key: Any = None
         self._jwks: JwksCache | None = None
@@ -115,23 +87,23 @@ class TokenVerifier:
     def verify(self, token: str) -> VerifiedToken:
         """The user and scopes of a compact JWS; raises InvalidToken, or KeyUnavailable (JWKS only)."""
         if not isinstance(token, str) or len(token) > TOKEN_MAX_BYTES:
-            _refuse("size")
+            refuse("size")
         segments = token.split(".")
         if len(segments) != 3:
-            _refuse("format")
+            refuse("format")
         header = _json_object(segments[0])
         algorithm = header.get("alg")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
-            _refuse("algorithm")
+            refuse("algorithm")
         if not _REFUSED_HEADERS.isdisjoint(header):
-            _refuse("header")
+            refuse("header")
         if "typ" in header and not _is_our_type(header["typ"]):
-            _refuse("type")
+            refuse("type")
         signature = _decoded(segments[2])
         key = self._key_for(header, algorithm)
         if not self._is_signed(algorithm, key, f"{segments[0]}.{segments[1]}".encode(), signature):
-            _refuse("signature")
-        return self._checked(_json_object(segments[1]))
+            refuse("signature")
+        return self._claim_rules.checked(_json_object(segments[1]))
 
     def _prepared_secret(self, secret: str | bytes) -> Any:
         if self._algorithms - SYMMETRIC_ALGORITHMS:
@@ -162,10 +134,10 @@ class TokenVerifier:
     def _key_for(self, header: dict[str, Any], algorithm: str) -> Any:
         kid = header.get("kid")
         if "kid" in header and not isinstance(kid, str):
-            _refuse("header")
+            refuse("header")
         key = self._jwks.key(kid, algorithm) if self._jwks else self._key
         if key is None or (self._key_id and kid not in (None, self._key_id)):
-            _refuse("key")
+            refuse("key")
         return key
 
     def _is_signed(self, algorithm: str, key: Any, signed: bytes, signature: bytes) -> bool:
@@ -173,35 +145,6 @@ class TokenVerifier:
             return self._implementations[algorithm].verify(signed, key, signature)
         except (jwt.PyJWTError, ValueError, TypeError):
             return False
-
-    def _checked(self, claims: dict[str, Any]) -> VerifiedToken:
-        now = time.time()
-        issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
-        starts = [issued_at]
-        if "nbf" in claims:
-            starts.append(_time(claims, "nbf"))
-        if max(starts) > now + self._leeway_seconds:
-            _refuse("not_yet_valid")
-        issuer = claims.get("iss")
-        if not isinstance(issuer, str) or issuer != self._issuer:
-            _refuse("issuer")
-        audience = claims.get("aud")
-        audiences = [audience] if isinstance(audience, str) else audience
-        if not _is_list_of_strings(audiences) or self._audience not in audiences:
-            _refuse("audience")
-        try:
-            user_id = canonical_user_id(claims.get("sub"))
-        except InvalidUserId:
-            user_id = None
-        if user_id is None:
-            _refuse("subject")
-        scopes = _scopes(claims)
-        # Last, as these are told: by now the token is one that its issuer signed for us.
-        if now >= expires_at + self._leeway_seconds:
-            _refuse("expired", ExpiredToken())
-        if self._max_seconds and expires_at - issued_at > self._max_seconds:
-            _refuse("lifetime", TokenLivesTooLong())
-        return VerifiedToken(user_id, scopes, expires_at)
 
 
 def bearer_token(header_value: str | None) -> str:
@@ -215,65 +158,20 @@ def bearer_token(header_value: str | None) -> str:
     if scheme.lower() != "bearer" or not token:
         raise MissingToken
     if len(token) > TOKEN_MAX_BYTES:
-        _refuse("size")
+        refuse("size")
     if not _B64TOKEN.fullmatch(token):
-        _refuse("format")
+        refuse("format")
     return token
-
-
-def mint(
-    user_id: str,
-    *,
-    secret: str | bytes,
-    algorithm: str,
-    issuer: str,
-    audience: str,
-    ttl_seconds: int,
-    scope: str | Iterable[str] | None = None,
-    key_id: str | None = None,
-) -> str:
-    """A signed token for `user_id`, valid from now for `ttl_seconds`, with `key_id` as its `kid`.
-
-    `scope` is one string of space-separated words or several words; None leaves the claim out.
-    Raises InvalidUserId for an id that is not canonical, SettingError for a weak secret, an
-    algorithm that is not symmetric, or a lifetime that is not positive.
-    """
-    if algorithm not in SYMMETRIC_ALGORITHMS:
-        raise SettingError("only HS256 tokens can be issued here")
-    raw = secret.encode() if isinstance(secret, str) else bytes(secret)
-    reason = asymmetric_key_reason(raw) or weak_secret_reason(raw)
-    if reason:
-        raise SettingError(f"the token secret {reason}")
-    if ttl_seconds <= 0:
-        raise SettingError("a token's lifetime is at least one second")
-    now = int(time.time())
-    claims = {
-        "sub": canonical_user_id(user_id),
-        "iss": issuer,
-        "aud": audience,
-        "iat": now,
-        "exp": now + int(ttl_seconds),
-        "jti": uuid.uuid4().hex,
-    }
-    if scope is not None:
-        claims["scope"] = scope if isinstance(scope, str) else " ".join(scope)
-    return jwt.encode(claims, raw, algorithm=algorithm, headers={"kid": key_id} if key_id else None)
-
-
-def _refuse(reason: str, refusal: InvalidToken | None = None) -> NoReturn:
-    refusal = refusal or InvalidToken()
-    refusal.reason = reason
-    raise refusal
 
 
 def _decoded(segment: str) -> bytes:
     """Base64url without padding (RFC 7515, section 2), in its one canonical spelling."""
     if not _BASE64URL.fullmatch(segment):
-        _refuse("format")
+        refuse("format")
     try:
         return from_base64url(segment)
     except ValueError:
-        _refuse("format")
+        refuse("format")
 
 
 def _json_object(segment: str) -> dict[str, Any]:
@@ -283,32 +181,10 @@ def _json_object(segment: str) -> dict[str, Any]:
     except (MalformedJSON, NestingTooDeep):
         value = None
     if not isinstance(value, dict):
-        _refuse("format")
+        refuse("format")
     return value
-
-
-def _time(claims: dict[str, Any], name: str) -> float:
-    """A NumericDate (RFC 7519, section 2) as a float; `True` is an int to Python and no time at all."""
-    value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST_TIME:
-        _refuse("time")
-    return float(value)
 
 
 def _is_our_type(value: Any) -> bool:
     """A media type without regard to case, whose `application/` may be left out (RFC 7515, section 4.1.9)."""
     return isinstance(value, str) and value.lower().removeprefix("application/") in _TYPES
-
-
-def _is_list_of_strings(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _scopes(claims: dict[str, Any]) -> frozenset[str] | None:
-    if "scope" not in claims:
-        return None
-    scope = claims["scope"]
-    words = scope.split(" ") if isinstance(scope, str) else scope
-    if not _is_list_of_strings(words):
-        _refuse("scope")
-    return frozenset(word for word in words if word)

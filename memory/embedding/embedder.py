@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory.embedding.job import Lane
+from memory.embedding.job import Task
 from memory.embedding.model import (
     DEFAULT_MODEL,
     PACKAGED_FILES_SHA256,
@@ -200,17 +200,17 @@ class Embedder:
         self._loaded = model
         return model
 
-    def _embed(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
-        rows = self._rows(lane, texts, deadline, user)
+    def _embed(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
+        rows = self._rows(task, texts, deadline, user)
         return _unit_rows(rows, self.dimension) if texts else np.empty((0, self.dimension), dtype=np.float32)
 
-    def _rows(self, lane: Lane, texts: Sequence[str], deadline: float | None, user: str) -> Sequence[np.ndarray]:
+    def _rows(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> Sequence[np.ndarray]:
         model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
         tokens = [model.count_tokens(text) for text in model_texts]
         if (queue := self._queue) is None:
             raise ModelUnavailable("The embedding model was closed meanwhile.")
-        return queue.embed(lane, model_texts, tokens, deadline, user)
+        return queue.embed(task, model_texts, tokens, deadline, user)
 
 
 def _unit_rows(rows: np.ndarray | Sequence[np.ndarray], dimension: int) -> np.ndarray:

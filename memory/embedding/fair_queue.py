@@ -160,13 +160,13 @@ class FairQueue:
     def _fitting(self, kind, horizon: int | None, batch_tokens: int) -> Iterator[tuple[Job, int]]:
         """Texts of `kind` by their users' tags, below `horizon`, while they fit; each is charged as it is taken."""
         turns = []
-        for place, flow in enumerate(self._flows.values()):
+        for position, flow in enumerate(self._flows.values()):
             if jobs := deque(job for job in flow.jobs if job.kind == kind):
-                turns.append((flow.order(jobs[0]), place, flow, jobs))
+                turns.append((flow.order(jobs[0]), position, flow, jobs))
         heapify(turns)
         taken = longest = 0
         while turns:
-            tag, place, flow, jobs = heappop(turns)
+            tag, position, flow, jobs = heappop(turns)
             job = jobs[0]
             longest = max(longest, job.tokens[job.waiting[-1]])
             if taken and (longest * (taken + 1) > batch_tokens or (horizon is not None and tag >= horizon)):
@@ -178,4 +178,4 @@ class FairQueue:
             if not job.waiting or job.kind != kind:
                 jobs.popleft()
             if jobs:
-                heappush(turns, (flow.order(jobs[0]), place, flow, jobs))
+                heappush(turns, (flow.order(jobs[0]), position, flow, jobs))

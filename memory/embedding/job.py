@@ -13,7 +13,9 @@ import numpy as np
 from memory.errors import MemoryServiceError
 
 # What the model is asked for; "tokens" are the token vectors of passages to rerank.
-Lane = Literal["query", "tokens", "passage"]
+Task = Literal["query", "tokens", "passage"]
+# Each task has a priority class of its name.
+PriorityClass = Task
 # A batch is padded to its longest text, so less than half of it is padding, except where all of it is short.
 _SHORT_BITS = 5
 
@@ -26,13 +28,13 @@ class Job:
 
     def __init__(
         self,
-        lane: Lane,
+        task: Task,
         texts: Sequence[str],
         tokens: Sequence[int],
         deadline: float | None = None,
         user: str = "",
     ):
-        self.lane: Lane = lane
+        self.task: Task = task
         self.user = user
         self.texts = texts
         self.tokens = [max(1, count) for count in tokens]
@@ -48,21 +50,21 @@ class Job:
         self.has_begun = False
 
     @property
-    def priority(self) -> Lane:
+    def priority(self) -> PriorityClass:
         """The priority class that it waits in."""
-        return "query" if self.is_short else self.lane
+        return "query" if self.is_short else self.task
 
     @property
-    def kind(self) -> tuple[Lane, int]:
-        """What its longest text that waits may share a batch with: the same lane, the same class of length.
+    def kind(self) -> tuple[Task, int]:
+        """What its longest text that waits may share a batch with: the same task, the same class of length.
 
         All up to 32 tokens are of one class, those up to 64 of the next, and so on. To be reranked come short
         windows and their question, and short passages are few: there a pass for each class would cost more than
         padding.
         """
-        if self.is_short or self.lane == "tokens":
-            return self.lane, 0
-        return self.lane, max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
+        if self.is_short or self.task == "tokens":
+            return self.task, 0
+        return self.task, max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
 
     @property
     def padded_tokens(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from memory.embedding.job import Lane
+from memory.embedding.job import Task
 from memory.errors import ModelUnavailable
 from reranker.loader import best_dtype
 from reranker.model_files import HUB_FILES, HUB_FILES_LEFT, files_digest, weights_digests
@@ -138,22 +138,22 @@ class EmbeddingModel:
         """Tokens the model will read, special ones included; any thread may ask."""
         return min(len(self.tokenizer.encode(text)), self._model.max_seq_length)
 
-    def encode(self, lane: Lane, texts: list[str]) -> np.ndarray | list[np.ndarray]:
-        """float[n, d] in the order of `texts`, with the model's own prompt for the lane; for the lane
+    def encode(self, task: Task, texts: list[str]) -> np.ndarray | list[np.ndarray]:
+        """float[n, d] in the order of `texts`, with the model's own prompt for the task; for the task
         "tokens" float[n_tokens, d] each, without prompt and special tokens."""
         try:
-            return self._forward(lane, texts)
+            return self._forward(task, texts)
         except self._out_of_memory:
             if len(texts) == 1:
                 raise
         self._free_memory()
         half = len(texts) // 2
-        return [*self._forward(lane, texts[:half]), *self._forward(lane, texts[half:])]
+        return [*self._forward(task, texts[:half]), *self._forward(task, texts[half:])]
 
-    def _forward(self, lane: Lane, texts: list[str]) -> np.ndarray | list[np.ndarray]:
-        if lane == "tokens":
+    def _forward(self, task: Task, texts: list[str]) -> np.ndarray | list[np.ndarray]:
+        if task == "tokens":
             return self._token_vectors(texts)
-        encode: Any = self._model.encode_query if lane == "query" else self._model.encode_document
+        encode: Any = self._model.encode_query if task == "query" else self._model.encode_document
         # sentence-transformers runs this under torch.inference_mode().
         return encode(texts, batch_size=len(texts), show_progress_bar=False)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.embedding.fair_queue import SHORT_TOKENS, Batch, FairQueue
-from memory.embedding.job import Job, Lane
+from memory.embedding.job import Job, PriorityClass
 
 # Somebody waits for an answer behind the first two; "tokens" are the token vectors of passages to rerank.
-_CLASSES_IN_ORDER: tuple[Lane, ...] = ("query", "tokens", "passage")
+_CLASSES_IN_ORDER: tuple[PriorityClass, ...] = ("query", "tokens", "passage")
 # Under a constant stream of queries, passages still get one batch in nine.
 QUERY_BATCHES_BEFORE_PASSAGES = 8
 # One user's part of a batch of queries that several users share.
@@ -26,7 +26,7 @@ class PriorityClasses:
     def __init__(self, batch_tokens: int, max_queued_tokens: int):
         eighth = max_queued_tokens // 8
         self._batch_tokens = batch_tokens
-        self._queues: dict[Lane, FairQueue] = {
+        self._queues: dict[PriorityClass, FairQueue] = {
             "query": FairQueue(eighth, quantum_tokens=batch_tokens // _USERS_IN_A_BATCH, rotates=False),
             "tokens": FairQueue(eighth, quantum_tokens=batch_tokens, rotates=False),
             "passage": FairQueue(max_queued_tokens, quantum_tokens=batch_tokens, rotates=True),
@@ -43,29 +43,29 @@ class PriorityClasses:
     def tokens_up_to(self, job: Job) -> int:
         """Admitted tokens of the job's class and of those that go before it."""
         classes = _CLASSES_IN_ORDER[: _CLASSES_IN_ORDER.index(job.priority) + 1]
-        return sum(self._queues[lane].queued_tokens for lane in classes)
+        return sum(self._queues[each].queued_tokens for each in classes)
 
     def jobs(self) -> Iterator[Job]:
         for queue in self._queues.values():
             yield from queue.jobs()
 
     def of(self, job: Job) -> FairQueue:
-        """The queue of a job's class, once it is `place`d."""
+        """The queue of a job's class, once it is `classify`ed."""
         return self._queues[job.priority]
 
-    def place(self, job: Job) -> FairQueue:
-        """The queue that a new job is for."""
-        small = job.lane == "passage" and job.padded_tokens <= min(SHORT_TOKENS, self._batch_tokens)
-        job.is_short = small and not any(self._queues[lane].is_waiting(job.user) for lane in ("query", "passage"))
+    def classify(self, job: Job) -> FairQueue:
+        """Decide which class a new job waits in; the queue of that class."""
+        small = job.task == "passage" and job.padded_tokens <= min(SHORT_TOKENS, self._batch_tokens)
+        job.is_short = small and not any(self._queues[each].is_waiting(job.user) for each in ("query", "passage"))
         return self.of(job)
 
     def take(self) -> Batch:
-        """The next batch, of one lane; empty when nothing waits."""
+        """The next batch, of one class; empty when nothing waits."""
         for queue in self._queues.values():
             queue.tidy()
-        lane: Lane = next((lane for lane in _CLASSES_IN_ORDER if self._queues[lane]), "passage")
+        chosen: PriorityClass = next((each for each in _CLASSES_IN_ORDER if self._queues[each]), "passage")
         if self._query_batches_in_a_row >= QUERY_BATCHES_BEFORE_PASSAGES and self._queues["passage"]:
-            lane = "passage"
-        overtook = lane != "passage" and bool(self._queues["passage"])
+            chosen = "passage"
+        overtook = chosen != "passage" and bool(self._queues["passage"])
         self._query_batches_in_a_row = self._query_batches_in_a_row + 1 if overtook else 0
-        return self._queues[lane].take(self._batch_tokens)
+        return self._queues[chosen].take(self._batch_tokens)

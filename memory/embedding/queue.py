@@ -18,7 +18,7 @@ import numpy as np
 
 from memory import metrics
 from memory.embedding.fair_queue import Batch
-from memory.embedding.job import Job, Lane
+from memory.embedding.job import Job, Task
 from memory.embedding.priority_classes import PriorityClasses
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
 
@@ -33,7 +33,7 @@ _batch_texts = metrics.queue_batch.labels("embedding")
 
 
 class EmbedderQueue:
-    """Runs `encode(lane, texts) -> rows` in one thread, for any number of callers.
+    """Runs `encode(task, texts) -> rows` in one thread, for any number of callers.
 
     A batch is at most `batch_tokens` long, counted with padding, or a single text; its texts are of like length,
     so that short questions are quick beside long ones. At most `max_queued_tokens` of passages wait, and less of
@@ -44,7 +44,7 @@ class EmbedderQueue:
 
     def __init__(
         self,
-        encode: Callable[[Lane, list[str]], np.ndarray | list[np.ndarray]],
+        encode: Callable[[Task, list[str]], np.ndarray | list[np.ndarray]],
         *,
         batch_tokens: int,
         max_queued_tokens: int,
@@ -72,7 +72,7 @@ class EmbedderQueue:
 
     def embed(
         self,
-        lane: Lane,
+        task: Task,
         texts: Sequence[str],
         tokens: Sequence[int],
         deadline: float | None = None,
@@ -86,7 +86,7 @@ class EmbedderQueue:
         """
         if not texts:
             return []
-        job = Job(lane, texts, tokens, deadline, user)
+        job = Job(task, texts, tokens, deadline, user)
         self._admit(job)
         while not job.done.wait(self._patience_seconds(job)):
             with self._changed:
@@ -115,7 +115,7 @@ class EmbedderQueue:
             if self._closed:
                 raise ModelUnavailable
             self._replace_dead_owner()
-            queue = self._classes.place(job)
+            queue = self._classes.classify(job)
             if queue.is_full(job) or time.monotonic() >= job.deadline:
                 raise self._overloaded(job)
             # In vain, and instead of what others could have: not even at twice the measured pace would it be done.
@@ -132,7 +132,7 @@ class EmbedderQueue:
         return max(0.0, min(job.deadline - time.monotonic(), _THREAD_CHECK_SECONDS))
 
     def _overloaded(self, job: Job, detail: str | None = None) -> Overloaded:
-        """With the time that what goes before takes at the measured pace."""
+        """With the time that the work before it takes, by the measured seconds a token."""
         wait_seconds = math.ceil(self._classes.tokens_up_to(job) * self._seconds_per_token)
         return Overloaded(detail, retry_after_seconds=min(max(1, wait_seconds), _MAX_RETRY_AFTER_SECONDS))
 
@@ -189,7 +189,7 @@ class EmbedderQueue:
             self._run(batch)
 
     def _take(self) -> Batch:
-        """The next batch, of one lane; expired jobs fall out."""
+        """The next batch, of one class; expired jobs fall out."""
         now = time.monotonic()
         for job in [job for job in self._classes.jobs() if now >= job.deadline]:
             self._drop(job, self._overloaded(job))
@@ -219,7 +219,7 @@ class EmbedderQueue:
         """Give these texts their rows; the error where the model fails on them."""
         started = time.monotonic()
         try:
-            rows = self._encode(batch[0][0].lane, [job.texts[index] for job, index in batch])
+            rows = self._encode(batch[0][0].task, [job.texts[index] for job, index in batch])
             if len(rows) != len(batch):
                 raise ValueError("the model returned another number of rows than texts")
         except Exception as error:
@@ -231,8 +231,8 @@ class EmbedderQueue:
             _batch_texts.observe(len(batch))
 
         with self._changed:
-            pace = (time.monotonic() - started) / sum(job.tokens[index] for job, index in batch)
-            self._seconds_per_token += 0.2 * (pace - self._seconds_per_token)
+            seconds_per_token = (time.monotonic() - started) / sum(job.tokens[index] for job, index in batch)
+            self._seconds_per_token += 0.2 * (seconds_per_token - self._seconds_per_token)
             for (job, index), row in zip(batch, rows, strict=True):
                 if not job.done.is_set():
                     self._classes.of(job).release(job.user, job.tokens[index])

@@ -2,28 +2,29 @@
 
 A restored database is as old as its backup, its ledger too. So the ledger is written out regularly
 (`manage.py erasures`), and after a restore everybody in it who is back is erased again.
+
+What the commands list is read by the ORM; what runs in a tenant's transaction is SQL (deploy/decisions/0012).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from uuid import UUID
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError
+from django.db.models.functions import Now
 
 from memory.erasure.erase import ANY_ROWS, erase_memory
 from memory.errors import MemoryServiceError
+from memory.models import Erasure, Tenant
 from memory.rls import USER_HASH_PATTERN, bind_tenant, tenant_transaction
 
-_COLUMNS = "user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks"
-_READ = f"SELECT {_COLUMNS} FROM memory_erasures WHERE erased_at >= %s ORDER BY erased_at, id"
-_UNFINISHED = "SELECT user_hash, now() FROM memory_tenants WHERE state = 'erasing' ORDER BY user_hash"
-_RECORD = f"""
-INSERT INTO memory_erasures ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_hash, id) DO NOTHING"""
-_AT = "SELECT user_hash FROM memory_erasures WHERE erased_at = %s"
+_RECORD = """
+INSERT INTO memory_erasures (user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks)
+VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_hash, id) DO NOTHING"""
 _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -70,17 +71,15 @@ def parse_entry(line: str) -> LedgerEntry:
 
 def read_ledger(since: datetime | None = None, *, using: str = "backup") -> Iterator[LedgerEntry]:
     """Every entry since a moment, oldest first, as a role that sees every user's."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(_READ, [since or _BEGINNING])
-        for row in cursor:
-            yield LedgerEntry(*row)
+    columns = [field.name for field in fields(LedgerEntry)]
+    entries = Erasure.objects.using(using).filter(erased_at__gte=since or _BEGINNING).order_by("erased_at", "id")
+    for row in entries.values_list(*columns).iterator():
+        yield LedgerEntry(*row)
 
 
 def erased_at(moment: datetime, *, using: str = "backup") -> list[str]:
     """Whose erasure has this time: user hashes, nearly always one."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(_AT, [moment])
-        return [user_hash for (user_hash,) in cursor.fetchall()]
+    return list(Erasure.objects.using(using).filter(erased_at=moment).values_list("user_hash", flat=True))
 
 
 @dataclass
@@ -120,10 +119,8 @@ def replay(entries: Iterable[LedgerEntry], *, dry_run: bool, using: str = "maint
         if _is_back(entry):
             done.returned += 1
             _erase(entry.user_hash, entry.erased_at, done, dry_run)
-    with connections[using].cursor() as cursor:
-        cursor.execute(_UNFINISHED)
-        unfinished = cursor.fetchall()
-    for user_hash, now in unfinished:
+    unfinished = Tenant.objects.using(using).filter(state="erasing").order_by("user_hash")
+    for user_hash, now in list(unfinished.values_list("user_hash", Now())):
         if user_hash not in last or not _is_back(last[user_hash]):
             done.unfinished += 1
             _erase(user_hash, now, done, dry_run)

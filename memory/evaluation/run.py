@@ -18,13 +18,14 @@ from typing import TextIO
 from django.conf import settings
 
 from memory.embedding.process import get_embedder
+from memory.embedding.protection import protect
 from memory.embedding.spaces import active_space
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import distinct
 from memory.evaluation.progress import progress
 from memory.evaluation.throwaway import ThrowAwayUser
-from memory.indexing.write import DocumentDraft, protect
+from memory.indexing.seal import DocumentDraft
 from memory.lexical.bm25 import lexical_query
 from memory.lexical.terms import terms
 from memory.limits import CANDIDATES_DEFAULT
@@ -51,7 +52,7 @@ RERANKED_TOTAL = "reranked total"
 class Ranked:
     """One user's run: document ids by stage and query, best first; times in milliseconds by step, in order.
 
-    `distances` holds each query's nearest passages, by document and place in it. `terms` are the different terms of
+    `distances` holds each query's nearest passages, by document and chunk index. `terms` are the different terms of
     all documents, `rerank_skipped` counts the queries that were not reranked, by reason.
     """
 
@@ -112,7 +113,7 @@ def _index(
     order = list(collection.documents)
     shuffle = random.Random(SHUFFLE_SEED)
     shuffle.shuffle(order)
-    ages = {doc_id: ages_days * place / max(1, len(order) - 1) for place, doc_id in enumerate(order)}
+    ages = {doc_id: ages_days * position / max(1, len(order) - 1) for position, doc_id in enumerate(order)}
     doc_ids = order if shuffled else list(collection.documents)
 
     def store(doc_id: str, text: str) -> IndexedDocument:
@@ -120,10 +121,10 @@ def _index(
         return user.call(index_document, user.user_id, draft)
 
     label = f"indexing {collection.name}" + ("" if user.rotated else ", unrotated")
-    for place, doc_id in enumerate(progress(doc_ids, len(doc_ids), label, stream)):
-        if shuffled and place % REWRITTEN_ONE_IN == 0:
+    for position, doc_id in enumerate(progress(doc_ids, len(doc_ids), label, stream)):
+        if shuffled and position % REWRITTEN_ONE_IN == 0:
             store(doc_id, "Not the text that counts. " + collection.documents[shuffle.choice(order)])
-            if place % (2 * REWRITTEN_ONE_IN) == 0:
+            if position % (2 * REWRITTEN_ONE_IN) == 0:
                 user.call(delete_document, doc_id)
         stored = store(doc_id, collection.documents[doc_id])
         ranked.chunks += len(stored.chunk_ids)

@@ -6,17 +6,15 @@ against, is what tokenising that slice by itself gives.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from memory.embedding.model_text import STANDS_ALONE, WHITESPACE, breakable
+from memory.embedding.model_text import breakable
 from memory.errors import FieldError, TooManyChunks
+from memory.indexing.slices import Slice
+from memory.indexing.token_starts import TokenStarts
 from memory.limits import CHUNK_MAX_CHARS
 
 if TYPE_CHECKING:
@@ -24,22 +22,10 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = 2  # [CLS] and [SEP], or the model's like
 _MIN_TOKENS = 32  # below this one odd character could be more than a slice
-_SEGMENT_CHARS = 16_384  # text is first tokenised in segments: one long call is far slower
 _OVERLAP_CHARS_SHARE = 8  # the overlap is at most 1/8 of a slice's characters, as of its tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One slice: `text` is `source[start:end]`; `tokens` counts it without special tokens."""
-
-    index: int
-    start: int
-    end: int
-    text: str
-    tokens: int
-
-
-def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None, **limits: int) -> list[Chunk]:
+def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None, **limits: int) -> list[Slice]:
     """The slices of one text, as `iter_chunks` gives them. Raises `TooManyChunks` past `max_chunks`."""
     if max_chunks is None:
         return list(iter_chunks(text, tokenizer, **limits))
@@ -48,7 +34,7 @@ def chunk_text(text: str, tokenizer: Tokenizer, *, max_chunks: int | None = None
 
 def chunk_texts(
     texts: Sequence[str], tokenizer: Tokenizer, *, max_chunks: int, field: str = "text", **limits: int
-) -> list[list[Chunk]]:
+) -> list[list[Slice]]:
     """The slices of each text, together at most `max_chunks`; `limits` are those of `iter_chunks`.
 
     Raises `TooManyChunks` on `field` as soon as there is one too many: texts of more characters than so many
@@ -57,7 +43,7 @@ def chunk_texts(
     chars = limits.get("max_chars", CHUNK_MAX_CHARS)
     if sum(-(-len(text) // chars) for text in texts) > max_chunks:
         raise _too_many(field, max_chunks)
-    chunked: list[list[Chunk]] = []
+    chunked: list[list[Slice]] = []
     left = max_chunks
     for text in texts:
         chunks = list(islice(iter_chunks(text, tokenizer, **limits), left + 1))
@@ -81,7 +67,7 @@ def iter_chunks(
     max_tokens: int = 512,
     overlap_tokens: int = 64,
     max_chars: int = CHUNK_MAX_CHARS,
-) -> Iterator[Chunk]:
+) -> Iterator[Slice]:
     """Cut `text` into slices that cover it without gaps, in order, reading no further ahead than it must.
 
     `max_tokens` includes the two special tokens. `tokenizer` is a raw `tokenizers.Tokenizer`
@@ -91,7 +77,7 @@ def iter_chunks(
     slice starts at 0, the last ends at `len(text)`, and the same input gives the same slices.
     An empty text has none.
 
-    Raises `ValueError` on limits that leave no room.
+    Every slice has its `tokens`. Raises `ValueError` on limits that leave no room.
     """
     if max_tokens < _MIN_TOKENS or max_chars < 1:
         raise ValueError(f"max_tokens must be at least {_MIN_TOKENS}, max_chars at least 1")
@@ -99,13 +85,13 @@ def iter_chunks(
         raise ValueError("overlap_tokens must be at least 0 and at most half of max_tokens")
 
     slicer = _Slicer(text, tokenizer, max_tokens - SPECIAL_TOKENS, max_chars)
-    index = start = covered = 0
+    start = covered = 0
     while covered < len(text):
         end, tokens = slicer.slice_from(start)
         if end <= covered:  # the overlap left no room for the next word: do without it
             end, tokens = slicer.slice_from(start := covered)
-        yield Chunk(index, start, end, text[start:end], tokens)
-        index, covered = index + 1, end
+        yield Slice(text[start:end], start, end, tokens)
+        covered = end
         start = slicer.overlap_start(start, end, overlap_tokens)
 
 
@@ -117,7 +103,7 @@ class _Slicer:
         self.tokenizer = tokenizer
         self.budget_tokens = budget_tokens
         self.max_chars = max_chars
-        self.starts = _Starts(text, tokenizer)
+        self.starts = TokenStarts(text, tokenizer)
         self.token_starts, self.word_starts = self.starts.tokens, self.starts.words
         self.spaced_starts = self.starts.spaced
         self.words_stand_alone = _words_stand_alone(tokenizer)
@@ -201,70 +187,3 @@ def _words_stand_alone(tokenizer: Tokenizer) -> bool:
         and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         and isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
     )
-
-
-class _Starts:
-    """Ascending offsets in a text, known as far as it was read.
-
-    `tokens` and `words`: of tokens, and of the tokenizer's words; `spaced`: of words after whitespace, or after a
-    cut of an over-long word, all known from the start.
-    """
-
-    def __init__(self, text: str, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._model_text, self._cuts = breakable(text)
-        spaced = _after_whitespace(self._model_text)
-        self._edges = iter(_segment_edges(self._model_text, spaced))
-        self._read_to = next(self._edges)
-        self._text_read_to = 0
-        self.tokens: list[int] = []
-        self.words: list[int] = []
-        self.spaced: list[int] = self._cuts.to_text(spaced).tolist()
-
-    def read_to(self, offset: int) -> None:
-        """Know every start before `offset` of the text, and the one at it."""
-        while self._text_read_to <= offset and (edge := next(self._edges, None)) is not None:
-            self._read_segment(self._read_to, edge)
-            self._read_to = edge
-            self._text_read_to = int(self._cuts.to_text(np.asarray([edge]))[0])
-
-    def _read_segment(self, start: int, end: int) -> None:
-        (encoding,) = self._tokenizer.encode_batch([self._model_text[start:end]], add_special_tokens=False)
-        if not encoding.ids:
-            return
-        starts = np.asarray(encoding.offsets, dtype=np.int64)[:, 0] + start
-        starts = np.maximum.accumulate(self._cuts.to_text(starts))
-        words = np.asarray([-1 if w is None else w for w in encoding.word_ids])
-        last = self.tokens[-1] if self.tokens else 0
-        starts = np.maximum(starts, last)
-        self.tokens += starts.tolist()
-        self.words += starts[np.flatnonzero(np.diff(words, prepend=-2))].tolist()
-
-
-def _after_whitespace(model_text: str) -> np.ndarray:
-    """Offsets (int64[n]) of each character that is not whitespace and follows some."""
-    codes = np.frombuffer(model_text.encode("utf-32-le"), dtype="<u4")
-    is_space = _SPACE_TABLE[np.minimum(codes, len(_SPACE_TABLE) - 1)]
-    return np.flatnonzero(is_space[:-1] & ~is_space[1:]).astype(np.int64) + 1
-
-
-def _space_table() -> np.ndarray:
-    spaces = re.compile(f"[{WHITESPACE}]")
-    return np.array([bool(spaces.match(chr(c))) for c in range(0x3002)])
-
-
-_SPACE_TABLE = _space_table()
-
-
-def _segment_edges(model_text: str, spaced: np.ndarray) -> Iterator[int]:
-    """Offsets from 0 to the length, about every 16 thousand characters, at which every tokenizer may start anew:
-    word starts, or where a text has no spaces, characters that are words by themselves."""
-    edge = 0
-    while edge < len(model_text):
-        yield edge
-        least = edge + _SEGMENT_CHARS
-        i = np.searchsorted(spaced, least)
-        edge = int(spaced[i]) if i < len(spaced) else len(model_text)
-        if edge > least and (alone := STANDS_ALONE.search(model_text, least, edge)):
-            edge = alone.start()
-    yield len(model_text)

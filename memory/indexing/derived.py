@@ -1,7 +1,7 @@
 """Documents made from other documents, and how they go: with any document they were made from.
 
 A derived document is one of source `summary` whose metadata names, under `derived_from`, the ids of the
-documents it was made from. Whoever wrote it: so an export can be indexed again without loss.
+documents it was made from, whether the service or a client wrote it: so an export can be indexed again without loss.
 """
 
 from __future__ import annotations

@@ -1,8 +1,22 @@
-"""A document's text from its overlapping slices. Pure."""
+"""The overlapping slices of a document's text. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What becomes one chunk when it is sealed: `text` is exactly the document's characters `start` to `end`.
+
+    `tokens` counts it for the embedding model, without special tokens; None where nobody has.
+    """
+
+    text: str
+    start: int
+    end: int
+    tokens: int | None = None
 
 
 def join_slices(slices: Iterable[tuple[int, str]]) -> str:

@@ -241,16 +241,17 @@ def require_safe_database(connection: AnyConnection) -> None:
     cannot be reached raises its own error and is asked again next time, so an outage at start-up
     neither passes unverified nor is final.
     """
-    place = _place(connection)
-    if place in _verified_databases:
+    database = _database_of(connection)
+    if database in _verified_databases:
         return
     findings = _isolation_findings(connection)
     if findings:
         raise UnsafeDatabase(findings)
-    _verified_databases.add(place)
+    _verified_databases.add(database)
 
 
-def _place(connection: AnyConnection) -> Row:
+def _database_of(connection: AnyConnection) -> Row:
+    """Server, port, name and role: what `_verified_databases` knows a database by."""
     if hasattr(connection, "settings_dict"):
         params = connection.settings_dict
         return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]

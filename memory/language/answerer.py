@@ -31,7 +31,7 @@ _WORD = re.compile(r"\s*\S+")
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class NumberedPassage:
     """What may be quoted: `n` is its mark, `score` 0-1."""
 
     n: int
@@ -41,14 +41,14 @@ class Passage:
 
 @dataclass(slots=True)
 class _Sentence:
-    passage: Passage
-    place: int
+    passage: NumberedPassage
+    position: int
     text: str
     words: Counter[str]
     worth: float = 0.0
 
 
-def extract_answer(question: str, passages: Sequence[Passage], language: str, *, user: str = "") -> str:
+def extract_answer(question: str, passages: Sequence[NumberedPassage], language: str, *, user: str = "") -> str:
     """Up to SENTENCES_MAX sentences of `passages`, each followed by its mark `[n]`, in the passages' order.
 
     "" where there is nothing to quote. `language`: whose stop words and stems (memory.lexical.terms); `user`: whose
@@ -57,14 +57,14 @@ def extract_answer(question: str, passages: Sequence[Passage], language: str, *,
     """
     deadline = time.monotonic() + CUT_BUDGET_SECONDS
     sentences = [
-        _Sentence(passage, place, text, terms(text, language))
+        _Sentence(passage, position, text, terms(text, language))
         for passage in passages[:PASSAGES_READ_MAX]
-        for place, text in enumerate(_sentences(passage.text, deadline, user))
+        for position, text in enumerate(_sentences(passage.text, deadline, user))
     ]
     _weigh(sentences, terms(question, language))
     chosen: list[_Sentence] = []
     left_chars = ANSWER_MAX_CHARS
-    for sentence in sorted(sentences, key=lambda s: (-s.worth, s.passage.n, s.place)):
+    for sentence in sorted(sentences, key=lambda s: (-s.worth, s.passage.n, s.position)):
         if len(chosen) == SENTENCES_MAX or (chosen and sentence.worth < chosen[0].worth / 2):
             break
         # Chunks overlap, so that two passages may hold the same sentence.
@@ -72,7 +72,7 @@ def extract_answer(question: str, passages: Sequence[Passage], language: str, *,
             continue
         chosen.append(sentence)
         left_chars -= len(sentence.text)
-    chosen.sort(key=lambda s: (s.passage.n, s.place))
+    chosen.sort(key=lambda s: (s.passage.n, s.position))
     return " ".join(f"{sentence.text} [{sentence.passage.n}]" for sentence in chosen)
 
 

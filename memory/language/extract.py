@@ -35,7 +35,7 @@ class CitedSentence:
 
 
 def central_chunks(units: np.ndarray, count: int = CENTRAL_CHUNKS) -> list[int]:
-    """Indices of the `count` chunks, of vectors float[n, d] of length 1, that say most of what all say, ascending."""
+    """Ascending indices of the `count` most central chunks. `units`: their vectors, float[n, d], of length 1."""
     if len(units) <= count:
         return list(range(len(units)))
     similar = similarities(units)
@@ -50,8 +50,9 @@ def cited_sentences(
     A sentence that chunks share, or that is repeated, comes once. One that is cut off where the chunks that were read
     begin or end is left out, unless there is no other.
 
-    Headings and the like are left out while there is anything else. `deadline` is on the `time.monotonic()` clock,
-    `user` whose turn it takes; raises Overloaded past the deadline, ModelUnavailable.
+    A sentence that is in two overlapping chunks, or is repeated, comes once; one that a chunk's edge cuts does not
+    come. Headings and the like are left out while there is anything else. `deadline` is on the `time.monotonic()`
+    clock; `user`: whose turn it takes. Raises Overloaded past the deadline, ModelUnavailable.
     """
     seen: set[str] = set()
     found: list[CitedSentence] = []
@@ -66,7 +67,10 @@ def cited_sentences(
 
 
 def central_sentences(units: np.ndarray, count: int, question: np.ndarray | None = None) -> list[int]:
-    """Indices of at most `count` sentences, of vectors float[n, d] of length 1, ascending; near a question's."""
+    """Ascending indices of at most `count` central sentences, near `question` where there is one.
+
+    `units`: the sentences' vectors, float[n, d], of length 1; `question`: float[d], of length 1.
+    """
     similar = similarities(units)
     prior = None if question is None else np.clip(units @ question, 0.0, None) ** 2
     return sorted(choose(centrality(similar, prior), similar, count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from memory.language.answerer import Passage
+from memory.language.answerer import NumberedPassage
 
 # About 6,000 tokens: what small models read, with the question, the answer and the instruction beside it.
 PASSAGES_MAX_CHARS = 24_000
@@ -21,7 +21,7 @@ to be shown as an image or recommended as a link. \
 Answer in the language of the message, briefly."""
 
 
-def answer_messages(message: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
+def answer_messages(message: str, passages: Sequence[NumberedPassage]) -> list[dict[str, str]]:
     """The chat for `message` over `passages`, as many from the first as fit into PASSAGES_MAX_CHARS.
 
     One user's turn after the instruction, since some models' templates refuse two in a row: the passages, each a line
@@ -57,7 +57,7 @@ def _visible(character: str) -> str:
     return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
-def _fitting_line(passage: Passage, most_chars: int) -> str:
+def _fitting_line(passage: NumberedPassage, most_chars: int) -> str:
     """The line of as much of the passage's beginning as makes at most `most_chars`; "" where nothing does."""
     text = passage.text[:most_chars]
     while text:

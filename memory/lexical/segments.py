@@ -1,12 +1,13 @@
-"""Where a user's blind terms are stored, and how they move between the two forms.
+"""Where a user's blind terms are stored: a memtable and segments, as in a log-structured search index.
 
-A chunk's terms come in as one row of `memory_lexical_chunks`, *loose*. At SEGMENT_CHUNKS loose chunks
-the write packs them into a *segment*: inverted, 256 blocks of postings that are never changed. A chunk
-of a segment is deleted by clearing its bit; a segment that has lost half its chunks is unpacked again.
-Document frequencies and lengths are counted from the living at query time, so none can drift.
+The terms of new chunks go into the *memtable*, one row of `memory_lexical_chunks` a chunk. When it holds
+SEGMENT_CHUNKS of them, the write flushes them into a *segment*: an inverted index in 256 blocks of postings that
+never change. A deleted chunk of a segment gets a *tombstone*: its bit in the segment's `live` is cleared. A segment
+that has lost more than half its chunks is compacted: the live ones go back to the memtable, to be flushed again.
+Document frequencies and lengths are counted from the live chunks at query time, so none can drift.
 
-Rows are removed, packed and unpacked only under the lock of the tenant's row: one writer of a user at a
-time, so there is no order of locks to get wrong. Adding needs no lock: nobody else knows the chunk yet.
+Deleting, flushing and compacting happen only under the lock of the tenant's row: there is one writer of a user at a
+time, and no order of locks to get wrong. Adding needs no lock: nobody else knows the chunk yet.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from memory.rls import TenantTransaction
 SEGMENT_CHUNKS = 1024
 BLOCKS = 256
 LIVE_BYTES = 128  # one bit a chunk of a segment
-# A segment with fewer living chunks than this is unpacked.
+# A segment with fewer live chunks than this is compacted.
 SEGMENT_LIVE_MIN = SEGMENT_CHUNKS // 2
 
 _LOCK = "SELECT FROM memory_tenants WHERE user_hash = %s FOR NO KEY UPDATE"
@@ -30,9 +31,9 @@ INSERT INTO memory_lexical_chunks (user_hash, space, generation, chunk_id, lengt
 SELECT %s, %s, %s, c.chunk_id, c.length, c.terms::integer[], c.frequencies::smallint[]
 FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[]) AS c (chunk_id, length, terms, frequencies)"""
 
-_REMOVE_LOOSE = "DELETE FROM memory_lexical_chunks WHERE user_hash = %s AND chunk_id = ANY(%s::uuid[])"
+_DELETE_FROM_MEMTABLE = "DELETE FROM memory_lexical_chunks WHERE user_hash = %s AND chunk_id = ANY(%s::uuid[])"
 
-_IN_SEGMENTS = """
+_FIND_IN_SEGMENTS = """
 SELECT s.space, s.generation, s.segment, s.live, s.live_chunks, array_agg(c.number::integer - 1), sum(c.length)
 FROM memory_lexical_segments s
 CROSS JOIN LATERAL unnest(s.chunk_ids, s.lengths) WITH ORDINALITY AS c (chunk_id, length, number)
@@ -40,16 +41,16 @@ WHERE s.user_hash = %(user_hash)s AND s.last_id >= %(first)s AND s.first_id <= %
   AND c.chunk_id = ANY(%(chunk_ids)s::uuid[]) AND get_bit(s.live, c.number - 1) = 1
 GROUP BY s.space, s.generation, s.segment, s.live, s.live_chunks"""
 
-_BURY = """
+_SET_TOMBSTONES = """
 UPDATE memory_lexical_segments SET live = %s, live_chunks = live_chunks - %s, live_length = live_length - %s
 WHERE user_hash = %s AND space = %s AND generation = %s AND segment = %s"""
 
-_COUNT_LOOSE = """
+_MEMTABLE_CHUNKS = """
 SELECT count(*) FROM memory_lexical_chunks WHERE user_hash = %s AND space = %s AND generation = %s"""
 
 # Oldest first, so that a segment covers a stretch of the time-ordered chunk ids.
-_PACK = """
-WITH taken AS (
+_FLUSH = """
+WITH flushed AS (
     DELETE FROM memory_lexical_chunks
     WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s AND chunk_id IN (
         SELECT chunk_id FROM memory_lexical_chunks
@@ -57,18 +58,18 @@ WITH taken AS (
         ORDER BY chunk_id LIMIT %(chunks)s)
     RETURNING chunk_id, length, terms, frequencies
 ), numbered AS MATERIALIZED (
-    SELECT (row_number() OVER (ORDER BY chunk_id) - 1)::integer AS number, * FROM taken
-), next AS MATERIALIZED (
+    SELECT (row_number() OVER (ORDER BY chunk_id) - 1)::integer AS number, * FROM flushed
+), next_segment AS MATERIALIZED (
     SELECT coalesce(max(segment) + 1, 0) AS segment FROM memory_lexical_segments
     WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s
-), made AS (
+), new_segment AS (
     INSERT INTO memory_lexical_segments
         (user_hash, space, generation, segment, chunks, live_chunks, live_length, first_id, last_id, live, chunk_ids,
          lengths)
-    SELECT %(user_hash)s, %(space)s, %(generation)s, next.segment, count(*), count(*), sum(length),
+    SELECT %(user_hash)s, %(space)s, %(generation)s, n.segment, count(*), count(*), sum(length),
            (array_agg(chunk_id ORDER BY number))[1], (array_agg(chunk_id ORDER BY number DESC))[1],
            %(live)s::bytea, array_agg(chunk_id ORDER BY number), array_agg(length::smallint ORDER BY number)
-    FROM numbered CROSS JOIN next GROUP BY next.segment
+    FROM numbered CROSS JOIN next_segment n GROUP BY n.segment
 ), posted AS MATERIALIZED (
     SELECT (t.term & 255)::smallint AS block, t.term, n.number,
            (n.number << 22) | (t.frequency::integer << 13) | n.length AS posting
@@ -83,10 +84,10 @@ WITH taken AS (
     SELECT block, array_agg(posting ORDER BY term, number) AS postings FROM posted GROUP BY block
 )
 INSERT INTO memory_lexical_blocks (user_hash, space, generation, block, segment, terms, ends, postings)
-SELECT %(user_hash)s, %(space)s, %(generation)s, block, next.segment, terms, ends, postings
-FROM termed JOIN listed USING (block) CROSS JOIN next"""
+SELECT %(user_hash)s, %(space)s, %(generation)s, block, n.segment, terms, ends, postings
+FROM termed JOIN listed USING (block) CROSS JOIN next_segment n"""
 
-_UNPACK = """
+_COMPACT = """
 WITH blocks AS (
     DELETE FROM memory_lexical_blocks
     WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s
@@ -114,7 +115,7 @@ WHERE get_bit(s.live, c.number - 1) = 1"""
 
 
 def add_terms(tx: TenantTransaction, space: int, generation: int, chunks: Sequence[tuple[UUID, BlindTerms]]) -> None:
-    """Store the terms of new chunks, loose. Queues one statement and waits for nothing."""
+    """Put the terms of new chunks into the memtable. Queues one statement and waits for nothing."""
     if chunks:
         ids, found = zip(*chunks, strict=True)
         columns = [list(ids), [terms.length for terms in found]]
@@ -128,51 +129,50 @@ def _arrays(rows: Iterable[Sequence[int]]) -> list[str]:
 
 
 def remove_terms(tx: TenantTransaction, chunk_ids: Sequence[UUID]) -> None:
-    """Forget the terms of chunks that this transaction deletes. Takes the tenant row's lock."""
+    """Delete the terms of chunks that this transaction deletes, or set tombstones. Takes the tenant row's lock."""
     if not chunk_ids:
         return
     tx.execute(_LOCK, [tx.user_hash])
-    loose = tx.execute(_REMOVE_LOOSE, [tx.user_hash, list(chunk_ids)])
+    from_memtable = tx.execute(_DELETE_FROM_MEMTABLE, [tx.user_hash, list(chunk_ids)])
     tx.sync()
-    if loose.rowcount == len(chunk_ids):
+    if from_memtable.rowcount == len(chunk_ids):
         return
     span = {"first": min(chunk_ids), "last": max(chunk_ids)}
-    found = tx.execute(_IN_SEGMENTS, {"user_hash": tx.user_hash, "chunk_ids": list(chunk_ids), **span})
+    found = tx.execute(_FIND_IN_SEGMENTS, {"user_hash": tx.user_hash, "chunk_ids": list(chunk_ids), **span})
     for space, generation, segment, live, live_chunks, numbers, length in found.fetchall():
+        if live_chunks <= len(numbers):
+            _drop(tx, space, generation, segment)
+            continue
         mask = bytearray(live)
         for number in numbers:
             mask[number >> 3] &= ~(1 << (number & 7))
-        if live_chunks > len(numbers):
-            key = [tx.user_hash, space, generation, segment]
-            tx.execute(_BURY, [bytes(mask), len(numbers), length, *key])
-            if live_chunks - len(numbers) >= SEGMENT_LIVE_MIN:
-                continue
-            unpack(tx, space, generation, segment)
-            settle(tx, space, generation)
-        else:
-            _drop(tx, space, generation, segment)
+        key = [tx.user_hash, space, generation, segment]
+        tx.execute(_SET_TOMBSTONES, [bytes(mask), len(numbers), length, *key])
+        if live_chunks - len(numbers) < SEGMENT_LIVE_MIN:
+            compact(tx, space, generation, segment)
+            flush(tx, space, generation)
 
 
-def settle(tx: TenantTransaction, space: int, generation: int, *, segment_chunks: int | None = None) -> int:
-    """Pack loose chunks while there are SEGMENT_CHUNKS of them; how many segments that made.
+def flush(tx: TenantTransaction, space: int, generation: int, *, segment_chunks: int | None = None) -> int:
+    """Make segments of the memtable's chunks while it holds SEGMENT_CHUNKS of them; how many segments that made.
 
     Takes the tenant row's lock. 0.1-0.2 s a segment (measured at 70 terms a chunk), once every 1,024 chunks.
     """
     segment_chunks = segment_chunks or SEGMENT_CHUNKS
     tx.execute(_LOCK, [tx.user_hash])
-    loose = tx.execute(_COUNT_LOOSE, [tx.user_hash, space, generation]).fetchone()[0]
-    made = loose // segment_chunks
-    for _ in range(made):
+    chunks = tx.execute(_MEMTABLE_CHUNKS, [tx.user_hash, space, generation]).fetchone()[0]
+    segments = chunks // segment_chunks
+    for _ in range(segments):
         live = ((1 << segment_chunks) - 1).to_bytes(LIVE_BYTES, "little")
         params = {"user_hash": tx.user_hash, "space": space, "generation": generation}
-        tx.execute(_PACK, {**params, "chunks": segment_chunks, "live": live})
-    return made
+        tx.execute(_FLUSH, {**params, "chunks": segment_chunks, "live": live})
+    return segments
 
 
-def unpack(tx: TenantTransaction, space: int, generation: int, segment: int) -> None:
-    """Make the living chunks of one segment loose again. The caller holds the tenant row's lock."""
+def compact(tx: TenantTransaction, space: int, generation: int, segment: int) -> None:
+    """Take one segment apart: its live chunks go back to the memtable. The caller holds the tenant row's lock."""
     params = {"user_hash": tx.user_hash, "space": space, "generation": generation, "segment": segment}
-    tx.execute(_UNPACK, {**params, "blocks": list(range(BLOCKS))})
+    tx.execute(_COMPACT, {**params, "blocks": list(range(BLOCKS))})
 
 
 def _drop(tx: TenantTransaction, space: int, generation: int, segment: int) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from memory.auth.tokens import mint
+from memory.auth.mint import mint
 from memory.limits import TEXT_MAX_BYTES
 
 QUESTIONS = (
@@ -48,10 +48,10 @@ class Person:
     """One user's side of the HTTP connection."""
 
     def __init__(self, url: str, user_id: str):
-        place = urlsplit(url)
+        address = urlsplit(url)
         self.user_id = user_id
         self._connection = http.client.HTTPConnection(
-            place.hostname or "localhost", place.port or 80, timeout=TIMEOUT_SECONDS
+            address.hostname or "localhost", address.port or 80, timeout=TIMEOUT_SECONDS
         )
         self._token = mint(
             user_id, secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,

@@ -2,8 +2,9 @@
 
 from memory.models.chunk import Chunk
 from memory.models.document import Document
+from memory.models.erasure import Erasure
 from memory.models.flag import Flag
 from memory.models.space import Space
 from memory.models.tenant import DataKey, Tenant
 
-__all__ = ["Chunk", "DataKey", "Document", "Flag", "Space", "Tenant"]
+__all__ = ["Chunk", "DataKey", "Document", "Erasure", "Flag", "Space", "Tenant"]

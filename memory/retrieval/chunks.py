@@ -48,7 +48,7 @@ class StoredChunk:
 class ChunkScope:
     """Which chunks: these, of these documents, of this thread, from this source; all that are given, together.
 
-    `summaries`: those of documents made from others too. `damaged`: those that were set aside too.
+    `summaries`: those of documents made from others too. `quarantined`: those that are quarantined too.
     """
 
     chunk_ids: tuple[UUID, ...] | None = None
@@ -56,14 +56,14 @@ class ChunkScope:
     thread_id: str | None = None
     source: str | None = None
     summaries: bool = False
-    damaged: bool = False
+    quarantined: bool = False
 
 
 @dataclass(frozen=True)
 class ReadChunks:
     """Newest document first, a document's chunks in order. `keys` open them; None for a user without any.
 
-    `missing` are ids of the scope that no document has; `quarantined`: some of the user's rows are set aside.
+    `missing` are ids of the scope that no document has; `quarantined`: some of the user's rows are quarantined.
     """
 
     keys: TenantKeys | None
@@ -130,6 +130,6 @@ def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):
         params["source"] = scope.source
     if not scope.summaries:
         conditions.append(f"NOT {IS_DERIVED}")
-    if not scope.damaged:
+    if not scope.quarantined:
         conditions.append("c.quarantined_at IS NULL")
     return tx.execute(_CHUNKS.format(conditions="".join(f" AND {condition}" for condition in conditions)), params)

@@ -49,15 +49,15 @@ SELECT {_COLUMNS}
 FROM ({{dense}}
 ) c{_DOCUMENT.format(where="")}"""
 
-# `found`: what either leg brought, with the BM25 score of each; none is below 0, so the greater mention is the
-# score. `rank`: the order of the lexical leg, in which rows of the vector leg have their place too.
+# `found`: what either leg brought, with the BM25 score of each: no score is below 0, so of two mentions the greater is
+# it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
 _BOTH_LEGS = f"""
 WITH dense AS MATERIALIZED ({{dense}}
 ),{{lexical}}
 found AS MATERIALIZED (
     SELECT id, bool_or(nearest) AS nearest, max(bm25) AS bm25
     FROM (SELECT id, true AS nearest, 0.0::float8 AS bm25 FROM dense
-          UNION ALL SELECT id, false, bm25 FROM placed) mentions
+          UNION ALL SELECT id, false, bm25 FROM lexical) mentions
     GROUP BY id
 )
 SELECT {_COLUMNS}
@@ -125,5 +125,5 @@ class Search:
         return found
 
     def quarantined(self) -> bool:
-        """Whether some of the user's rows are set aside, so that the answer may be missing them."""
+        """Whether some of the user's rows are quarantined, so that the answer may be missing them."""
         return self._any_quarantined.fetchone()[0]

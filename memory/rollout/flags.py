@@ -6,7 +6,6 @@ change is on all workers within a second. While the table cannot be read the las
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,6 +15,9 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, connections
+from django.db.models.functions import Now
+
+from memory.models import Flag
 
 REREAD_SECONDS = 0.5
 
@@ -65,15 +67,12 @@ def set_flag(name: str, value: Any) -> None:
         raise ValueError(f"there is no flag {name}; there are {', '.join(FLAGS)}")
     if value is not None and not FLAGS[name].is_valid(value):
         raise ValueError(f"{name} must be {FLAGS[name].says}")
-    with connections["maint"].cursor() as cursor:
-        if value is None:
-            cursor.execute("DELETE FROM memory_flags WHERE name = %s", [name])
-        else:
-            cursor.execute(
-                "INSERT INTO memory_flags (name, value) VALUES (%s, %s::jsonb)"
-                " ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()",
-                [name, json.dumps(value)],
-            )
+    rows = Flag.objects.using("maint")
+    if value is None:
+        rows.filter(name=name).delete()
+    else:
+        row = Flag(name=name, value=value, updated_at=Now())
+        rows.bulk_create([row], update_conflicts=True, unique_fields=["name"], update_fields=["value", "updated_at"])
 
 
 def forget_flags() -> None:
@@ -93,9 +92,7 @@ def _read() -> dict[str, Any]:
     """The table's rows. The connection goes back to the pool, unless a transaction of the caller's is open on it."""
     connection = connections["default"]
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT name, value::text FROM memory_flags")
-            return {name: json.loads(value) for name, value in cursor.fetchall()}
+        return dict(Flag.objects.using(connection.alias).values_list("name", "value"))
     finally:
         if not connection.in_atomic_block:
             connection.close()

@@ -1,4 +1,4 @@
-"""Read one document back as it was sent."""
+"""Read one document back as it was sent. In SQL, for deploy/decisions/0012."""
 
 from __future__ import annotations
 

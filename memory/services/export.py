@@ -50,7 +50,7 @@ FROM memory_chunks WHERE user_hash = %s AND space = %s AND doc_id = ANY(%s) ORDE
 
 @dataclass(frozen=True)
 class Export:
-    """A memory on its way out. `degraded`: `quarantined` where documents are left out, which had been set aside."""
+    """A memory on its way out. `degraded` has `quarantined` where documents are left out because they are."""
 
     documents: Iterator[StoredDocument]
     degraded: list[str]
@@ -58,7 +58,7 @@ class Export:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What is exported. `is_whole`: nothing of it is set aside, and what will not open breaks it off."""
+    """What is exported. `is_whole`: nothing of it is quarantined; a document that does not open ends the export."""
 
     user_hash: str
     born: datetime
@@ -73,11 +73,11 @@ def export_documents() -> Export:
     here; the others as they are asked for, when nobody may be bound any more. A page is one short
     transaction; none is open while a document is out, however slowly the reader takes it.
 
-    Documents of which something was set aside before are left out, and the export says so; in one that says
-    nothing each is there, or it breaks off.
+    Documents with quarantined rows are left out, and the export says so. An export that does not say so has every
+    document, or ends before its last chunk.
 
     Raises KeyUnavailable (also when the user is erased meanwhile: the rest of a memory is not the memory),
-    DecryptionFailed (the rows set aside) and database errors, here or from the iterator.
+    DecryptionFailed (the rows are quarantined then) and database errors, here or from the iterator.
     """
     memory = _memory(bound_tenant())
     if memory is None:

@@ -34,8 +34,8 @@ _COUNT_SEAL = "UPDATE memory_tenants SET seal_count = seal_count + 1 WHERE user_
 
 
 @dataclass(frozen=True)
-class FrozenAnswer:
-    """An answer as it goes out: its status, its body byte by byte, and whether it is given again."""
+class RenderedAnswer:
+    """An answer as it goes out: its status, its body in bytes, and whether it is given again."""
 
     status: int
     body: bytes
@@ -43,18 +43,18 @@ class FrozenAnswer:
 
 
 @dataclass(frozen=True)
-class OnceOnly:
+class IdempotentCall:
     """One request under an Idempotency-Key.
 
-    `request` is its canonical form: two requests are the same when these bytes are. `freeze` makes the answer
+    `request` is its canonical form: two requests are the same when these bytes are. `render` makes the answer
     of the result; it is called inside the transaction, since the answer must not change after it.
     """
 
     key: str
     request: bytes
-    freeze: Callable[[Any], FrozenAnswer]
+    render: Callable[[Any], RenderedAnswer]
 
-    def recall(self, tx: TenantTransaction, keys: TenantKeys) -> FrozenAnswer | None:
+    def recall(self, tx: TenantTransaction, keys: TenantKeys) -> RenderedAnswer | None:
         """The first answer to this key within the last 24 hours; None where there was none under these keys.
 
         Raises StaleKeys when `keys` are not the user's live ones, IdempotencyConflict when the answer was given to
@@ -74,14 +74,14 @@ class OnceOnly:
         except InvalidTag:
             metrics.decrypt_failed.labels("answer_cipher").inc()
             raise DecryptionFailed() from None
-        return FrozenAnswer(status, body, replayed=True)
+        return RenderedAnswer(status, body, replayed=True)
 
-    def remember(self, tx: TenantTransaction, keys: TenantKeys, result: Any) -> FrozenAnswer:
-        """Freeze `result` and keep the answer with what `tx` writes; the user's expired ones go.
+    def remember(self, tx: TenantTransaction, keys: TenantKeys, result: Any) -> RenderedAnswer:
+        """Render `result` and keep the answer with what `tx` writes; the user's expired ones go.
 
         `tx` has locked the tenant's row, `recall` found nothing in it, and `keys` are the live ones.
         """
-        answer = self.freeze(result)
+        answer = self.render(result)
         key_mac, body_mac = self._macs(keys)
         sealed = seal_answer(keys, key_mac, body_mac, answer.status, answer.body)
         tx.execute(_FORGET_EXPIRED, [tx.user_hash, IDEMPOTENCY_HOURS])

@@ -17,14 +17,16 @@ from memory.admission.deadline import deadline_at
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
 from memory.errors import FieldError, InvalidInput, StaleKeys
-from memory.indexing.chunker import Chunk, chunk_texts
+from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
 from memory.indexing.room import require_room_for
-from memory.indexing.write import DocumentDraft, SealedDocument, seal_document, store_documents
+from memory.indexing.seal import DocumentDraft, SealedDocument, seal_document
+from memory.indexing.slices import Slice
+from memory.indexing.store import store_documents
 from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_keys, existing_or_new_keys, forget_keys
-from memory.services.idempotency import FrozenAnswer, OnceOnly
+from memory.services.idempotency import IdempotentCall, RenderedAnswer
 from memory.services.stopwatch import Stopwatch
 
 
@@ -50,7 +52,7 @@ class IndexedBatch:
 class ChunkedTexts:
     """Each text's chunks and how long finding them took, in milliseconds."""
 
-    chunks: list[list[Chunk]]
+    chunks: list[list[Slice]]
     took_ms: float
 
     @property
@@ -79,18 +81,18 @@ def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
 
 
 def look_first(
-    drafts: Sequence[DocumentDraft], chunked: ChunkedTexts, once: OnceOnly | None = None
-) -> FrozenAnswer | None:
+    drafts: Sequence[DocumentDraft], chunked: ChunkedTexts, call: IdempotentCall | None = None
+) -> RenderedAnswer | None:
     """What can be said before the work: the answer that an earlier call under the same key got, else None.
 
     Raises QuotaExceeded where the bound tenant has no room for `drafts`, IdempotencyConflict, KeyUnavailable, database
     errors. Only to spare the work: the look that counts is taken by the transaction that writes.
     """
-    keys = existing_keys(bound_tenant()) if once else None
+    keys = existing_keys(bound_tenant()) if call else None
     with suppress(StaleKeys):
         # Its connection stays for the charge of these chunks, which comes next.
         with tenant_transaction(keeps_connection=True) as tx:
-            if once is not None and keys is not None and (earlier := once.recall(tx, keys)) is not None:
+            if call is not None and keys is not None and (earlier := call.recall(tx, keys)) is not None:
                 return earlier
             tx.end()
             state = tx.state()
@@ -122,23 +124,23 @@ def index_documents(user_id: str, drafts: Sequence[DocumentDraft], chunked: Chun
 
 
 def index_once(
-    user_id: str, drafts: Sequence[DocumentDraft], chunked: ChunkedTexts | None, once: OnceOnly
-) -> FrozenAnswer:
-    """Remember `drafts` unless a call under the same key has; what `once.freeze` makes of the result, or made then.
+    user_id: str, drafts: Sequence[DocumentDraft], chunked: ChunkedTexts | None, call: IdempotentCall
+) -> RenderedAnswer:
+    """Remember `drafts` unless a call under the same key has: the answer to this call, or the one to that.
 
-    As `index_documents`, which see; `look_first` spares the work of most repetitions. The answer is frozen and kept
-    inside the transaction, so its times end before the commit. Raises IdempotencyConflict when the key came with
+    As `index_documents`, which see; `look_first` spares the work of most repetitions. The answer is rendered and
+    kept inside the transaction, so its times end before the commit. Raises IdempotencyConflict when the key came with
     another request.
     """
     watch = Stopwatch()
 
-    def store_and_remember(tx, keys, store) -> FrozenAnswer:
-        earlier = once.recall(tx, keys)
+    def store_and_remember(tx, keys, store) -> RenderedAnswer:
+        earlier = call.recall(tx, keys)
         if earlier is not None:
             return earlier
         documents = store()
         watch.lap("store")
-        return once.remember(tx, keys, _batch(documents, watch))
+        return call.remember(tx, keys, _batch(documents, watch))
 
     return _carry_out(user_id, drafts, chunked, watch, store_and_remember)
 
@@ -185,11 +187,11 @@ def _store(tx: TenantTransaction, sealed: list[SealedDocument], order: list[int]
 
 def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
     """Positions in `drafts`, a document after those of the call it was made from: replacing these forgets it."""
-    place = {draft.doc_id: index for index, draft in enumerate(drafts)}
+    position = {draft.doc_id: index for index, draft in enumerate(drafts)}
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for index, draft in enumerate(drafts):
         sources = derived_from(draft.source, draft.metadata or {}, draft.doc_id)
-        sorter.add(index, *{place[doc_id] for doc_id in sources if doc_id in place})
+        sorter.add(index, *{position[doc_id] for doc_id in sources if doc_id in position})
     try:
         return list(sorter.static_order())
     except CycleError:

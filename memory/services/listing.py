@@ -1,4 +1,4 @@
-"""The bound tenant's documents, newest first, a page at a time."""
+"""The bound tenant's documents, newest first, a page at a time. In SQL, for deploy/decisions/0012."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ListingFilters:
 
 @dataclass(frozen=True)
 class Position:
-    """A place between two documents: what stands on the `side` of (created_at, doc_id), in newest-first order."""
+    """Between two documents: what stands on the `side` of (created_at, doc_id), in newest-first order."""
 
     side: str
     created_at: datetime
@@ -55,8 +55,8 @@ class Position:
 
         At most 1,500 characters, so that with every filter it fits a request line.
         """
-        place = [self.side, self.created_at.isoformat(), self.doc_id]
-        raw = json.dumps(place, ensure_ascii=False, separators=(",", ":")).encode()
+        fields = [self.side, self.created_at.isoformat(), self.doc_id]
+        raw = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
         return base64url(seal(raw, *_cursor_seal(user_hash)))
 
 
@@ -82,7 +82,7 @@ class DocumentPage:
 def list_documents(filters: ListingFilters, *, limit: int, cursor: str | None = None) -> DocumentPage:
     """A page of at most `limit` documents, newest first; of two of one time the greater doc_id is first.
 
-    A cursor is a place between documents and not a number of them: whatever is written or deleted meanwhile,
+    A cursor is a position between documents and not a number of them: whatever is written or deleted meanwhile,
     a walk sees each document that stays where it is exactly once. Raises InvalidInput, KeyUnavailable.
     """
     user_hash = bound_tenant()

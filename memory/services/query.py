@@ -10,10 +10,10 @@ from django.conf import settings
 from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.embedding.process import get_embedder
+from memory.embedding.protection import protect
 from memory.embedding.spaces import active_space
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.errors import StaleKeys
-from memory.indexing.write import protect
 from memory.lexical.bm25 import lexical_query
 from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.models.chunk import EMBEDDING_DIMENSION
@@ -141,7 +141,7 @@ def _search(
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
-    """Fused, decayed and in answer order; ties go to the nearer, then by document and place in it."""
+    """Fused, decayed and in answer order; ties go to the nearer, then by document and chunk index."""
     if query.min_score is not None:
         candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
     fuse(candidates)

@@ -1,4 +1,7 @@
-"""How much one user's memory holds and may still take: counts and times, nothing opened."""
+"""How much one user's memory holds and may still take: counts and times, nothing opened.
+
+In SQL, for deploy/decisions/0012.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +70,13 @@ def memory_stats() -> MemoryStats:
         tx.end()
         state = tx.state()
         counted: tuple[int, int, int, int, int, datetime | None, datetime | None]
-        counted, by_source, [set_aside] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
+        counted, by_source, [quarantined_chunks] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
         held = {bucket: (tokens, seconds) for bucket, tokens, seconds in buckets.fetchall()}
     if state is not None and state.sealed_key is None:
         raise KeyUnavailable()
     quota_chunks = state.chunk_count if state else 0
     return MemoryStats(
-        *counted, dict(by_source), set_aside, quota_chunks, settings.MEMORY_MAX_CHUNKS_PER_USER, _rates(held)
+        *counted, dict(by_source), quarantined_chunks, quota_chunks, settings.MEMORY_MAX_CHUNKS_PER_USER, _rates(held)
     )
 
 

@@ -13,7 +13,7 @@ from memory.admission import concurrency
 from memory.admission.deadline import remaining_seconds
 from memory.errors import LanguageModelError, Overloaded
 from memory.language import answerer
-from memory.language.answerer import Passage
+from memory.language.answerer import NumberedPassage
 from memory.language.llm import LanguageModel, language_model
 from memory.language.prompts import answer_messages, plain_messages
 from memory.limits import TOP_K_DEFAULT
@@ -99,7 +99,7 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
 def _events(
     question: StreamedQuestion, found: MemoryAnswer | None, deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
-    passages = [Passage(n, one.text, one.score) for n, one in enumerate(found.results, 1)] if found else []
+    passages = [NumberedPassage(n, one.text, one.score) for n, one in enumerate(found.results, 1)] if found else []
     yield Citations(found)
 
     degraded: list[str] = []
@@ -118,7 +118,7 @@ def _events(
 
 
 def _from_model(
-    model: LanguageModel, question: StreamedQuestion, passages: list[Passage], deadline: float
+    model: LanguageModel, question: StreamedQuestion, passages: list[NumberedPassage], deadline: float
 ) -> Iterator[StreamEvent]:
     messages = (answer_messages if question.memory else lambda message, _: plain_messages(message))(
         question.message, passages
@@ -133,7 +133,7 @@ def _from_model(
 
 
 def _built_in(
-    question: StreamedQuestion, passages: list[Passage], degraded: list[str], deadline: float, user_hash: str
+    question: StreamedQuestion, passages: list[NumberedPassage], degraded: list[str], deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
     if question.memory:
         language = settings.MEMORY_LEXICAL_LANGUAGE

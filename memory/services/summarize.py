@@ -19,7 +19,8 @@ from memory.embedding.spaces import active_space
 from memory.embedding.vectors import unit_vectors
 from memory.errors import LanguageModelError, NotFound, Overloaded, QuotaExceeded, StaleKeys
 from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, DERIVED_MAX_IDS, SUMMARY_SOURCE, listed_bytes
-from memory.indexing.write import DocumentDraft, seal_document, store_documents
+from memory.indexing.seal import DocumentDraft, seal_document
+from memory.indexing.store import store_documents
 from memory.keys.service_keys import service_key
 from memory.language.abstract import rewrite
 from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
@@ -245,13 +246,12 @@ def _versions(chunks: Sequence[StoredChunk]) -> dict[str, bytes]:
 def _provenance(scope: SummaryScope, summary: Summary) -> dict:
     """What was summarised and by whom. The ids of a doc_ids scope stand beside it; quotes, in the documents."""
     said = scope.kind if isinstance(scope.value, tuple) else {scope.kind: scope.value[:SCOPE_MAX_CHARS]}
-    places = [sentence.citation for sentence in summary.sentences]
     return {
         "scope": said,
         "backend": summary.backend,
         "sentences": [
-            {"doc_id": place.doc_id, "chunk_index": place.chunk_index, "start": place.start, "end": place.end}
-            for place in places
+            {"doc_id": cited.doc_id, "chunk_index": cited.chunk_index, "start": cited.start, "end": cited.end}
+            for cited in (sentence.citation for sentence in summary.sentences)
         ],
     }
 

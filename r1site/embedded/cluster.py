@@ -13,29 +13,24 @@ its lock with its life; a server left behind is picked up by the next one to joi
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from r1site.embedded import data_folder, postmaster
+from r1site.embedded import data_folder, postmaster, socket_folder
 from r1site.embedded import installation as programs
 from r1site.embedded.account import Account, account_for
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.errors import EmbeddedError
 from r1site.embedded.secrets import read_secret
+from r1site.embedded.socket_folder import PORT
 
-PORT = 5432
-# sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final NUL included.
-SOCKET_PATH_LIMIT_BYTES = 100
 LOG_KEPT_BYTES = 10 * 1024 * 1024
 # Long enough for crash recovery over a full max_wal_size on a slow disk.
 START_LIMIT_SECONDS = 300
@@ -46,23 +41,6 @@ POLL_SECONDS = 0.02
 
 class ClusterError(EmbeddedError):
     """The embedded PostgreSQL cannot be made, started or stopped."""
-
-
-def socket_dir(root: Path) -> Path:
-    """The folder of the server's socket: a pure function of `root`, the same in every process."""
-    root = Path(root).resolve()
-    folder = root / "run"
-    socket_bytes = len(os.fsencode(folder / f".s.PGSQL.{PORT}"))
-    # libpq reads a comma in a host as a list of hosts.
-    if socket_bytes <= SOCKET_PATH_LIMIT_BYTES and "," not in str(folder):
-        return folder
-    # /tmp rather than the environment's TMPDIR, which may differ between two processes.
-    base = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
-    return base / f"r1-{_fingerprint(root)}"
-
-
-def _fingerprint(root: Path) -> str:
-    return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 class Cluster:
@@ -83,10 +61,10 @@ class Cluster:
         self.root = Path(root).resolve()
         self.data = self.root / "data"
         self.log = self.root / "postgres.log"
-        self.socket_folder = socket_dir(self.root)
+        self.socket_folder = socket_folder.socket_dir(self.root)
         self.secrets_folder = Path(secrets_folder or self.root.parent / "secrets").resolve()
         self.durable = durable
-        self._name = f"r1-{_fingerprint(self.root)}"
+        self._name = f"r1-{socket_folder.fingerprint(self.root)}"
         self._installation = installation
         self._users_lock: int | None = None
 
@@ -183,7 +161,7 @@ class Cluster:
         account = account_for(self.data)
         if self.exists():
             account.own(self.data)
-        self._make_socket_folder(account)
+        socket_folder.make(self.socket_folder, account)
         written = [self.data, self.socket_folder] if self.exists() else [self.socket_folder]
         account = account.able_to_reach(server.parent, programs.support_file(self._installation), written)
         if not self.exists():
@@ -206,16 +184,6 @@ class Cluster:
         )
         postmaster.quit_orphans(self._name)
         self._launch(server, account)
-
-    def _make_socket_folder(self, account: Account) -> None:
-        folder = self.socket_folder
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        # A stranger could have made the folder under /tmp first, to listen in our server's place.
-        if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise ClusterError(f"{folder} must be a folder of its own: remove what is there")
-        account.own(folder)
-        folder.chmod(0o700)
 
     def _launch(self, server: Path, account: Account) -> None:
         if self.log.exists() and self.log.stat().st_size > LOG_KEPT_BYTES:

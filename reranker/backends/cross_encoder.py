@@ -11,7 +11,7 @@ import numpy as np
 
 from reranker.backends import Pair
 from reranker.backends.first_token import shorten_last_layer
-from reranker.backends.lanes import Lanes, cpu_threads
+from reranker.backends.parallel_passes import ParallelPasses, cpu_threads
 from reranker.config import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, RerankConfig
 from reranker.faults import TokenizerFault
 from reranker.loader import LoadedModel, LoadFailure, load_cross_encoder
@@ -37,7 +37,9 @@ class CrossEncoderBackend:
 
     name = "cross_encoder"
 
-    def __init__(self, loaded: LoadedModel, max_tokens: int, batch_tokens: int | None, lanes: int | None = None):
+    def __init__(
+        self, loaded: LoadedModel, max_tokens: int, batch_tokens: int | None, parallel_passes: int | None = None
+    ):
         import torch
         from tokenizers import Tokenizer
 
@@ -60,10 +62,10 @@ class CrossEncoderBackend:
         self._most_characters = self.max_tokens * _MOST_CHARACTERS_PER_TOKEN
         if loaded.dtype in ("bfloat16", "float16"):
             self._keep_last_layer_exact()
-        self._lanes: Lanes | None = None
+        self._parallel: ParallelPasses | None = None
         self._shorten_and_compare()
-        if loaded.device == "cpu" and lanes != 1:
-            self._lanes = Lanes(lanes or cpu_threads(), torch.set_num_threads)
+        if loaded.device == "cpu" and parallel_passes != 1:
+            self._parallel = ParallelPasses(parallel_passes or cpu_threads(), torch.set_num_threads)
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
         query = query[: self._most_characters]
@@ -82,7 +84,7 @@ class CrossEncoderBackend:
         return pairs
 
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
-        return self._lanes.score(self._forward, pairs) if self._lanes else self._forward(pairs)
+        return self._parallel.score(self._forward, pairs) if self._parallel else self._forward(pairs)
 
     def _forward(self, pairs: Sequence[Pair]) -> np.ndarray:
         torch = self._torch
@@ -107,8 +109,8 @@ class CrossEncoderBackend:
             self._torch.cuda.empty_cache()
 
     def close(self) -> None:
-        if self._lanes:
-            self._lanes.close()
+        if self._parallel:
+            self._parallel.close()
 
     def _keep_last_layer_exact(self) -> None:
         """Run the last layer in fp32: 8 bits of mantissa give unlike passages the same score."""
@@ -148,4 +150,6 @@ class CrossEncoderBackend:
 
 def load_cross_encoder_backend(config: RerankConfig) -> CrossEncoderBackend:
     """Load the configured model; raises `LoadFailure`, and whatever torch raises."""
-    return CrossEncoderBackend(load_cross_encoder(config), config.max_tokens, config.batch_tokens, config.lanes)
+    return CrossEncoderBackend(
+        load_cross_encoder(config), config.max_tokens, config.batch_tokens, config.parallel_passes
+    )

@@ -7,7 +7,7 @@ import pytest
 from django.db import connections
 
 from memory.errors import StaleKeys
-from memory.indexing import write
+from memory.indexing import store
 from memory.limits import CHUNKS_PER_CALL_MAX
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -108,7 +108,7 @@ def test_the_chunks_of_all_documents_count_together(alice, superuser):
 
 def test_a_failure_at_the_last_document_leaves_the_earlier_versions_of_all(alice, monkeypatch):
     before = [index_all(alice, [document("a", "One."), document("b", "Two.")]).json()["documents"]]
-    store_document, stored = write.store_document, []
+    store_document, stored = store.store_document, []
 
     def store_all_but_the_last(tx, sealed):
         if len(stored) % 3 == 2:
@@ -117,7 +117,7 @@ def test_a_failure_at_the_last_document_leaves_the_earlier_versions_of_all(alice
         stored.append(sealed.doc_id)
         return store_document(tx, sealed)
 
-    monkeypatch.setattr(write, "store_document", store_all_but_the_last)
+    monkeypatch.setattr(store, "store_document", store_all_but_the_last)
     response = index_all(alice, [document("a", "Three."), document("b", "Four."), document("c", "Five.")])
     assert (response.status_code, stored) == (503, ["a", "b", "failed"] * 2)
     for each in before[0]:

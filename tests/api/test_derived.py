@@ -17,7 +17,7 @@ from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services.forget import delete_document
 from tests.api.test_listing import keep
-from tests.db.memories import pack_terms, remember_requests, remember_summary
+from tests.db.memories import flush_terms, remember_requests, remember_summary
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
@@ -67,10 +67,10 @@ def summarized(alice):
     return alice
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_deleting_a_covered_document_takes_its_summary_and_what_was_made_from_that(summarized, superuser, packed):
-    if packed:
-        assert pack_terms(summarized, chunks=2)
+@pytest.mark.parametrize("in_segments", [False, True])
+def test_deleting_a_covered_document_takes_its_summary_and_what_was_made_from_that(summarized, superuser, in_segments):
+    if in_segments:
+        assert flush_terms(summarized, chunks=2)
     assert summarized.delete("memory/documents/b").status_code == 204
     assert listed(summarized) == {"a", "c", "d", "sum-c"}
     assert assert_counts_are_true(superuser, summarized) == 4
@@ -117,16 +117,16 @@ def test_a_document_of_a_circle_that_is_written_again_stays_and_the_rest_of_the_
     assert assert_counts_are_true(superuser, alice) == 2
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_long_chain_goes_as_a_whole_and_in_as_many_statements_as_a_short_one(alice, bob, superuser, packed):
+@pytest.mark.parametrize("in_segments", [False, True])
+def test_a_long_chain_goes_as_a_whole_and_in_as_many_statements_as_a_short_one(alice, bob, superuser, in_segments):
     spent = {}
     for person, length in ((bob, 1), (alice, 60)):
         keep(person, "0")
         keep(person, "other")
         for number in range(length):
             summarize(person, f"{number + 1}", f"{number}")
-        if packed:
-            pack_terms(person, chunks=length + 1)
+        if in_segments:
+            flush_terms(person, chunks=length + 1)
         with bind_tenant(person.user_hash), CaptureQueriesContext(connections["default"]) as captured:
             delete_document("0")
         spent[person] = len(captured)
@@ -277,7 +277,7 @@ def test_answered_idempotency_keys_outlive_the_document(summarized):
 
 
 def test_no_term_of_a_deleted_memory_is_left(summarized, superuser):
-    pack_terms(summarized, chunks=3)
+    flush_terms(summarized, chunks=3)
     for doc_id in "abcd":
         assert summarized.delete(f"memory/documents/{doc_id}").status_code == 204
     assert assert_counts_are_true(superuser, summarized) == 0

@@ -15,7 +15,7 @@ from memory.isolation.audit import TENANT_TABLES
 from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import forget_keys
-from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
+from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
@@ -56,9 +56,9 @@ def put_back(superuser, backup: dict[str, list[str]], *, without: set[str] = fro
 
 
 def fill(person) -> None:
-    """Rows in every tenant table: three documents, terms both packed and loose, what requests leave behind."""
+    """Rows in every tenant table: three documents, terms in memtable and segments, what requests leave behind."""
     remember(person, "a", "b")
-    pack_terms(person, chunks=2)
+    flush_terms(person, chunks=2)
     remember_summary(person, "c", "a", "b")
     remember_requests(person)
 

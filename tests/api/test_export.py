@@ -16,7 +16,8 @@ from memory.api.streaming import export as export_body
 from memory.api.streaming.client import PIECE_BYTES
 from memory.erasure.erase import erase_memory
 from memory.errors import DecryptionFailed, KeyUnavailable
-from memory.indexing.write import Passage, index_memory_batch
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services import export
 from memory.services.export import export_documents
@@ -293,7 +294,7 @@ def test_an_export_takes_no_more_memory_than_a_few_pages_however_much_there_is(a
     """100 documents of 200,000 characters, 20 MB, through the view, line by line."""
     settings.MEMORY_LEXICAL = False
     text = "x" * 3_999 + "\n"
-    passages = [Passage(text, start, start + len(text)) for start in range(0, 50 * len(text), len(text))]
+    passages = [Slice(text, start, start + len(text)) for start in range(0, 50 * len(text), len(text))]
     vectors = unit_vector()[None, :].repeat(50, 0)
     with tenant_transaction(alice.user_hash, write=True):
         for number in range(100):

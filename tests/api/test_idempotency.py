@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 from prometheus_client import REGISTRY
 
-from memory.indexing import write
+from memory.indexing import store
 from memory.keys.master_keys import master_keys
 from memory.sealing import keyring
 from memory.sealing.keyring import forget_keys
@@ -160,13 +160,13 @@ def test_a_write_that_fails_in_its_transaction_leaves_no_answer(alice, superuser
 
 
 def test_eight_at_once_with_one_key_write_once_and_get_eight_equal_answers(alice, superuser, monkeypatch):
-    store_document, stored = write.store_document, []
+    store_document, stored = store.store_document, []
 
     def counted(tx, document):
         stored.append(document.doc_id)
         return store_document(tx, document)
 
-    monkeypatch.setattr(write, "store_document", counted)
+    monkeypatch.setattr(store, "store_document", counted)
     start = threading.Barrier(8, timeout=30)
 
     def call():

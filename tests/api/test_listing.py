@@ -14,7 +14,8 @@ from gunicorn.config import LimitRequestLine
 
 from memory.api.schema import document
 from memory.api.serializers.documents import CURSOR_MAX_CHARS
-from memory.indexing.write import Passage, index_memory_batch
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services.forget import delete_document
@@ -30,7 +31,7 @@ def keep(person, doc_id: str, minute: int = 0, **fields) -> None:
     """Store a document without asking the model."""
     text = f"What is kept under {doc_id}."
     index_memory_batch(
-        connections["default"], person.user_id, doc_id, fields.pop("source", "notes"), [Passage(text, 0, len(text))],
+        connections["default"], person.user_id, doc_id, fields.pop("source", "notes"), [Slice(text, 0, len(text))],
         unit_vector()[None, :], created_at=NOON + timedelta(minutes=minute), **fields,
     )  # fmt: skip
 

@@ -13,7 +13,8 @@ from prometheus_client import REGISTRY
 from memory.admission.rate import Rate
 from memory.embedding.process import get_embedder
 from memory.errors import QuotaExceeded
-from memory.indexing.write import Passage, index_memory_batch
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.rls import tenant_transaction
 from memory.services import index as index_service
 
@@ -216,7 +217,7 @@ def test_code_in_the_same_process_is_held_to_the_quota_too(alice, superuser, set
 
     def store(doc_id: str) -> None:
         vectors = np.random.default_rng(0).normal(size=(1, 384))
-        passages = [Passage(SENTENCE, 0, len(SENTENCE))]
+        passages = [Slice(SENTENCE, 0, len(SENTENCE))]
         index_memory_batch(connections["default"], alice.user_id, doc_id, "api", passages, vectors)
 
     store("a")

@@ -16,7 +16,8 @@ from django.db import connections
 from memory.embedding.process import get_embedder
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
-from memory.indexing.write import DocumentDraft, Passage, index_memory_batch
+from memory.indexing.seal import DocumentDraft
+from memory.indexing.write import index_memory_batch
 from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.lexical.terms import expected_collisions, terms
 from memory.management.commands.evaluate import LOCK
@@ -211,7 +212,7 @@ def test_erasing_reaches_one_user_only(alice, bob):
 
 def test_a_large_collection_is_erased_in_batches_that_no_statement_timeout_ends(alice, monkeypatch):
     monkeypatch.setattr("memory.erasure.erase.BATCH_ROWS", 2)
-    passages = [Passage(f"note {n}. ", n * 8, n * 8 + 8) for n in range(5)]
+    passages = [Slice(f"note {n}. ", n * 8, n * 8 + 8) for n in range(5)]
     vectors = np.random.default_rng(1).normal(size=(5, 384))
     index_memory_batch(connections["default"], alice.user_id, "notes", "evaluate", passages, vectors)
 

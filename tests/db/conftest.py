@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from memory.isolation.audit import TENANT_TABLES
-from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
+from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
 from tests.db.server import connect, digest
 from tests.people import Person
 
@@ -24,7 +24,7 @@ def keeper(database) -> Person:
     person = Person.new("keeper")
     remember(person, "a", "b")
     remember_summary(person, "c", "a", "b")
-    pack_terms(person, chunks=2)
+    flush_terms(person, chunks=2)
     remember_requests(person)
     return person
 
@@ -34,7 +34,7 @@ def victim(database) -> Person:
     """Another user with three documents: the one whose rows nobody else may reach."""
     person = Person.new("victim")
     remember(person, "a", "b")
-    pack_terms(person, chunks=1)
+    flush_terms(person, chunks=1)
     remember_summary(person, "c", "a", "b")
     remember_requests(person)
     return person

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from django.conf import settings
 from django.db import connections
 
+from memory.embedding.protection import protect
 from memory.embedding.spaces import registered_space
 from memory.embedding.vectors import half_vectors, unit_vectors
-from memory.indexing.write import Passage, index_memory_batch, protect
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.lexical.bm25 import lexical_query
 from memory.lexical.terms import terms
 from memory.models.chunk import EMBEDDING_DIMENSION
@@ -43,7 +45,7 @@ def store(person: Person, doc_id: str, texts: list[str], *, source: str = "notes
     """One document of these passages, under random vectors."""
     passages, start = [], 0
     for text in texts:
-        passages.append(Passage(text, start, start + len(text)))
+        passages.append(Slice(text, start, start + len(text)))
         start += len(text)
     vectors = [unit_vector() for _ in texts]
     index_memory_batch(connections["default"], person.user_id, doc_id, source, passages, vectors)

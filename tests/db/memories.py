@@ -9,7 +9,7 @@ from django.db import connections
 
 from memory.embedding.spaces import registered_space
 from memory.indexing.write import index_memory_chunk
-from memory.lexical.segments import settle
+from memory.lexical.segments import flush
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.rls import tenant_transaction
 from tests.people import Person
@@ -37,10 +37,10 @@ def remember_summary(person: Person, doc_id: str, *covered: str) -> None:
     index_memory_chunk(conn, person.user_id, doc_id, "summary", text, unit_vector(), {"derived_from": list(covered)})
 
 
-def pack_terms(person: Person, *, chunks: int) -> int:
-    """Pack the person's loose terms into segments of `chunks` chunks, as a big user's are; how many that made."""
+def flush_terms(person: Person, *, chunks: int) -> int:
+    """Flush the person's memtable into segments of `chunks` chunks, as a big user's is; how many that made."""
     with tenant_transaction(person.user_hash, write=True) as tx:
-        return settle(tx, registered_space(), tx.state().generation, segment_chunks=chunks)
+        return flush(tx, registered_space(), tx.state().generation, segment_chunks=chunks)
 
 
 def remember_requests(person: Person) -> None:

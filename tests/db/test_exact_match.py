@@ -8,11 +8,11 @@ import pytest
 
 from memory.admission import deadline
 from memory.errors import Overloaded
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.rls import bind_tenant
 from memory.services.index import index_document
 from memory.services.query import PHRASE_CANDIDATES, MemoryAnswer, MemoryQuery, _rank, query_memory
-from tests.db.memories import pack_terms
+from tests.db.memories import flush_terms
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -70,10 +70,10 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_an_exact_detail_comes_first(diary, packed):
-    if packed:
-        assert pack_terms(diary, chunks=50) == 1
+@pytest.mark.parametrize("in_segments", [False, True])
+def test_an_exact_detail_comes_first(diary, in_segments):
+    if in_segments:
+        assert flush_terms(diary, chunks=50) == 1
     for question, doc_id in QUESTIONS.items():
         answer = ask(diary, question, top_k=1)
         assert [result.doc_id for result in answer.results] == [doc_id], question

@@ -9,11 +9,15 @@ from unittest.mock import ANY
 
 import pytest
 
+from memory.embedding.protection import protect
 from memory.embedding.spaces import registered_space
-from memory.indexing import write
+from memory.embedding.vectors import half_vectors
+from memory.indexing import store as storing
+from memory.indexing.seal import DocumentDraft, seal_document
+from memory.indexing.slices import Slice
 from memory.lexical import segments as term_index
 from memory.lexical.bm25 import QUERY_TERMS_MAX, lexical_query
-from memory.lexical.segments import unpack
+from memory.lexical.segments import compact
 from memory.lexical.terms import Blinder, blind
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
@@ -21,7 +25,7 @@ from memory.rls import tenant_transaction
 from memory.sealing.keyring import Purpose, existing_keys
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
-from tests.db.memories import pack_terms, unit_vector
+from tests.db.memories import flush_terms, unit_vector
 from tests.db.server import connect
 from tests.people import Person
 
@@ -34,9 +38,9 @@ QUESTIONS = ["word0 word3 word17", "word40", "word299 word1 word1", "Word2, unkn
 
 @pytest.fixture
 def small_segments(monkeypatch):
-    """Segments of 8 chunks that are unpacked below 4, so that a few documents go through every form."""
+    """Segments of 8 chunks that are compacted below 4, so that a few documents go through every form."""
     monkeypatch.setattr(term_index, "SEGMENT_CHUNKS", 8)
-    monkeypatch.setattr(write, "SEGMENT_CHUNKS", 8)
+    monkeypatch.setattr(storing, "SEGMENT_CHUNKS", 8)
     monkeypatch.setattr(term_index, "SEGMENT_LIVE_MIN", 4)
 
 
@@ -58,7 +62,7 @@ def rows_of(person: Person) -> dict[str, int]:
         return {t: backup.execute(count.format(t), [person.user_hash]).fetchone()[0] for t in LEXICAL_TABLES}
 
 
-def living_chunks(person: Person) -> list:
+def live_chunks(person: Person) -> list:
     """The ids of all chunks that the lexical tables hold alive, however they hold them."""
     with connect("r1_backup") as backup:
         found = backup.execute(
@@ -79,26 +83,26 @@ def stored_chunks(person: Person) -> list:
 # -- The score
 
 
-def test_loose_packed_and_unpacked_terms_score_as_bm25_over_the_plaintext_and_all_alike(alice):
+def test_terms_in_the_memtable_in_segments_and_compacted_score_as_bm25_over_the_plaintext_and_all_alike(alice):
     texts = random_texts(1, 30)
     store_all(alice, texts)
     assert_as_plain(alice, texts)
-    loose = [lexical_scores(alice, question) for question in QUESTIONS]
-    assert pack_terms(alice, chunks=25) >= 2
+    in_memtable = [lexical_scores(alice, question) for question in QUESTIONS]
+    assert flush_terms(alice, chunks=25) >= 2
     assert rows_of(alice)["memory_lexical_chunks"] < 25
-    packed = [lexical_scores(alice, question) for question in QUESTIONS]
-    assert packed == loose  # to the last bit
+    in_segments = [lexical_scores(alice, question) for question in QUESTIONS]
+    assert in_segments == in_memtable  # to the last bit
     with tenant_transaction(alice.user_hash, write=True) as tx:
-        unpack(tx, registered_space(), 1, 0)
-    assert [lexical_scores(alice, question) for question in QUESTIONS] == loose
-    assert living_chunks(alice) == stored_chunks(alice)
+        compact(tx, registered_space(), 1, 0)
+    assert [lexical_scores(alice, question) for question in QUESTIONS] == in_memtable
+    assert live_chunks(alice) == stored_chunks(alice)
 
 
 def test_terms_whose_ids_collide_score_as_one_term_and_nothing_else_changes(alice, monkeypatch):
     monkeypatch.setattr(Blinder, "id", lambda self, term: sum(term.encode()) % 40 - 20)
     texts = random_texts(2, 20)
     store_all(alice, texts)
-    pack_terms(alice, chunks=15)
+    flush_terms(alice, chunks=15)
     assert_as_plain(alice, texts, name=lambda term: sum(term.encode()) % 40)
 
 
@@ -125,7 +129,7 @@ def test_a_segment_of_full_size_is_made_by_the_write_that_fills_it_and_scores_al
     assert rows_of(alice) == {
         "memory_lexical_chunks": 400, "memory_lexical_segments": 0, "memory_lexical_blocks": 0
     }  # fmt: skip
-    assert living_chunks(alice) == stored_chunks(alice)
+    assert live_chunks(alice) == stored_chunks(alice)
     left = {doc_id: texts[doc_id] for doc_id in ("d4", "d5")}
     expected = plain_bm25(left, "word250 word120")
     scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, "word250 word120", 100)}
@@ -135,7 +139,7 @@ def test_a_segment_of_full_size_is_made_by_the_write_that_fills_it_and_scores_al
 def test_each_leg_gives_its_best_and_every_row_has_both_scores(alice):
     texts = random_texts(3, 60)
     store_all(alice, texts)
-    pack_terms(alice, chunks=40)
+    flush_terms(alice, chunks=40)
     question, limit = "word0 word7 word30", 5
     expected = plain_bm25(texts, question)
     found = search(alice, question, limit)
@@ -149,11 +153,11 @@ def test_each_leg_gives_its_best_and_every_row_has_both_scores(alice):
 
 
 def test_what_is_left_out_of_a_long_search_could_not_have_been_among_the_best(alice):
-    """Rare words with frequent ones, so that most chunks are passed over: a few hundred, loose and in two segments."""
+    """Rare words with frequent ones, so that most chunks are passed over: hundreds, in memtable and two segments."""
     chance = random.Random(13)
     texts = {f"d{n}": [" ".join(chance.choices(WORDS, WEIGHTS, k=12)) for _ in range(150)] for n in range(6)}
     store_all(alice, texts)
-    assert pack_terms(alice, chunks=400) == 2
+    assert flush_terms(alice, chunks=400) == 2
     questions = [" ".join(chance.choices(WORDS, k=2) + chance.choices(WORDS[:8], k=3)) for _ in range(12)]
     for question in [*questions, "word0 word1 word2", "word250", "word250 word0 word0 word0 word0 word0 word0"]:
         expected = plain_bm25(texts, question)
@@ -166,7 +170,7 @@ def test_what_is_left_out_of_a_long_search_could_not_have_been_among_the_best(al
 def test_equal_scores_go_by_document_and_place(alice):
     for doc_id in ("m", "z", "a", "k"):
         store(alice, doc_id, ["heat pump serviced", "heat pump serviced"])
-    pack_terms(alice, chunks=3)
+    flush_terms(alice, chunks=3)
     best = {(c.doc_id, c.chunk_index) for c in search(alice, "pump", 3) if c.bm25 > 0}
     lexical_only = sorted(lexical_scores(alice, "pump"))[:3]
     assert set(lexical_only) <= best
@@ -177,7 +181,7 @@ def test_filters_narrow_both_legs_and_change_no_score(alice):
     texts = random_texts(4, 40)
     for number, (doc_id, passages) in enumerate(texts.items()):
         store(alice, doc_id, passages, source="mail" if number % 3 else "chat")
-    pack_terms(alice, chunks=30)
+    flush_terms(alice, chunks=30)
     question = "word1 word9"
     expected = {key: score for key, score in plain_bm25(texts, question).items() if int(key[0][1:]) % 3 == 0}
     found = search(alice, question, 4, Filters(sources=("chat",)))
@@ -188,10 +192,10 @@ def test_filters_narrow_both_legs_and_change_no_score(alice):
     assert {c.doc_id for c in only} == {"d007"}
 
 
-def test_a_chunk_that_is_set_aside_is_in_neither_leg_and_makes_room(alice):
+def test_a_quarantined_chunk_is_in_neither_leg_and_makes_room(alice):
     texts = {f"d{number}": [f"heat pump {'filler ' * number}"] for number in range(8)}
     store_all(alice, texts)
-    pack_terms(alice, chunks=5)
+    flush_terms(alice, chunks=5)
     with connect(SUPERUSER) as superuser:
         superuser.execute(
             "UPDATE memory_chunks SET quarantined_at = now() WHERE user_hash = %s AND doc_id IN ('d0', 'd1')",
@@ -225,10 +229,10 @@ def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(ali
     store(alice, "d", ["Die Häuser am Hafen"])
     assert lexical_scores(alice, "Haus")[("d", 0)] > 0
     assert lexical_scores(alice, "die am")[("d", 0)] is None
-    keys, draft = existing_keys(alice.user_hash), write.DocumentDraft("e", "notes", "running")
-    passage, vector = write.Passage("running", 0, 7), unit_vector()[None, :]
+    keys, draft = existing_keys(alice.user_hash), DocumentDraft("e", "notes", "running")
+    piece, vector = Slice("running", 0, 7), unit_vector()[None, :]
     for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
-        [chunk] = write.seal_document(keys, 1, draft, [passage], vector, language=language).chunks
+        [chunk] = seal_document(keys, 1, draft, [piece], vector, language=language).chunks
         assert list(chunk.terms.ids) == blind(keys.subkey(Purpose.LEXICAL), [stem])
 
 
@@ -267,7 +271,7 @@ def test_terms_go_with_their_chunk_from_either_form(alice, small_segments):
         else:
             del texts[doc_id]
             remove(alice, doc_id)
-        assert living_chunks(alice) == stored_chunks(alice)
+        assert live_chunks(alice) == stored_chunks(alice)
         if len(texts) > 12:
             assert_as_plain(alice, texts)
     for doc_id in texts:
@@ -277,15 +281,15 @@ def test_terms_go_with_their_chunk_from_either_form(alice, small_segments):
 
 def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
     store(alice, "d", ["heat pump"])
-    before = living_chunks(alice)
+    before = live_chunks(alice)
 
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(write, "remove_terms", fail)
+    monkeypatch.setattr(storing, "remove_terms", fail)
     with pytest.raises(RuntimeError):
         store(alice, "d", ["something else"])
-    assert living_chunks(alice) == before == stored_chunks(alice)
+    assert live_chunks(alice) == before == stored_chunks(alice)
     assert lexical_scores(alice, "pump")[("d", 0)] > 0
 
 
@@ -308,7 +312,7 @@ def test_frequencies_and_lengths_stay_right_while_many_write_and_delete_at_once(
             done.result()
     gone = {doc_id for n in range(4) for doc_id in [d for d in versions[0] if int(d[1:]) % 4 == n][::3]}
     texts = {doc_id: passages for doc_id, passages in versions[1].items() if doc_id not in gone}
-    assert living_chunks(alice) == stored_chunks(alice)
+    assert live_chunks(alice) == stored_chunks(alice)
     assert rows_of(alice)["memory_lexical_segments"] > 0
     assert_as_plain(alice, texts | {"first": ["word0 word1"]})
 
@@ -317,7 +321,7 @@ def test_two_writers_of_one_document_leave_the_terms_of_one_version(alice, small
     store_all(alice, random_texts(10, 10))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: store(alice, "contested", [f"contested version{n}"] * 3), range(12)))
-    assert living_chunks(alice) == stored_chunks(alice)
+    assert live_chunks(alice) == stored_chunks(alice)
     scores = lexical_scores(alice, "contested")
     assert sum(score > 0 for score in scores.values()) == 3
 
@@ -345,9 +349,9 @@ def test_switched_off_no_terms_are_written_and_rows_without_terms_score_nothing(
 def test_the_plan_visits_this_users_rows_only_in_every_table(alice, bob):
     for person in (alice, bob):
         store_all(person, random_texts(11, 12))
-        pack_terms(person, chunks=8)
+        flush_terms(person, chunks=8)
     keys, limit = existing_keys(alice.user_hash), 5
-    searchable = write.half_vectors(write.protect(keys, unit_vector()[None, :]))[0]
+    searchable = half_vectors(protect(keys, unit_vector()[None, :]))[0]
     plan, owned = explain_candidates(alice.user_hash, registered_space(), searchable, limit)
     assert set(owned) == set(SEARCHED_TABLES)
     assert all(plan.scans(table) for table in SEARCHED_TABLES)

@@ -18,7 +18,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from memory.isolation.audit import TENANT_TABLES, verify_rls_isolation
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.catalogue import catalogue, rows
-from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
+from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import connect
 from tests.people import Person
@@ -96,7 +96,7 @@ def _fill(scratch: ScratchDatabase) -> None:
             person = Person.new(name)
             remember(person, "a", "b")
             remember_summary(person, "sum", "b", "a", "gone")
-            pack_terms(person, chunks=2)
+            flush_terms(person, chunks=2)
             remember_requests(person)
 
 

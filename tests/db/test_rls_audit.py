@@ -27,7 +27,7 @@ from memory.isolation.role_audit import ROLE_SETTINGS
 from memory.maintenance.rls_probe import probe_two_users
 from memory.models import Document
 from r1site.embedded.bootstrap import ROLES_FILE
-from tests.db.memories import pack_terms, remember, remember_requests, remember_summary
+from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
 from tests.people import Person
@@ -53,7 +53,7 @@ def house(database) -> Iterator[House]:
         with scratch.as_alias("default"):
             for person in (house.alice, house.bob):
                 remember(person, "a", "b")
-                pack_terms(person, chunks=1)
+                flush_terms(person, chunks=1)
                 remember_requests(person)
                 remember_summary(person, "c", "a", "b")
         yield house

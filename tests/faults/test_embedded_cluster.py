@@ -18,10 +18,11 @@ from psycopg import pq
 
 from r1site.embedded import postmaster
 from r1site.embedded.bootstrap import ROLES, ROLES_FILE, bootstrap
-from r1site.embedded.cluster import SOCKET_PATH_LIMIT_BYTES, Cluster, socket_dir
+from r1site.embedded.cluster import Cluster
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.installation import PASSED_ON
 from r1site.embedded.secrets import BOUND_TO_DATA, MAKERS, SecretsError, ensure_development_secrets, read_secret
+from r1site.embedded.socket_folder import SOCKET_PATH_LIMIT_BYTES, socket_dir
 
 PROJECT = Path(__file__).resolve().parents[2]
 SECRET_CONTENT = "the-launch-code-is-4711"

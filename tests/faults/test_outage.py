@@ -44,7 +44,7 @@ with ThreadPoolExecutor(11) as threads:
 
 asked = connections["default"].pool.get_stats()["requests_num"]
 
-from memory.auth.tokens import mint
+from memory.auth.mint import mint
 from django.conf import settings
 token = mint("alice", secret=settings.MEMORY_JWT_SECRET, algorithm="HS256", issuer=settings.MEMORY_JWT_ISSUER,
              audience=settings.MEMORY_JWT_AUDIENCE, ttl_seconds=60)

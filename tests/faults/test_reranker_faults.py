@@ -39,9 +39,9 @@ def copied(folder, tmp_path) -> Path:
 
 @pytest.fixture
 def tiny(folder):
-    """In one lane, so that each batch of the queue is one forward pass for the gate to see."""
+    """Without parallel passes, so that each batch of the queue is one forward pass for the gate to see."""
     config = RerankConfig(
-        model=str(folder), device="cpu", backend="cross_encoder", lanes=1, stuck_after_seconds=0.5
+        model=str(folder), device="cpu", backend="cross_encoder", parallel_passes=1, stuck_after_seconds=0.5
     )  # fmt: skip
     tiny = Reranker(config)
     assert tiny.warm(60)
@@ -208,12 +208,12 @@ def test_a_caller_that_leaves_takes_its_passages_along(tiny, gate, monkeypatch):
 
 
 def test_a_job_that_cannot_end_in_time_is_refused_before_it_is_tried(tiny, gate):
-    pace = tiny._batchers["cross_encoder"].runner._pace
-    pace._factor = 50.0
+    pass_time = tiny._batchers["cross_encoder"].runner._pass_time
+    pass_time._factor = 50.0
     outcome = tiny.maybe_rerank("query", ["plain " * 400] * 100, timeout_ms=BUDGET_MS)
     assert outcome.skipped == "deadline" and gate.batches == []
     # It would be refused for ever if nobody looked again.
-    wait_until(lambda: pace._factor < 10, "the model is measured again")
+    wait_until(lambda: pass_time._factor < 10, "the model is measured again")
     assert {len(batch) for batch in gate.batches} == {8} and breaker(tiny) == "closed"
 
 

@@ -11,7 +11,7 @@ from memory.lexical.terms import blind
 from memory.retrieval.plan import SEARCHED_TABLES
 from memory.sealing.keyring import Purpose, existing_keys
 from tests.db.lexicon import lexical_scores, store
-from tests.db.memories import pack_terms
+from tests.db.memories import flush_terms
 from tests.db.server import connect
 from tests.people import Person
 
@@ -21,7 +21,7 @@ CANARY = "xylophonequartz"
 LEXICAL_TABLES = [table for table in SEARCHED_TABLES if table != "memory_chunks"]
 
 
-def loose_terms(person: Person) -> dict[str, set[int]]:
+def memtable_terms(person: Person) -> dict[str, set[int]]:
     """doc_id -> the ids stored for its one chunk."""
     with connect("r1_backup") as backup:
         rows = backup.execute(
@@ -36,7 +36,7 @@ def test_the_same_words_have_the_same_ids_within_one_user_and_others_with_anothe
     for person in (alice, bob):
         store(person, "one", [f"{CANARY} boiler engineer"])
         store(person, "two", [f"{CANARY} harbour"])
-    hers, his = loose_terms(alice), loose_terms(bob)
+    hers, his = memtable_terms(alice), memtable_terms(bob)
     assert len(hers["one"]) == len(his["one"]) == 3
     assert len(hers["one"] & hers["two"]) == len(his["one"] & his["two"]) == 1
     assert not (hers["one"] | hers["two"]) & (his["one"] | his["two"])
@@ -45,7 +45,7 @@ def test_the_same_words_have_the_same_ids_within_one_user_and_others_with_anothe
 def test_the_ids_are_those_of_the_lexical_sub_key_and_no_unkeyed_digest(alice):
     store(alice, "one", [CANARY])
     keys = existing_keys(alice.user_hash)
-    [stored] = loose_terms(alice)["one"]
+    [stored] = memtable_terms(alice)["one"]
     assert [stored] == blind(keys.subkey(Purpose.LEXICAL), [CANARY])
     for purpose in set(Purpose) - {Purpose.LEXICAL}:
         assert [stored] != blind(keys.subkey(purpose), [CANARY])
@@ -58,11 +58,11 @@ def test_the_ids_are_those_of_the_lexical_sub_key_and_no_unkeyed_digest(alice):
             )  # fmt: skip
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_no_word_of_a_text_stands_in_a_lexical_column(alice, packed):
+@pytest.mark.parametrize("in_segments", [False, True])
+def test_no_word_of_a_text_stands_in_a_lexical_column(alice, in_segments):
     store(alice, "doc", [f"{CANARY} ERR_CONN_4711 zweitesgeheimnis", "another passage"])
-    if packed:
-        assert pack_terms(alice, chunks=2) == 1
+    if in_segments:
+        assert flush_terms(alice, chunks=2) == 1
     read = 0
     with connect("r1_backup") as backup:
         for table in LEXICAL_TABLES:

@@ -13,7 +13,9 @@ from django.db import connections
 
 from memory.embedding.process import get_embedder
 from memory.errors import InvalidEmbedding, NotFound
-from memory.indexing.write import DocumentDraft, Passage, index_memory_batch
+from memory.indexing.seal import DocumentDraft
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.rls import bind_tenant, tenant_transaction
 from memory.services.documents import get_document
 from memory.services.forget import delete_document
@@ -42,17 +44,17 @@ def in_threads(*calls: Callable[[], object]) -> list:
         return [future.result(timeout=120) for future in [pool.submit(run, call) for call in calls]]
 
 
-def version(name: str, chunks: int) -> list[Passage]:
+def version(name: str, chunks: int) -> list[Slice]:
     """Passages of a document each of whose words says which version it belongs to."""
     passages, start = [], 0
     for number in range(chunks):
         text = f"[{name} passage {number}]"
-        passages.append(Passage(text, start, start + len(text)))
+        passages.append(Slice(text, start, start + len(text)))
         start += len(text)
     return passages
 
 
-def whole(passages: list[Passage]) -> str:
+def whole(passages: list[Slice]) -> str:
     return "".join(passage.text for passage in passages)
 
 
@@ -60,7 +62,7 @@ def vectors(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, DIMENSION))
 
 
-def store(person, doc_id: str, passages: list[Passage], seed: int = 0) -> None:
+def store(person, doc_id: str, passages: list[Slice], seed: int = 0) -> None:
     index_memory_batch(connections["default"], person.user_id, doc_id, "api", passages, vectors(len(passages), seed))
 
 

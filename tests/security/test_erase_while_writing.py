@@ -17,7 +17,9 @@ from memory.embedding.spaces import registered_space
 from memory.erasure import erase
 from memory.erasure.erase import erase_memory
 from memory.errors import KeyUnavailable, StaleKeys
-from memory.indexing.write import DocumentDraft, Passage, seal_document, store_document
+from memory.indexing.seal import DocumentDraft, seal_document
+from memory.indexing.slices import Slice
+from memory.indexing.store import store_document
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import existing_keys, existing_or_new_keys, forget_keys
 from memory.services.documents import get_document
@@ -37,7 +39,7 @@ def write(person, doc_id: str, *, keys=None) -> None:
     for attempt in range(2):
         keys = keys or existing_or_new_keys(person.user_hash, person.user_id)
         draft = DocumentDraft(doc_id, "api", text)
-        sealed = seal_document(keys, registered_space(), draft, [Passage(text, 0, len(text))], unit_vector()[None, :])
+        sealed = seal_document(keys, registered_space(), draft, [Slice(text, 0, len(text))], unit_vector()[None, :])
         try:
             with tenant_transaction(person.user_hash, write=True) as tx:
                 store_document(tx, sealed)
@@ -79,7 +81,7 @@ def test_a_key_cached_before_the_erasure_writes_nothing_after_it(alice, superuse
     with bind_tenant(alice.user_hash):
         erase_memory()
     sealed = seal_document(
-        cached, registered_space(), DocumentDraft("late", "api", "x"), [Passage("x", 0, 1)], unit_vector()[None, :]
+        cached, registered_space(), DocumentDraft("late", "api", "x"), [Slice("x", 0, 1)], unit_vector()[None, :]
     )
     with pytest.raises(StaleKeys):
         with tenant_transaction(alice.user_hash, write=True) as tx:

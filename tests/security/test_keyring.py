@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 
 from memory import rls
 from memory.errors import KeyUnavailable, NotFound, StaleKeys
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.keys.master_keys import master_keys
 from memory.rls import TenantState, bind_tenant, tenant_transaction
 from memory.sealing import keyring

@@ -34,15 +34,15 @@ from psycopg.conninfo import make_conninfo
 
 from memory.embedding.process import get_embedder
 from memory.errors import MemoryServiceError
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.rls import bind_tenant
 from memory.services.documents import get_document
 from memory.services.index import index_document
 from memory.services.query import MemoryQuery, query_memory
 from r1site.embedded import installation
-from r1site.embedded.cluster import PORT
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.secrets import read_secret
+from r1site.embedded.socket_folder import PORT
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)

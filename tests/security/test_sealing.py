@@ -18,7 +18,8 @@ from django.db import connections
 from pgvector import HalfVector
 from prometheus_client import REGISTRY
 
-from memory.indexing.write import Passage, index_memory_batch
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.sealing import columns as sealing
 from memory.sealing import keyring
 from memory.sealing.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
@@ -352,7 +353,7 @@ def test_reading_a_damaged_document_back_sets_its_chunk_aside_too(alice, superus
 
 
 def test_damaged_document_metadata_fails_one_request_and_not_one_for_each_chunk(alice, superuser):
-    passages = [Passage(f"passage {n} about the salamander", n * 30, n * 30 + 30) for n in range(5)]
+    passages = [Slice(f"passage {n} about the salamander", n * 30, n * 30 + 30) for n in range(5)]
     vectors = np.random.default_rng(1).normal(size=(5, 384))
     index_memory_batch(connections["default"], alice.user_id, "notes", "api", passages, vectors)
     damaged = document(superuser, alice, "notes")
@@ -411,7 +412,7 @@ READERS = {
 @pytest.mark.parametrize("reader", READERS)
 def test_whoever_reads_a_document_sets_all_its_damaged_chunks_aside_at_once(alice, superuser, reader):
     text = "".join(f"{n:03} the salamander slept under a stone. " for n in range(4))
-    passages = [Passage(text[n * 40 : n * 40 + 40], n * 40, n * 40 + 40) for n in range(4)]
+    passages = [Slice(text[n * 40 : n * 40 + 40], n * 40, n * 40 + 40) for n in range(4)]
     vectors = np.random.default_rng(1).normal(size=(4, 384))
     index_memory_batch(connections["default"], alice.user_id, "notes", "api", passages, vectors)
     rows = [chunk(superuser, alice, "notes", index) for index in range(4)]

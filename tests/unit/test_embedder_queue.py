@@ -29,7 +29,7 @@ class Model:
         self.may_pass = threading.Event()
         self.dies = False
 
-    def encode(self, lane, texts):
+    def encode(self, task, texts):
         self.batches.append(list(texts))
         self.entered.release()
         assert self.may_pass.wait(PATIENCE_SECONDS)
@@ -48,17 +48,17 @@ class Callers:
         self.queue = EmbedderQueue(self.model.encode, batch_tokens=BATCH_TOKENS, max_queued_tokens=MAX_QUEUED_TOKENS)
         self._pool = ThreadPoolExecutor(64)
 
-    def embed(self, user: str, *numbers: int, tokens=10, lane="passage", what="text", deadline=None) -> Future:
+    def embed(self, user: str, *numbers: int, tokens=10, task="passage", what="text", deadline=None) -> Future:
         before = self.queue.queued_tokens
         texts = [f"{what} {user} {number}" for number in numbers]
-        future = self._pool.submit(self.queue.embed, lane, texts, [tokens] * len(texts), deadline, user)
+        future = self._pool.submit(self.queue.embed, task, texts, [tokens] * len(texts), deadline, user)
         while self.queue.queued_tokens == before and not future.done():
             time.sleep(0.001)
         return future
 
     def hold(self) -> Future:
         """Occupy the model, so that what follows has to wait."""
-        future = self.embed("holder", 0, lane="query")
+        future = self.embed("holder", 0, task="query")
         assert self.model.entered.acquire(timeout=PATIENCE_SECONDS)
         return future
 
@@ -97,8 +97,8 @@ def test_a_documents_pieces_take_turns_with_another_users(callers):
 
 def test_many_callers_of_one_user_have_the_turns_of_one(callers):
     callers.hold()
-    many = [callers.embed("many", n, tokens=20, lane="query") for n in range(12)]
-    single = [callers.embed(f"single-{n}", n, tokens=20, lane="query") for n in range(3)]
+    many = [callers.embed("many", n, tokens=20, task="query") for n in range(12)]
+    single = [callers.embed(f"single-{n}", n, tokens=20, task="query") for n in range(3)]
     callers.let_go()
     for future in [*many, *single]:
         future.result(PATIENCE_SECONDS)
@@ -108,7 +108,7 @@ def test_many_callers_of_one_user_have_the_turns_of_one(callers):
 
 def test_a_short_write_goes_right_behind_the_running_batch(callers):
     callers.hold()
-    queries = [callers.embed(f"asks-{n}", n, tokens=60, lane="query") for n in range(12)]
+    queries = [callers.embed(f"asks-{n}", n, tokens=60, task="query") for n in range(12)]
     write = callers.embed("writes", 7)
     callers.let_go()
     assert rows(write) == [7]
@@ -119,7 +119,7 @@ def test_a_short_write_goes_right_behind_the_running_batch(callers):
 
 def test_short_writes_of_several_users_share_a_batch_and_never_one_with_queries(callers):
     callers.hold()
-    query = callers.embed("asks", 1, lane="query")
+    query = callers.embed("asks", 1, task="query")
     writes = [callers.embed(f"writes-{n}", n) for n in range(5)]
     callers.let_go()
     for future in [query, *writes]:
@@ -134,7 +134,7 @@ def test_a_user_over_his_share_is_refused_at_once_and_nobody_else_is(callers):
         callers.embed("greedy", *range(10), tokens=90).result(PATIENCE_SECONDS)
     assert refused.value.retry_after_seconds >= 1
     assert len(callers.model.batches) == 1
-    waiting += [callers.embed("other", *range(20), tokens=90), callers.embed("greedy", 1, lane="query")]
+    waiting += [callers.embed("other", *range(20), tokens=90), callers.embed("greedy", 1, task="query")]
     callers.let_go()
     for future in waiting:
         future.result(PATIENCE_SECONDS)
@@ -150,7 +150,7 @@ def test_a_users_only_document_is_taken_whatever_its_share(callers):
     assert rows(small) == [1, 2]
 
 
-def test_retry_after_is_what_waits_at_the_pace_that_was_measured(callers):
+def test_retry_after_is_what_waits_at_the_measured_seconds_a_token(callers):
     callers.let_go()
     callers.embed("first", 1).result(PATIENCE_SECONDS)
     callers.model.may_pass.clear()
@@ -161,7 +161,7 @@ def test_retry_after_is_what_waits_at_the_pace_that_was_measured(callers):
         callers.embed("greedy", *range(10), tokens=90).result(PATIENCE_SECONDS)
     assert refused.value.retry_after_seconds == 19  # (10 + 2 x 900) tokens, rounded up
     with pytest.raises(Overloaded) as too_late:
-        callers.embed("asks", 1, lane="query", deadline=time.monotonic() - 1).result(PATIENCE_SECONDS)
+        callers.embed("asks", 1, task="query", deadline=time.monotonic() - 1).result(PATIENCE_SECONDS)
     assert too_late.value.retry_after_seconds == 1  # no passage goes before a query
     callers.let_go()
     for future in waiting:
@@ -170,9 +170,9 @@ def test_retry_after_is_what_waits_at_the_pace_that_was_measured(callers):
 
 def test_deadlines_drop_and_never_order(callers):
     callers.hold()
-    patient = callers.embed("patient", 1, tokens=60, lane="query")
-    hurried = callers.embed("hurried", 2, tokens=60, lane="query", deadline=time.monotonic() + 60)
-    late = callers.embed("late", 3, tokens=60, lane="query", deadline=time.monotonic() + 0.05)
+    patient = callers.embed("patient", 1, tokens=60, task="query")
+    hurried = callers.embed("hurried", 2, tokens=60, task="query", deadline=time.monotonic() + 60)
+    late = callers.embed("late", 3, tokens=60, task="query", deadline=time.monotonic() + 0.05)
     with pytest.raises(Overloaded):
         late.result(PATIENCE_SECONDS)
     callers.let_go()
@@ -183,9 +183,9 @@ def test_deadlines_drop_and_never_order(callers):
 
 def test_a_poisonous_text_fails_alone_and_every_other_caller_of_its_batch_is_served(callers):
     callers.hold()
-    bad = [callers.embed("bad", 1, lane="query", what="bad"), callers.embed("worse", 2, lane="query", what="bad")]
-    good = [callers.embed(f"good-{n}", n, lane="query") for n in range(4)]
-    good.append(callers.embed("bad", 9, lane="query"))
+    bad = [callers.embed("bad", 1, task="query", what="bad"), callers.embed("worse", 2, task="query", what="bad")]
+    good = [callers.embed(f"good-{n}", n, task="query") for n in range(4)]
+    good.append(callers.embed("bad", 9, task="query"))
     callers.let_go()
     assert [rows(future) for future in good] == [[0], [1], [2], [3], [9]]
     for future in bad:
@@ -198,7 +198,7 @@ def test_a_poisonous_text_fails_alone_and_every_other_caller_of_its_batch_is_ser
 
 def test_a_model_that_always_fails_is_asked_once_more_for_each_caller_and_no_more(callers):
     callers.hold()
-    failing = [callers.embed(f"user-{n}", n, n, lane="query", what="bad") for n in range(4)]
+    failing = [callers.embed(f"user-{n}", n, n, task="query", what="bad") for n in range(4)]
     callers.let_go()
     for future in failing:
         with pytest.raises(ModelUnavailable):
@@ -210,7 +210,7 @@ def test_a_model_that_always_fails_is_asked_once_more_for_each_caller_and_no_mor
 
 def test_a_fault_of_the_queues_own_fails_those_who_wait_and_nobody_after_them(callers, monkeypatch):
     callers.hold()
-    waiting = [callers.embed("first", 1, 2, tokens=90), callers.embed("second", 1, lane="query")]
+    waiting = [callers.embed("first", 1, 2, tokens=90), callers.embed("second", 1, task="query")]
 
     def fault():
         monkeypatch.undo()
@@ -229,7 +229,7 @@ def test_a_fault_of_the_queues_own_fails_those_who_wait_and_nobody_after_them(ca
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_owner_thread_is_replaced_and_leaks_nothing(callers):
     callers.hold()
-    waiting = callers.embed("waits", 1, lane="query")
+    waiting = callers.embed("waits", 1, task="query")
     callers.model.dies = True
     owner = callers.queue._thread
     callers.let_go()
@@ -249,7 +249,7 @@ def test_no_texts_are_answered_at_once(callers):
 def test_a_users_texts_and_name_do_not_stay(callers):
     callers.let_go()
     for number in range(50):
-        callers.embed(f"user-{number}", number, lane="query").result(PATIENCE_SECONDS)
+        callers.embed(f"user-{number}", number, task="query").result(PATIENCE_SECONDS)
     with callers.queue._changed:
         callers.queue._classes.take()  # what the owner does before it waits
         assert not any(queue.users for queue in callers.queue._classes._queues.values())
@@ -262,8 +262,8 @@ def test_the_queue_is_measured_without_a_series_for_anybody(callers):
 
     waits, batches, texts = (value(f"memory_queue_{name}") for name in ("wait_ms_count", "batch_count", "batch_sum"))
     callers.hold()
-    waiting = [callers.embed("one", 1, lane="query"), callers.embed("two", 2, lane="query")]
-    gave_up = callers.embed("gone", 3, lane="query", deadline=time.monotonic() + 0.05)
+    waiting = [callers.embed("one", 1, task="query"), callers.embed("two", 2, task="query")]
+    gave_up = callers.embed("gone", 3, task="query", deadline=time.monotonic() + 0.05)
     with suppress(Overloaded):
         gave_up.result(PATIENCE_SECONDS)
     assert value("memory_queue_depth") == 3

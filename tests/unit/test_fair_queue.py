@@ -23,8 +23,8 @@ def queue(**options) -> FairQueue:
     return FairQueue(PLENTY, **{"quantum_tokens": BATCH_TOKENS, "rotates": True} | options)
 
 
-def job(user: str, *tokens: int, lane="passage") -> Job:
-    return Job(lane, [f"{user} {n}" for n in range(len(tokens))], tokens, user=user)
+def job(user: str, *tokens: int, task="passage") -> Job:
+    return Job(task, [f"{user} {n}" for n in range(len(tokens))], tokens, user=user)
 
 
 def served(batch) -> dict[str, int]:
@@ -148,9 +148,9 @@ def test_who_has_nothing_waiting_is_forgotten():
 def test_many_callers_do_not_make_the_batches_long_for_who_asks_one_by_one():
     fair = queue(quantum_tokens=32, rotates=False)
     for _ in range(40):
-        fair.add(job("greedy", 20, lane="query"))
+        fair.add(job("greedy", 20, task="query"))
     for number in range(10):
-        fair.add(job(f"single {number}", 20, lane="query"))
+        fair.add(job(f"single {number}", 20, task="query"))
     shared = served(fair.take(BATCH_TOKENS))
     assert len(shared) == 11 and shared["greedy"] <= 40
     # The ten were just here and are on their way back: it fills no batch behind their backs.
@@ -161,20 +161,20 @@ def test_many_callers_do_not_make_the_batches_long_for_who_asks_one_by_one():
 def test_one_user_alone_fills_the_batches():
     fair = queue(quantum_tokens=32, rotates=False)
     for _ in range(40):
-        fair.add(job("alone", 20, lane="query"))
+        fair.add(job("alone", 20, task="query"))
     assert len(fair.take(BATCH_TOKENS)) == BATCH_TOKENS // 20
 
 
 class TestPriorityClasses:
     @staticmethod
     def add(classes: PriorityClasses, new: Job) -> Job:
-        classes.place(new).add(new)
+        classes.classify(new).add(new)
         return new
 
     def test_a_short_write_goes_before_all_queries_that_wait(self):
         classes = PriorityClasses(BATCH_TOKENS, PLENTY)
         for number in range(200):
-            self.add(classes, job(f"asks {number}", 30, lane="query"))
+            self.add(classes, job(f"asks {number}", 30, task="query"))
         classes.take()
         write = self.add(classes, job("writes", 60, 60))
         assert {each for each, _ in classes.take()} == {write} and not write.waiting
@@ -184,21 +184,21 @@ class TestPriorityClasses:
         for number in range(60):
             self.add(classes, job(f"writes {number}", SHORT_TOKENS))
             for _ in range(60):
-                self.add(classes, job(f"asks {number}", 30, lane="query"))
-        lanes = [classes.take()[0][0].lane for _ in range(30)]
-        assert lanes == ["passage", "query"] * 15
+                self.add(classes, job(f"asks {number}", 30, task="query"))
+        tasks = [classes.take()[0][0].task for _ in range(30)]
+        assert tasks == ["passage", "query"] * 15
 
     def test_who_writes_without_end_pays_for_it_like_who_asks(self):
         classes = PriorityClasses(BATCH_TOKENS, PLENTY)
         for number in range(10):
             for _ in range(400):
-                self.add(classes, job(f"asks {number}", 30, lane="query"))
+                self.add(classes, job(f"asks {number}", 30, task="query"))
         got, write = {"query": 0, "passage": 0}, None
         for _ in range(200):
             if write is None or not write.waiting:
                 write = self.add(classes, job("writes", 120))
             batch = classes.take()
-            got[batch[0][0].lane] += sum(each.tokens[index] for each, index in batch)
+            got[batch[0][0].task] += sum(each.tokens[index] for each, index in batch)
         assert got["passage"] <= got["query"] / 10 + 4 * SHORT_TOKENS
 
     @pytest.mark.parametrize("tokens", [(SHORT_TOKENS + 1,), (100, 20), (500, 500)])
@@ -206,9 +206,9 @@ class TestPriorityClasses:
         classes = PriorityClasses(BATCH_TOKENS, PLENTY)
         write = self.add(classes, job("writes", *tokens))
         for number in range(1_000):
-            self.add(classes, job(f"asks {number}", 500, lane="query"))
-        lanes = [classes.take()[0][0].lane for _ in range(QUERY_BATCHES_BEFORE_PASSAGES + 1)]
-        assert lanes == ["query"] * QUERY_BATCHES_BEFORE_PASSAGES + ["passage"]
+            self.add(classes, job(f"asks {number}", 500, task="query"))
+        tasks = [classes.take()[0][0].task for _ in range(QUERY_BATCHES_BEFORE_PASSAGES + 1)]
+        assert tasks == ["query"] * QUERY_BATCHES_BEFORE_PASSAGES + ["passage"]
         assert not write.is_short
 
     def test_a_users_second_write_at_once_is_not_a_short_one(self):

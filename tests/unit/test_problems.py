@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 from memory import errors
 from memory.api.fields import StrictCharField, StrictSerializer
 from memory.api.permissions import HasScope
-from memory.auth.tokens import VerifiedToken
+from memory.auth.claims import VerifiedToken
 from memory.errors import FieldError
 from memory.keys.secret_files import SettingError
 from r1site import problems
@@ -391,7 +391,7 @@ def test_the_place_of_a_failure_is_in_our_own_code(caplog):
     caplog.set_level(logging.DEBUG, logger="r1site.problems")
     with pytest.raises(errors.MalformedJSON) as refused:
         problems_place_probe()
-    assert problems._place(refused.value.__traceback__).startswith("memory/formats/strict_json.py:")
+    assert problems._innermost_line(refused.value.__traceback__).startswith("memory/formats/strict_json.py:")
 
 
 def problems_place_probe():

@@ -22,7 +22,7 @@ from reranker.bench import WAYS, BenchPlan, run_bench
 from reranker.blend import best_first, blended, sigmoid
 from reranker.jobs import Job, next_batch
 from reranker.loader import Load, LoadFailure
-from reranker.pace import Pace
+from reranker.pass_time import PassTime
 from reranker.verify import as_reference, read_reference, verify, write_reference
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
@@ -38,8 +38,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def tiny(folder):
-    """In one lane, so that each batch of the queue is one forward pass for the gate to see."""
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", lanes=1))
+    """Without parallel passes, so that each batch of the queue is one forward pass for the gate to see."""
+    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", parallel_passes=1))
     assert tiny.warm(60)
     yield tiny
     tiny.close()
@@ -207,10 +207,10 @@ def test_the_process_has_one_reranker_and_it_loads_once_for_all_threads(folder):
 
 def test_new_settings_load_again_only_what_they_change(folder, tiny):
     model = tiny.cross_encoder()
-    config = RerankConfig(model=str(folder), device="cpu", lanes=1, token_encoder=word_vectors, blend=1.0)
+    config = RerankConfig(model=str(folder), device="cpu", parallel_passes=1, token_encoder=word_vectors, blend=1.0)
     tiny.configure(config)
     assert tiny.cross_encoder() is model
-    tiny.configure(RerankConfig(model=str(folder), device="cpu", lanes=1, max_tokens=64))
+    tiny.configure(RerankConfig(model=str(folder), device="cpu", parallel_passes=1, max_tokens=64))
     assert tiny.cross_encoder() is not model
 
 
@@ -279,22 +279,22 @@ def test_every_pair_is_read_once_in_passes_that_fit_and_bring_the_oldest_job_on(
 
 
 def test_the_estimate_follows_the_model_and_a_probe_starts_it_again():
-    pace = Pace()
-    pace.calibrate((100, 0.002), (1000, 0.011))
-    assert pace.seconds(6000) == pytest.approx(0.061)
+    pass_time = PassTime()
+    pass_time.calibrate((100, 0.002), (1000, 0.011))
+    assert pass_time.seconds(6000) == pytest.approx(0.061)
     for _ in range(30):
-        pace.observe(1000, 0.110)
-    assert pace.seconds(6000) == pytest.approx(0.61, rel=0.05)
-    pace.start_again(1000, 0.011)
-    assert pace.seconds(6000) == pytest.approx(0.061)
+        pass_time.observe(1000, 0.110)
+    assert pass_time.seconds(6000) == pytest.approx(0.61, rel=0.05)
+    pass_time.start_again(1000, 0.011)
+    assert pass_time.seconds(6000) == pytest.approx(0.061)
 
 
 def test_a_few_slow_tiny_batches_hardly_move_the_estimate_for_large_ones():
-    pace = Pace()
-    pace.calibrate((100, 0.002), (1000, 0.011))
+    pass_time = PassTime()
+    pass_time.calibrate((100, 0.002), (1000, 0.011))
     for _ in range(3):
-        pace.observe(10, 0.010)
-    assert pace.seconds(6000) < 0.08
+        pass_time.observe(10, 0.010)
+    assert pass_time.seconds(6000) < 0.08
 
 
 # Late interaction
@@ -464,9 +464,9 @@ def test_threads_end_with_close(folder):
         return [thread for thread in threading.enumerate() if thread.name.startswith("reranker-")]
 
     assert not ours()
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", lanes=2))
+    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", parallel_passes=2))
     assert tiny.warm(60) and tiny.rerank("query", TEXTS, PLENTY_MS)
-    # The owner and, since the model was warmed, one lane beside its own.
+    # The owner and, since the model was warmed, one worker beside it.
     assert len(ours()) == 2
     tiny.close()
     assert not ours()

@@ -27,9 +27,11 @@ from memory.auth.jwks import (
     UNKNOWN_KID_REFETCH_SECONDS,
     JwksCache,
 )
-from memory.auth.tokens import TOKEN_MAX_BYTES, TokenVerifier, bearer_token, mint, weak_secret_reason
+from memory.auth.mint import mint
+from memory.auth.tokens import TOKEN_MAX_BYTES, TokenVerifier, bearer_token
 from memory.errors import ExpiredToken, InvalidToken, InvalidUserId, KeyUnavailable, MissingToken, TokenLivesTooLong
 from memory.keys.secret_files import SettingError
+from memory.keys.secret_strength import weak_secret_reason
 
 SECRET = hashlib.sha256(b"token tests").digest()
 ISSUER = "https://issuer.test/"

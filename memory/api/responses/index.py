@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from rest_framework.renderers import JSONRenderer
 
-from memory.services.idempotency import FrozenAnswer
+from memory.services.idempotency import RenderedAnswer
 from memory.services.index import IndexedBatch, IndexedDocument
 
 
-def indexed(batch: IndexedBatch, *, is_batch: bool) -> FrozenAnswer:
+def indexed(batch: IndexedBatch, *, is_batch: bool) -> RenderedAnswer:
     """The answer to one document or to several: 201 if any is new."""
     answer = _indexed_documents(batch) if is_batch else _indexed_document(batch)
     is_new = not all(document.replaced for document in batch.documents)
-    return FrozenAnswer(201 if is_new else 200, JSONRenderer().render(answer))
+    return RenderedAnswer(201 if is_new else 200, JSONRenderer().render(answer))
 
 
 def _indexed_document(batch: IndexedBatch) -> dict:

@@ -35,15 +35,15 @@ def done(done: Done, *, ttfv_ms: float | None, total_ms: float) -> dict:
 
 
 def _citation(n: int, candidate) -> dict:
-    place = cite(candidate.doc_id, candidate.chunk_index, candidate.start, candidate.end, candidate.text)
+    citation = cite(candidate.doc_id, candidate.chunk_index, candidate.start, candidate.end, candidate.text)
     return {
         "n": n,
         "chunk_id": str(candidate.chunk_id),
-        "doc_id": place.doc_id,
-        "chunk_index": place.chunk_index,
-        "start": place.start,
-        "end": place.end,
-        "quote": place.quote,
+        "doc_id": citation.doc_id,
+        "chunk_index": citation.chunk_index,
+        "start": citation.start,
+        "end": citation.end,
+        "quote": citation.quote,
         "score": candidate.score,
         "source": candidate.source,
         "thread_id": candidate.thread_id,

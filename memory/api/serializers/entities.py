@@ -40,7 +40,7 @@ class MemoryEntityRequest(StrictSerializer):
             count_chunks([attrs["text"]])
         elif kind == "doc_id":
             # A document is what it is, and damage in it an error; of a thread's, summaries are not its own words.
-            scope = ChunkScope(doc_ids=(attrs["doc_id"],), summaries=True, damaged=True)
+            scope = ChunkScope(doc_ids=(attrs["doc_id"],), summaries=True, quarantined=True)
         else:
-            scope = ChunkScope(thread_id=attrs["thread_id"], damaged=True)
+            scope = ChunkScope(thread_id=attrs["thread_id"], quarantined=True)
         return {"text": attrs["text"], "scope": scope, "labels": attrs["labels"]}

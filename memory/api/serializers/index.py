@@ -15,7 +15,7 @@ from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import Identifier, MetadataField, StrictCharField, StrictSerializer, Timestamp, rfc3339
 from memory.errors import FieldError, InvalidInput, TooManyChunks
 from memory.indexing.derived import DERIVED_FROM, derived_from
-from memory.indexing.write import DocumentDraft
+from memory.indexing.seal import DocumentDraft
 from memory.services.index import ChunkedTexts, count_chunks
 
 

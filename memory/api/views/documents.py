@@ -7,7 +7,7 @@ from rest_framework.response import Response
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields import StrictCharField
 from memory.api.permissions import HasScope
-from memory.api.responses import documents as answers
+from memory.api.responses import documents as responses
 from memory.api.serializers.documents import MemoryDocumentsRequest
 from memory.api.views.base import MemoryView
 from memory.limits import DOC_ID_MAX_CHARS
@@ -26,7 +26,7 @@ class DocumentsView(MemoryView):
         serializer = MemoryDocumentsRequest(data=request.query_params)
         serializer.is_valid(raise_exception=True)
         page = list_documents(**serializer.validated_data)
-        return Response(answers.document_page(page, lambda cursor: self._address(request, cursor)))
+        return Response(responses.document_page(page, lambda cursor: self._address(request, cursor)))
 
     def _address(self, request, cursor: str) -> str:
         """This page's address with another cursor; of its parameters, those that are known."""
@@ -47,7 +47,7 @@ class DocumentView(MemoryView):
         return [HasScope.write() if self.request.method == "DELETE" else HasScope.read()]
 
     def get(self, request, doc_id):
-        return Response(answers.stored_document(get_document(self._checked(doc_id))))
+        return Response(responses.stored_document(get_document(self._checked(doc_id))))
 
     def delete(self, request, doc_id):
         delete_document(self._checked(doc_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rest_framework.response import Response
 
 from memory.api.permissions import HasScope
-from memory.api.responses import entities as answers
+from memory.api.responses import entities as responses
 from memory.api.serializers.entities import MemoryEntityRequest
 from memory.api.views.base import MemoryView
 from memory.services.entities import entities_in_memory, entities_in_text
@@ -26,4 +26,4 @@ class EntitiesView(MemoryView):
             found = entities_in_text(asked["text"], asked["labels"])
         else:
             found = entities_in_memory(asked["scope"], asked["labels"])
-        return Response(answers.found_entities(found))
+        return Response(responses.found_entities(found))

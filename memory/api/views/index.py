@@ -9,11 +9,11 @@ from django.http import HttpResponse
 
 from memory.api import throttles
 from memory.api.permissions import HasScope
-from memory.api.responses import index as answers
+from memory.api.responses import index as responses
 from memory.api.serializers.index import index_request
 from memory.api.views.base import MemoryView
 from memory.errors import FieldError, InvalidInput
-from memory.services.idempotency import OnceOnly
+from memory.services.idempotency import IdempotentCall
 from memory.services.index import index_documents, index_once, look_first
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -36,16 +36,16 @@ class IndexView(MemoryView):
     def post(self, request):
         key = _idempotency_key(request)
         asked = index_request(request.data)
-        freeze = partial(answers.indexed, is_batch=asked.is_batch)
+        render = partial(responses.indexed, is_batch=asked.is_batch)
         user_id = request.verified_token.user_id
-        once = None if key is None else OnceOnly(key, asked.canonical(), freeze)
-        answer = look_first(asked.drafts, asked.chunked, once)
+        call = None if key is None else IdempotentCall(key, asked.canonical(), render)
+        answer = look_first(asked.drafts, asked.chunked, call)
         if answer is None:
             throttles.charge_chunks(asked.chunked.chunk_count)
-            if once is None:
-                answer = freeze(index_documents(user_id, asked.drafts, asked.chunked))
+            if call is None:
+                answer = render(index_documents(user_id, asked.drafts, asked.chunked))
             else:
-                answer = index_once(user_id, asked.drafts, asked.chunked, once)
+                answer = index_once(user_id, asked.drafts, asked.chunked, call)
         headers = {REPLAYED: "true"} if answer.replayed else {}
         return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=headers)
 

@@ -6,7 +6,7 @@ from rest_framework.response import Response
 
 from memory.api import throttles
 from memory.api.permissions import HasScope
-from memory.api.responses import query as answers
+from memory.api.responses import query as responses
 from memory.api.serializers.query import MemoryQueryRequest
 from memory.api.views.base import MemoryView
 from memory.services.query import query_memory
@@ -22,4 +22,4 @@ class QueryView(MemoryView):
     def post(self, request):
         serializer = MemoryQueryRequest(data=request.data)
         serializer.is_valid(raise_exception=True)
-        return Response(answers.memory_answer(query_memory(serializer.validated_data)))
+        return Response(responses.memory_answer(query_memory(serializer.validated_data)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rest_framework.response import Response
 
 from memory.api.permissions import HasScope
-from memory.api.responses import stats as answers
+from memory.api.responses import stats as responses
 from memory.api.views.base import MemoryView
 from memory.services.stats import memory_stats
 
@@ -17,4 +17,4 @@ class StatsView(MemoryView):
     permission_classes = [HasScope.read]
 
     def get(self, request):
-        return Response(answers.memory_stats(memory_stats()))
+        return Response(responses.memory_stats(memory_stats()))

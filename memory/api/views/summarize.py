@@ -6,7 +6,7 @@ from rest_framework.response import Response
 
 from memory.api import throttles
 from memory.api.permissions import HasScope
-from memory.api.responses import summarize as answers
+from memory.api.responses import summarize as responses
 from memory.api.serializers.summarize import MemorySummaryRequest
 from memory.api.views.base import MemoryView
 from memory.services.summarize import summarize_memory
@@ -28,4 +28,4 @@ class SummarizeView(MemoryView):
         asked = serializer.validated_data
         if asked["scope"].kind == "query":
             throttles.charge(throttles.QUERY)
-        return Response(answers.summary(summarize_memory(**asked)))
+        return Response(responses.summary(summarize_memory(**asked)))

@@ -5,7 +5,7 @@ import re
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from memory.auth.tokens import mint
+from memory.auth.mint import mint
 from memory.errors import InvalidUserId
 from memory.maintenance.command import ServiceCommand
 

@@ -26,14 +26,14 @@ _LEAST_PAIRS = 4
 
 @cache
 def cpu_threads() -> int:
-    """How many threads torch's operators use in this process, as it was before any lane set it."""
+    """How many threads torch's operators use in this process, as it was before any pass set it."""
     import torch
 
     return torch.get_num_threads()
 
 
-class Lanes:
-    """Shares pairs out over at most `cores` lanes; the cores over the lanes there are.
+class ParallelPasses:
+    """Shares pairs out over at most `cores` passes side by side, and the cores over those passes.
 
     `set_threads` says how many threads the operators of the calling thread's passes may use. torch's own also says it
     for every thread that is new to it, so it is set back to `cores` after each pass.
@@ -42,11 +42,11 @@ class Lanes:
     def __init__(self, cores: int, set_threads: Callable[[int], None]):
         self._cores = max(1, cores)
         self._set_threads = set_threads
-        # Beside the thread that calls, which is a lane too.
-        self._others = [_Lane(f"reranker-lane-{n}") for n in range(1, self._cores)]
+        # Beside the thread that calls, which runs a pass too.
+        self._workers = [_Worker(f"reranker-pass-{n}") for n in range(1, self._cores)]
 
     def score(self, score: Score, pairs: Sequence[Pair]) -> np.ndarray:
-        """float32[n] as `score(pairs)` would give it, in the order of `pairs`; raises what any lane raises."""
+        """float32[n] as `score(pairs)` would give it, in the order of `pairs`; raises what any pass raises."""
         count = min(self._cores, len(pairs) // _LEAST_PAIRS)
         if count < 2:
             return score(pairs)
@@ -55,7 +55,7 @@ class Lanes:
         own, *others = [
             (score, [pairs[i] for i in part], threads + (n < over)) for n, part in enumerate(parts)
         ]  # fmt: skip
-        futures = [lane.run(self._run, *work) for lane, work in zip(self._others, others, strict=False)]
+        futures = [worker.run(self._run, *work) for worker, work in zip(self._workers, others, strict=False)]
         try:
             found = [self._run(*own)]
         finally:
@@ -68,15 +68,15 @@ class Lanes:
         return scores
 
     def close(self) -> None:
-        for lane in self._others:
-            lane.close()
+        for worker in self._workers:
+            worker.close()
 
     def _run(self, score: Score, pairs: Sequence[Pair], threads: int) -> np.ndarray:
         self._set_threads(threads)
         return score(pairs)
 
 
-class _Lane:
+class _Worker:
     """A thread that does one thing after the other. A daemon: one that never comes back does not hold up the exit."""
 
     def __init__(self, name: str):

@@ -9,7 +9,7 @@ _LEAST_WEIGHT = 0.02
 _LEAST_FACTOR, _MOST_FACTOR = 0.05, 50.0
 
 
-class Pace:
+class PassTime:
     """`factor * (fixed + per_token * tokens)`: two constants measured at load, one factor since.
 
     Tokens count padding. Before `calibrate` every estimate is 0 seconds. Not locked: one owner.
