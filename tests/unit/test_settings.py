@@ -23,11 +23,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, override_settings
 
 from memory.keys.master_keys import forget_parsed_keys
+from r1site.embedded.cluster import socket_dir
+from r1site.settings.development_secrets import NAMES
 
 PROJECT = Path(__file__).resolve().parents[2]
 OURS = ("MEMORY_", "DJANGO_", "DATABASE_", "RERANK_", "GUNICORN_", "R1_", "PG")
 START = "import django; django.setup()"
-READ_ANEW = ("r1site.settings.base", "r1site.settings.prod")
+READ_ANEW = ("r1site.settings.base", "r1site.settings.prod", "r1site.settings.test")
 
 
 def key() -> str:
@@ -225,3 +227,13 @@ def test_serving_waits_for_models_as_base_says_and_has_not_loaded_torch_before()
 def test_the_models_threads_spin_briefly_while_they_wait_unless_somebody_wants_otherwise(wanted, count):
     with read_anew("r1site.settings.base", **{"OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": None} | wanted):
         assert os.environ.get("GOMP_SPINCOUNT") == count
+
+
+def test_a_worker_of_the_suite_shares_no_server_and_no_key_with_the_process_that_started_it(tmp_path):
+    inherited = {f"{name}_FILE": str(tmp_path / "test" / "secrets" / name) for name in NAMES}
+    at_work = {"R1_VAR_DIR": str(tmp_path), "PYTEST_XDIST_WORKER": "gw7", **dict.fromkeys(NAMES)}
+    with read_anew("r1site.settings.test", **inherited, **at_work) as suite:
+        own = tmp_path / "test-gw7"
+        assert own == suite.TEST_ROOT
+        assert [os.environ[f"{name}_FILE"] for name in NAMES] == [str(own / "secrets" / name) for name in NAMES]
+        assert {alias["HOST"] for alias in suite.DATABASES.values()} == {str(socket_dir(own / "postgres"))}
