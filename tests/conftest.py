@@ -8,7 +8,6 @@ test can reach. That is the product's promise, and the suite leans on it.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -19,15 +18,14 @@ from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import connect
 from tests.people import Person
 
-TESTS = Path(__file__).parent
 # Where the files that take minutes are: the later a long one starts, the longer one worker is busy alone.
-LONGEST_FIRST = ("faults", "db", "security", "commands", "api", "unit", "non_regression")
+LONGEST_FIRST = ("faults", "db", "security", "commands", "api")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a parallel run, files are handed out in this order; otherwise the order stays as it is."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: LONGEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
+        items.sort(key=lambda item: [item.path.parent.name != folder for folder in LONGEST_FIRST])
 
 
 @pytest.fixture(scope="session")
