@@ -1,15 +1,30 @@
-"""The test suite: an embedded cluster of its own under `var/test`, made and started by tests/conftest.py."""
+"""The test suite: an embedded cluster of its own under `var/test`, made and started by tests/conftest.py.
+
+Run in parallel, each of pytest-xdist's workers has its own, under `var/test-gw0`, `var/test-gw1` and so on: with a
+server, keys and passwords that no other worker knows.
+"""
 
 import os
 from pathlib import Path
 
 from r1site.embedded.secrets import ensure_development_secrets
 from r1site.settings import databases
-from r1site.settings.development_secrets import use_files_in
+from r1site.settings.development_secrets import NAMES, use_files_in
 
-TEST_ROOT = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents[2] / "var").absolute() / "test"
+_VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents[2] / "var").absolute()
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+TEST_ROOT = _VAR_DIR / (f"test-{_WORKER}" if _WORKER else "test")
 ensure_development_secrets(TEST_ROOT / "secrets", database_exists=(TEST_ROOT / "postgres" / "data").exists())
+# The process that starts the workers has read this file too, and they inherit the names of its key files.
+for _name in NAMES:
+    if os.environ.get(f"{_name}_FILE") == str(_VAR_DIR / "test" / "secrets" / _name):
+        del os.environ[f"{_name}_FILE"]
 use_files_in(TEST_ROOT / "secrets")
+
+# So many threads to a worker's models that all of them together want no more cores than there are.
+if _WORKER:
+    _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
 from r1site.settings.base import *  # noqa: E402
 from r1site.settings.base import POOL  # noqa: E402

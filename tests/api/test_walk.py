@@ -26,3 +26,14 @@ def test_another_user_finds_nothing(alice, bob):
     alice.index("notes/heating", TEXT)
     assert len(alice.query("heat pump").json()["results"]) == 1
     assert bob.query("heat pump").json()["results"] == []
+
+
+def test_what_a_user_erases_is_found_no_more_and_the_next_memory_is_empty(alice, bob):
+    for person in (alice, bob):
+        person.index("notes/heating", TEXT)
+    erased = alice.post("memory/erase", {"confirm": alice.user_id})
+    assert erased.status_code == 200, erased.content
+    assert (erased.json()["erased_documents"], erased.json()["key_destroyed"]) == (1, True)
+    assert alice.query("heat pump").json()["results"] == []
+    assert alice.get("memory/documents/notes/heating").status_code == 404
+    assert len(bob.query("heat pump").json()["results"]) == 1

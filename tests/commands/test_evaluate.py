@@ -17,6 +17,7 @@ from memory.embedding.process import get_embedder
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
 from memory.indexing.seal import DocumentDraft
+from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
 from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.lexical.terms import expected_collisions, terms

@@ -7,7 +7,7 @@ import pytest
 
 from memory.isolation.audit import TENANT_TABLES
 from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
-from tests.db.server import connect, digest
+from tests.db.server import connect, digest, row_versions
 from tests.people import Person
 
 
@@ -54,10 +54,22 @@ def app(database) -> psycopg.Connection:
         yield connection
 
 
-@pytest.fixture
-def rows_stay_as_they_are(keeper, victim, backup):
-    """Both users have rows in every tenant table, and the very same ones afterwards."""
+@pytest.fixture(scope="module")
+def contents_stay_as_they_are(keeper, victim, backup):
+    """Both users have rows in every tenant table, and the very same ones after the last test of the module."""
     before = {(t, p): digest(backup, t, p.user_hash) for t in TENANT_TABLES for p in (keeper, victim)}
     assert all(count > 0 for count, _ in before.values()), before
     yield
     assert {(t, p): digest(backup, t, p.user_hash) for t, p in before} == before
+
+
+@pytest.fixture
+def rows_stay_as_they_are(contents_stay_as_they_are, keeper, victim, backup):
+    """No test leaves behind a row added, written or deleted, were it written back just as it was.
+
+    PostgreSQL makes a new version of a row that is written, so this needs no look at what the rows hold.
+    """
+    before = row_versions(backup, keeper.user_hash, victim.user_hash)
+    assert {table for table, *_ in before} == set(TENANT_TABLES)
+    yield
+    assert row_versions(backup, keeper.user_hash, victim.user_hash) == before

@@ -9,6 +9,7 @@ import psycopg
 from django.conf import settings
 from psycopg import sql
 
+from memory.isolation.audit import TENANT_TABLES
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.secrets import read_secret
 from r1site.settings.databases import ROLES
@@ -44,3 +45,19 @@ def digest(connection: psycopg.Connection, table: str, user_hash: str) -> tuple[
         " FROM {} r WHERE user_hash = %s"
     )
     return connection.execute(statement.format(sql.Identifier(table)), [user_hash]).fetchone()
+
+
+def row_versions(connection: psycopg.Connection, *user_hashes: str) -> list[tuple[str, ...]]:
+    """(table, user, partition, place, transaction that wrote it) of each of these users' rows, as `connection` sees it.
+
+    One statement over every tenant table. A row that is written, even with what it held, is another version.
+    """
+    selects = [
+        sql.SQL(
+            "SELECT {}::text, user_hash::text, tableoid::text, ctid::text, xmin::text"
+            " FROM {} WHERE user_hash = ANY(%(h)s)"
+        ).format(sql.Literal(table), sql.Identifier(table))
+        for table in TENANT_TABLES
+    ]
+    everything = sql.SQL(" UNION ALL ").join(selects) + sql.SQL(" ORDER BY 1, 2, 3, 4")
+    return connection.execute(everything, {"h": list(user_hashes)}, prepare=True).fetchall()

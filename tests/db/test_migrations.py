@@ -191,6 +191,16 @@ def test_at_zero_nothing_is_left_and_the_way_up_makes_it_all_again(walk):
     assert set(walk.again.rows) == set(walk.filled.rows)
 
 
+def test_the_way_up_makes_every_table_and_keeps_tenants_apart(database):
+    with scratch_database("up") as scratch:
+        scratch.migrate()
+        _fill(scratch)
+        with scratch.connect("r1_app") as app, scratch.connect() as superuser:
+            assert verify_rls_isolation(app) == []
+            stored = rows(superuser)
+            assert all(stored[table][0] > 0 for table in TENANT_TABLES)
+
+
 def test_the_schema_made_a_second_time_keeps_tenants_apart(database):
     with scratch_database("again") as scratch:
         for target in ([], ["zero"], []):

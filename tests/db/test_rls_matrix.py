@@ -1,7 +1,8 @@
 """Every tenant table, every command, every way of being the wrong user, straight at the server.
 
-Two users have rows in each table, which r1_backup proves before each test and finds unchanged after it.
-Whatever r1_app, r1_staff, r1_maint and r1_owner try here goes past the application: only PostgreSQL says no.
+Two users have rows in each table. r1_backup finds the same version of each row before and after every test, and the
+same content in it before the first and after the last. Whatever r1_app, r1_staff, r1_maint and r1_owner try here goes
+past the application: only PostgreSQL says no.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -25,10 +27,18 @@ ROOT = Path(__file__).resolve().parents[2]
 END_LIMIT_SECONDS = 30
 
 
+# Below those that a kernel gives to outgoing connections (32768 and up on Linux): what is free stays free until the
+# server that it is meant for has started. Each process that runs tests starts somewhere of its own.
+_ports = itertools.cycle(random.SystemRandom().sample(range(10_000, 32_000), 2_000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of this machine that nobody listens on, and another one at each call."""
+    for port in itertools.islice(_ports, 2_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def _is_alive(pid: int) -> bool:

@@ -335,6 +335,7 @@ def test_a_folder_that_is_not_there_is_said_so(tmp_path):
         Embedder(str(tmp_path / "missing")).load()
 
 
+@pytest.mark.slow
 def test_other_names_come_from_the_hubs_cache(tiny_folder, tmp_path):
     """Offline, in a process of its own: the hub's library reads its switches at import."""
     commit = "a" * 40

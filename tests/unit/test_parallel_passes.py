@@ -38,6 +38,7 @@ def pairs_of(tokens) -> list[Pair]:
     return [Pair(count, number) for number, count in enumerate(tokens)]
 
 
+@pytest.mark.slow
 def test_a_model_scores_the_same_as_one_pass_and_as_three(folder):
     texts = [f"it was {'plain ' * (7 * n % 40)}{'good' * (n % 3)} yesterday {n}" for n in range(24)]
     whole, shared = reranker_of(folder, 1), reranker_of(folder, 3)
@@ -64,6 +65,7 @@ def test_a_large_pass_is_shared_out_and_a_small_one_is_not(folder, monkeypatch):
         shared.close()
 
 
+@pytest.mark.slow
 def test_a_pass_beside_others_changes_nothing_for_threads_and_models_that_come_after_it(folder):
     """torch gives a thread that is new to it the number that was set last, wherever it was set."""
     code = f"""

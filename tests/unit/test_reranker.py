@@ -449,11 +449,13 @@ def test_a_load_that_keeps_failing_is_logged_once_until_its_reason_changes(caplo
     assert logged == [["nothing there"], [], ["other weights"], ["nothing there"], [], ["nothing there"]]
 
 
+@pytest.mark.slow
 def test_a_forked_worker_loads_its_own_model(folder):
     before = "assert 'torch' not in sys.modules"
     assert run_python(FORK.format(folder=str(folder), before=before)).split() == ["True", "True", "None"]
 
 
+@pytest.mark.slow
 def test_a_model_loaded_before_the_fork_is_refused_and_not_waited_for(folder):
     out = run_python(FORK.format(folder=str(folder), before="assert reranker.warm(120)"))
     assert out.startswith("False False no_backend the model was loaded before the fork")
@@ -478,6 +480,7 @@ def test_threads_end_with_close(folder):
 # What operators run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_bench_gives_a_row_per_length_and_number_of_callers(folder, way):
     config = RerankConfig(backend="cross_encoder", model=str(folder), device="cpu", dtype="float32")
@@ -488,6 +491,7 @@ def test_the_bench_gives_a_row_per_length_and_number_of_callers(folder, way):
     assert all(0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] and row["per_second"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_verify_holds_a_model_against_its_reference(folder, tmp_path):
     config = RerankConfig(backend="cross_encoder", model=str(folder), device="cpu", dtype="float32")
     report = verify(config)

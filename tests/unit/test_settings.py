@@ -1,19 +1,35 @@
-"""What production settings refuse, each in a process of its own, as a deployment would meet it."""
+"""What production settings refuse: the settings read anew under the environment of a deployment.
+
+Where the subject is what a process has loaded, how it ends or what it logs, it is a process of its own.
+"""
 
 from __future__ import annotations
 
 import base64
+import importlib
 import os
 import secrets
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client, override_settings
+
+from memory.keys.master_keys import forget_parsed_keys
+from r1site.embedded.cluster import socket_dir
+from r1site.settings.development_secrets import NAMES
 
 PROJECT = Path(__file__).resolve().parents[2]
-OURS = ("MEMORY_", "DJANGO_", "DATABASE_", "RERANK_", "GUNICORN_", "R1_")
+OURS = ("MEMORY_", "DJANGO_", "DATABASE_", "RERANK_", "GUNICORN_", "R1_", "PG")
 START = "import django; django.setup()"
+READ_ANEW = ("r1site.settings.base", "r1site.settings.prod", "r1site.settings.test")
 
 
 def key() -> str:
@@ -32,25 +48,52 @@ GOOD = {
 SECRETS = [value for name, value in GOOD.items() if "KEY" in name or "SECRET" in name or "TOKEN" in name]
 
 
+def environment(**changes: str | None) -> dict[str, str]:
+    """The good production environment with `changes`; None takes a setting away."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in changes}
+    return others | {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+
+
 def python(code: str, **changes: str | None) -> subprocess.CompletedProcess:
-    """Run `code` under the good production environment with `changes`; None takes a setting away."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in changes
-    }
-    environment |= {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    """Run `code` in a process of its own under `environment(**changes)`."""
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-c", code], cwd=PROJECT, env=environment(**changes),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@contextmanager
+def read_anew(name: str = "r1site.settings.prod", **changes: str | None) -> Iterator[ModuleType]:
+    """The settings module as a start under `environment(**changes)` reads it; this process keeps its own."""
+    kept = {each: sys.modules.pop(each) for each in READ_ANEW if each in sys.modules}
+    forget_parsed_keys()
+    try:
+        with mock.patch.dict(os.environ, environment(**changes), clear=True):
+            yield importlib.import_module(name)
+    finally:
+        forget_parsed_keys()
+        for each in READ_ANEW:
+            sys.modules.pop(each, None)
+        sys.modules.update(kept)
+        for each, module in kept.items():
+            setattr(sys.modules["r1site.settings"], each.rpartition(".")[2], module)
+
+
+def starts(**changes: str | None) -> bool:
+    """Whether settings are made of it; raises ImproperlyConfigured where they are refused."""
+    with read_anew(**changes) as settings:
+        return settings.DATABASES["default"]["USER"] == "r1_app"
 
 
 def refusal(**changes: str | None) -> str:
     """What a start with `changes` says; it must fail, and show no secret."""
-    done = python(START, **changes)
-    assert done.returncode != 0
+    with pytest.raises(ImproperlyConfigured) as refused:
+        starts(**changes)
+    shown = "".join(traceback.format_exception(refused.value))
     ids = {"MEMORY_ENCRYPTION_ACTIVE_KEY"}
     for value in [*SECRETS, *(value for name, value in changes.items() if value and name not in ids)]:
-        assert all(part.rpartition(":")[2] not in done.stderr for part in value.split(","))
-    return done.stderr.strip().splitlines()[-1]
+        assert all(part.rpartition(":")[2] not in shown for part in value.split(","))
+    return str(refused.value)
 
 
 def test_a_good_environment_starts_without_the_embedded_server():
@@ -61,8 +104,7 @@ def test_a_good_environment_starts_without_the_embedded_server():
 
 def test_no_metrics_token_and_several_keys_start_too():
     several = {"MEMORY_ENCRYPTION_KEYS": f"a:{key()},b:{key()}", "MEMORY_ENCRYPTION_ACTIVE_KEY": "b"}
-    done = python(START, MEMORY_METRICS_TOKEN=None, MEMORY_ENCRYPTION_KEY=None, **several)
-    assert done.returncode == 0, done.stderr
+    assert starts(MEMORY_METRICS_TOKEN=None, MEMORY_ENCRYPTION_KEY=None, **several)
 
 
 @pytest.mark.parametrize(
@@ -132,29 +174,29 @@ def test_every_connection_in_clear_is_told_at_once_unless_it_is_allowed_by_name(
     said = refusal(**in_clear)
     named = [part for part in said.replace(";", " ").split() if part.startswith(("DATABASE_", "MEMORY_LLM"))]
     assert sorted(named) == ["DATABASE_OWNER_URL", "DATABASE_URL", "MEMORY_LLM_BASE_URL"]
-    assert python(START, **in_clear, MEMORY_ALLOW_PLAINTEXT="llm, database").returncode == 0
+    assert starts(**in_clear, MEMORY_ALLOW_PLAINTEXT="llm, database")
     assert "MEMORY_ALLOW_PLAINTEXT" in refusal(MEMORY_ALLOW_PLAINTEXT="everything")
 
 
 @pytest.mark.parametrize(
-    ("proxy", "sent"), [("true", "{'x': 'max-age=31536000'}"), ("false", "{}")], ids=["behind a proxy", "alone"]
+    ("proxy", "sent"), [("true", "max-age=31536000"), ("false", None)], ids=["behind a proxy", "alone"]
 )
 def test_hsts_is_sent_over_https_behind_a_tls_proxy_only(proxy, sent):
-    code = (
-        START + "; from django.test import Client"
-        "; answer = Client().get('/health/live', headers={'host': 'localhost', 'x-forwarded-proto': 'https'})"
-        "; assert answer.status_code == 200"
-        "; print({'x': v for k, v in answer.headers.items() if k == 'Strict-Transport-Security'})"
-    )
-    done = python(code, DJANGO_BEHIND_TLS_PROXY=proxy)
-    assert done.stdout.strip() == sent, done.stderr
+    names = ("SECURE_HSTS_SECONDS", "SECURE_PROXY_SSL_HEADER", "SECURE_CONTENT_TYPE_NOSNIFF", "ALLOWED_HOSTS")
+    with read_anew(DJANGO_BEHIND_TLS_PROXY=proxy) as production:
+        served = {name: getattr(production, name) for name in names}
+    with override_settings(**served):
+        answer = Client().get("/health/live", headers={"host": "localhost", "x-forwarded-proto": "https"})
+        assert answer.status_code == 200
+        assert answer.headers.get("Strict-Transport-Security") == sent
+        in_clear = Client().get("/health/live", headers={"host": "localhost", "x-forwarded-proto": "http"})
+        assert "Strict-Transport-Security" not in in_clear.headers
 
 
 def test_backups_of_keys_that_are_kept_for_no_time_are_refused():
-    done = python(START, MEMORY_KEY_BACKUP_RETENTION_DAYS="0")
-    assert done.returncode != 0
-    assert "MEMORY_KEY_BACKUP_RETENTION_DAYS" in done.stderr.strip().splitlines()[-1]
-    assert python(START, MEMORY_KEY_BACKUP_RETENTION_DAYS="1").returncode == 0
+    with pytest.raises(ImproperlyConfigured, match="MEMORY_KEY_BACKUP_RETENTION_DAYS"):
+        starts(MEMORY_KEY_BACKUP_RETENTION_DAYS="0")
+    assert starts(MEMORY_KEY_BACKUP_RETENTION_DAYS="1")
 
 
 def test_settings_that_do_not_fit_together_do_not_start():
@@ -171,9 +213,27 @@ def test_a_pool_that_one_user_can_hold_is_said():
     assert "MEMORY_DB_POOL_MAX (4) is not over MEMORY_USER_CONCURRENCY (4)" in done.stderr
 
 
-def test_the_models_threads_spin_briefly_while_they_wait_unless_somebody_wants_otherwise():
+def test_serving_waits_for_models_as_base_says_and_has_not_loaded_torch_before():
     code = "import os, sys, r1site.wsgi; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     database = {"DATABASE_URL": "host=127.0.0.1 port=1 dbname=r1", "OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": None}
     assert python(code, **database).stdout == "10000 False\n"
-    assert python(code, **database | {"GOMP_SPINCOUNT": "7"}).stdout == "7 False\n"
-    assert python(code, **database | {"OMP_WAIT_POLICY": "ACTIVE"}).stdout == "None False\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+    ids=["nothing said", "a count", "a policy"],
+)
+def test_the_models_threads_spin_briefly_while_they_wait_unless_somebody_wants_otherwise(wanted, count):
+    with read_anew("r1site.settings.base", **{"OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": None} | wanted):
+        assert os.environ.get("GOMP_SPINCOUNT") == count
+
+
+def test_a_worker_of_the_suite_shares_no_server_and_no_key_with_the_process_that_started_it(tmp_path):
+    inherited = {f"{name}_FILE": str(tmp_path / "test" / "secrets" / name) for name in NAMES}
+    at_work = {"R1_VAR_DIR": str(tmp_path), "PYTEST_XDIST_WORKER": "gw7", **dict.fromkeys(NAMES)}
+    with read_anew("r1site.settings.test", **inherited, **at_work) as suite:
+        own = tmp_path / "test-gw7"
+        assert own == suite.TEST_ROOT
+        assert [os.environ[f"{name}_FILE"] for name in NAMES] == [str(own / "secrets" / name) for name in NAMES]
+        assert {alias["HOST"] for alias in suite.DATABASES.values()} == {str(socket_dir(own / "postgres"))}
