@@ -60,7 +60,6 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     """The candidate transaction alone, with one leg and with both, each the best of RUNS; milliseconds."""
     import numpy as np
 
-    from memory.embedding.protection import protect
     from memory.embedding.spaces import registered_space
     from memory.embedding.vectors import half_vectors, unit_vectors
     from memory.lexical.bm25 import ctes, lexical_query
@@ -68,6 +67,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
     from memory.sealing.keyring import existing_keys
+    from memory.sealing.protection import protect
     from memory.security import hmac_user
 
     user_hash, space, texts = hmac_user(user_id), registered_space(), Texts(5)

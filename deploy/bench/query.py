@@ -84,9 +84,9 @@ def walk(users: list[str], *, threads: int = 1, before: Callable[[str], None] = 
 
 def searchable(user_id: str, embedding):
     """(hash, the question's vector as that user's rows have it)."""
-    from memory.embedding.protection import protect
     from memory.embedding.vectors import half_vectors
     from memory.sealing.keyring import existing_keys
+    from memory.sealing.protection import protect
     from memory.security import hmac_user
 
     user_hash = hmac_user(user_id)

@@ -18,7 +18,6 @@ from typing import TextIO
 from django.conf import settings
 
 from memory.embedding.process import get_embedder
-from memory.embedding.protection import protect
 from memory.embedding.spaces import active_space
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.evaluation.collections import Collection
@@ -35,6 +34,7 @@ from memory.retrieval.rerank import rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_keys
+from memory.sealing.protection import protect
 from memory.services.forget import delete_document
 from memory.services.index import IndexedDocument, index_document
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory

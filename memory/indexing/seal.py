@@ -12,7 +12,6 @@ from django.conf import settings
 from pgvector import HalfVector
 from uuid6 import uuid7
 
-from memory.embedding.protection import protect
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.derived import derived_from
 from memory.indexing.slices import Slice
@@ -20,6 +19,7 @@ from memory.lexical.terms import Blinder, BlindTerms, terms
 from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.sealing import columns as sealing
 from memory.sealing.keyring import Purpose, TenantKeys
+from memory.sealing.protection import protect
 
 SEALS_PER_CHUNK = 3  # text, metadata, vector
 SEALS_PER_DOCUMENT = 1  # metadata

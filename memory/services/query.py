@@ -10,7 +10,6 @@ from django.conf import settings
 from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.embedding.process import get_embedder
-from memory.embedding.protection import protect
 from memory.embedding.spaces import active_space
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.errors import StaleKeys
@@ -26,6 +25,7 @@ from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys
+from memory.sealing.protection import protect
 from memory.services.stopwatch import Stopwatch
 
 VARIANT = "r1"

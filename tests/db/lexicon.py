@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from django.conf import settings
 from django.db import connections
 
-from memory.embedding.protection import protect
 from memory.embedding.spaces import registered_space
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.slices import Slice
@@ -22,6 +21,7 @@ from memory.retrieval.candidate import Candidate
 from memory.retrieval.search import Filters, Search
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import existing_keys
+from memory.sealing.protection import protect
 from memory.services.forget import delete_document
 from tests.db.memories import unit_vector
 from tests.people import Person

@@ -9,7 +9,6 @@ from unittest.mock import ANY
 
 import pytest
 
-from memory.embedding.protection import protect
 from memory.embedding.spaces import registered_space
 from memory.embedding.vectors import half_vectors
 from memory.indexing import store as storing
@@ -23,6 +22,7 @@ from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_r
 from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
 from memory.sealing.keyring import Purpose, existing_keys
+from memory.sealing.protection import protect
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
 from tests.db.memories import flush_terms, unit_vector
