@@ -16,8 +16,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -28,6 +26,7 @@ from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 
 from memory.errors import ExpiredToken, FieldError, MemoryServiceError, TokenLivesTooLong
+from r1site.our_line import our_innermost_line
 from r1site.pool_outage import is_pool_full
 from r1site.problem_codes import (
     AUTHENTICATE,
@@ -50,8 +49,6 @@ MAX_FIELD_NAME_CHARS = 128
 _OVERLOADED_SQLSTATES = frozenset({"53300", "55P03", "57014", "40P01", "40001"})
 # Default sentences of DRF's own fields that quote the value sent.
 _QUOTING_CODES = frozenset({"invalid_choice", "does_not_exist", "incorrect_type", "not_a_list"})
-_OUR_PACKAGES = frozenset({"memory", "r1site", "reranker"})
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -236,18 +233,7 @@ def _log(problem: Problem, exc: BaseException, request_id: str) -> None:
         "%s: %s at %s sqlstate=%s request_id=%s",
         problem.code,
         type(exc).__qualname__,
-        _innermost_line(exc.__traceback__),
+        our_innermost_line(exc.__traceback__),
         sqlstate,
         request_id,
     )
-
-
-def _innermost_line(traceback: TracebackType | None) -> str:
-    """`file:line` of the innermost frame in our own packages."""
-    line = "-"
-    while traceback is not None:
-        path = Path(traceback.tb_frame.f_code.co_filename)
-        if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OUR_PACKAGES:
-            line = f"{path.relative_to(_ROOT)}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return line

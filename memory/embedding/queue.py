@@ -3,6 +3,8 @@
 Queries go before token vectors, and both before passages. A running batch cannot be stopped, so the
 batches are small, and a query waits for the one that runs, not for the document it is part of. There is no waiting
 timer: a batch is whatever waits when the model becomes free.
+
+Longer than 250 lines on purpose: callers and the owner thread share one lock and the counts under it.
 """
 
 from __future__ import annotations

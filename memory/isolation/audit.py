@@ -2,6 +2,8 @@
 
 Pure SQL over pg_catalog, readable by any role. `verify_rls_isolation()` returns findings as
 sentences; an empty list means every table, partition, policy, grant and role is as expected.
+
+Longer than 250 lines on purpose: each thing that is expected stands beside the statement that looks for it.
 """
 
 from __future__ import annotations

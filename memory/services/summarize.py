@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from django.conf import settings
@@ -21,9 +19,8 @@ from memory.errors import LanguageModelError, NotFound, Overloaded, QuotaExceede
 from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, DERIVED_MAX_IDS, SUMMARY_SOURCE, listed_bytes
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.store import store_documents
-from memory.keys.service_keys import service_key
 from memory.language.abstract import rewrite
-from memory.language.extract import CitedSentence, central_chunks, central_sentences, cited_sentences
+from memory.language.extract import central_chunks, central_sentences, cited_sentences
 from memory.language.llm import LanguageModel, language_model
 from memory.limits import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
 from memory.models.chunk import EMBEDDING_DIMENSION
@@ -34,54 +31,13 @@ from memory.sealing.keyring import TenantKeys, forget_keys
 from memory.services.index import count_chunks
 from memory.services.query import MemoryQuery, query_memory
 from memory.services.stopwatch import Stopwatch
+from memory.services.summary import Summary, SummaryScope
 
 QUERY_PASSAGES = 20
 SCOPE_MAX_CHARS = 1_000
 
 _WORD = re.compile(r"[^\W_]")
 _VERSIONS = "SELECT doc_id, content_mac FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
-
-
-@dataclass(frozen=True)
-class SummaryScope:
-    """What to summarise: `kind` is doc_ids, thread_id, source or query; `value` a string, or the sorted doc_ids."""
-
-    kind: str
-    value: str | tuple[str, ...]
-
-    def doc_id(self, user_hash: str) -> str:
-        """The id of this scope's summary: 32 hex digits of an HMAC-SHA256 under the service's key, that say nothing.
-
-        The same each time for one user, also under another data key, and for nobody else.
-        """
-        canonical = json.dumps([user_hash, self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
-        return f"{SUMMARY_SOURCE}/{hmac.digest(service_key('summary-scope'), canonical.encode(), 'sha256').hex()[:32]}"
-
-    def value_of(self, kind: str) -> str | None:
-        """The string, where the scope is of that kind."""
-        return self.value if self.kind == kind and isinstance(self.value, str) else None
-
-    @property
-    def must_exist(self) -> bool:
-        """Whether naming what is not there is an error."""
-        return self.kind in ("doc_ids", "thread_id")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """`sentences` are the cited ones, in document order; `text` is those, or a language model's words for them.
-
-    `covers_documents` and `covers_chunks` count what was considered. Times in milliseconds.
-    """
-
-    text: str
-    sentences: list[CitedSentence]
-    covers_documents: int
-    covers_chunks: int
-    backend: str
-    doc_id: str | None
-    degraded: list[str]
-    took_ms: dict[str, float] = field(default_factory=dict)
 
 
 class _Changed(Exception):

@@ -22,8 +22,8 @@ from reranker import REASONS
 from tests.non_regression.documents import GUIDE, ROOT, guide, make_targets, quoted, rows
 
 READERS = {"text", "texts", "boolean", "integer", "decimal", "rate", "secret"}
-# How the launcher talks to itself; where programs are.
-NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT", "PATH"}
+# How the launcher talks to itself and pytest-xdist to its workers; where programs are.
+NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PATH"}
 # Defaults that are computed, or that another module knows.
 TOLD_IN_WORDS = {
     "MEMORY_RESERVED_THREADS": "a tenth of the threads, at least 1",

@@ -24,6 +24,7 @@ from memory.auth.claims import VerifiedToken
 from memory.errors import FieldError
 from memory.keys.secret_files import SettingError
 from r1site import problems
+from r1site.our_line import our_innermost_line
 from r1site.problems import PROBLEMS, problem_for, problem_response
 
 PRIVATE = "a private sentence"
@@ -391,7 +392,7 @@ def test_the_place_of_a_failure_is_in_our_own_code(caplog):
     caplog.set_level(logging.DEBUG, logger="r1site.problems")
     with pytest.raises(errors.MalformedJSON) as refused:
         problems_place_probe()
-    assert problems._innermost_line(refused.value.__traceback__).startswith("memory/formats/strict_json.py:")
+    assert our_innermost_line(refused.value.__traceback__).startswith("memory/formats/strict_json.py:")
 
 
 def problems_place_probe():

@@ -6,7 +6,7 @@ from memory import limits as conf
 from memory.api.fields import Identifier, StrictBoolean, StrictCharField, StrictInteger, StrictSerializer
 from memory.api.fields.lists import StringList
 from memory.api.serializers.alternatives import exactly_one
-from memory.services.summarize import SummaryScope
+from memory.services.summary import SummaryScope
 
 
 class MemorySummaryRequest(StrictSerializer):
