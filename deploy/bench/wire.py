@@ -90,12 +90,11 @@ def read_slowly(
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.request(request.method, PREFIX + request.path, request.raw_body(), request.all_headers(token))
             response = connection.getresponse()
-            taken = b""
-            while not stop.is_set() and (sip := response.read1(SIP_BYTES)):
-                taken += sip
-                if response.status == 200:
-                    time.sleep(SIP_SECONDS)
-            return _answer(response, taken, started)
+            if response.status != 200:
+                return _answer(response, response.read(), started)
+            while not stop.is_set() and response.read1(SIP_BYTES):
+                time.sleep(SIP_SECONDS)
+            return _answer(response, b"", started)
         except TimeoutError:
             return Answer(0, UNANSWERED, None, time.monotonic() - started)
         except (OSError, http.client.HTTPException):

@@ -34,7 +34,8 @@ def service(llm):
         MEMORY_LLM_BASE_URL=llm.base_url,
         MEMORY_LLM_STALL_SECONDS="60",
         MEMORY_STREAMS_MAX=str(STREAMS_MAX),
-        GUNICORN_THREADS=str(STREAMS_MAX + 1),
+        # One of them is kept, and two thirds of the others may stream.
+        GUNICORN_THREADS=str(STREAMS_MAX * 2),
         MEMORY_RATE_DEFAULT="off",
         MEMORY_RATE_QUERY="off",
         MEMORY_RATE_INDEX="off",

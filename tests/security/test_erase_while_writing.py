@@ -16,7 +16,7 @@ from django.db import DatabaseError, connections
 from memory.embedding.spaces import registered_space
 from memory.erasure import erase
 from memory.erasure.erase import erase_memory
-from memory.errors import KeyUnavailable, StaleKeys
+from memory.errors import KeyUnavailable, Overloaded, StaleKeys
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice
 from memory.indexing.store import store_document
@@ -30,7 +30,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a writer is told while an erasure is at work: the key is gone or changing, or a lock was waited for too long.
-REFUSALS = (KeyUnavailable, StaleKeys, DatabaseError)
+# Overloaded: a writer that has waited its time for the others of its user.
+REFUSALS = (KeyUnavailable, Overloaded, StaleKeys, DatabaseError)
 
 
 def write(person, doc_id: str, *, keys=None) -> None:
