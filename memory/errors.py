@@ -36,9 +36,10 @@ class MissingToken(MemoryServiceError):
 
 
 class InvalidToken(MemoryServiceError):
-    """The bearer token is not valid. `reason` is the rule that refused it, for logs and metrics alone."""
+    """The bearer token is not valid."""
 
     code = "invalid_token"
+    # The rule that refused it: for logs and metrics, never for the client.
     reason: str | None = None
 
 
