@@ -57,6 +57,8 @@ class EmbedderQueue:
         self._classes = PriorityClasses(batch_tokens, max_queued_tokens)
         self._unfinished: set[Job] = set()
         self._seconds_per_token = 0.0
+        # Of batches that are at least half full: a short one takes nearly as long whatever is in it.
+        self._seconds_per_full_token = 0.0
         self._changed = threading.Condition()
         self._closed = False
         self.batches_run = 0
@@ -120,8 +122,8 @@ class EmbedderQueue:
             queue = self._classes.classify(job)
             if queue.is_full(job) or time.monotonic() >= job.deadline:
                 raise self._overloaded(job)
-            # In vain, and instead of what others could have: not even at twice the measured pace would it be done.
-            if time.monotonic() + queue.tokens_until_done(job) * self._seconds_per_token / 2 > job.deadline:
+            # In vain, and instead of what others could have: not even in half the time it takes would it be done.
+            if time.monotonic() + queue.tokens_until_done(job) * self._seconds_per_full_token / 2 > job.deadline:
                 raise self._overloaded(job)
             if queue.is_over_share(job):
                 raise self._overloaded(job, "Too much of this user's work waits already; try again shortly.")
@@ -233,8 +235,11 @@ class EmbedderQueue:
             _batch_texts.observe(len(batch))
 
         with self._changed:
-            seconds_per_token = (time.monotonic() - started) / sum(job.tokens[index] for job, index in batch)
+            batch_tokens = sum(job.tokens[index] for job, index in batch)
+            seconds_per_token = (time.monotonic() - started) / batch_tokens
             self._seconds_per_token += 0.2 * (seconds_per_token - self._seconds_per_token)
+            if 2 * batch_tokens >= self._batch_tokens:
+                self._seconds_per_full_token += 0.2 * (seconds_per_token - self._seconds_per_full_token)
             for (job, index), row in zip(batch, rows, strict=True):
                 if not job.done.is_set():
                     self._classes.of(job).release(job.user, job.tokens[index])

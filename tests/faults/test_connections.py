@@ -34,6 +34,11 @@ def token(service):
     return service.token("alice")
 
 
+@pytest.fixture(scope="module")
+def bystander(service):
+    return service.token("bob")
+
+
 @pytest.fixture
 def clients(service):
     """`clients(bytes)`: connections that have sent so much, and go on as the test says."""
@@ -79,22 +84,22 @@ def is_served(service, token: str) -> None:
     assert service.call("POST", "/api/v1/memory/query", token, {"query": "train"})[0] == 200
 
 
-def test_connections_that_say_nothing_take_no_thread(service, token, clients):
+def test_connections_that_say_nothing_take_no_thread(service, token, bystander, clients):
     clients(b"")
     started = time.monotonic()
-    is_served(service, token)
+    is_served(service, bystander)
     # gunicorn's own worker waits 5 s for each with a thread: three times over before it serves us.
     assert time.monotonic() - started < 14
     # Nor do those that have asked and stay.
     for wire in clients(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
         assert http.client.HTTPResponse(wire).begin() is None
-    is_served(service, token)
+    is_served(service, bystander)
 
 
-def test_clients_that_do_not_say_goodbye_hold_up_nobody(service, token, clients):
+def test_clients_that_do_not_say_goodbye_hold_up_nobody(service, token, bystander, clients):
     wires = clients(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     started = time.monotonic()
-    is_served(service, token)
+    is_served(service, bystander)
     # gunicorn's own worker waits 2 s for each, one after the other, in the loop that accepts us.
     assert time.monotonic() - started < CLIENTS
     for wire in wires:
@@ -111,16 +116,18 @@ def test_clients_that_do_not_say_goodbye_hold_up_nobody(service, token, clients)
         ("memory/index", {"as_alice": "yes", "Accept": "text/html"}, 406),
     ],
 )
-def test_an_answer_before_the_body_ends_the_connection_at_once(service, token, clients, path, headers, status):
+def test_an_answer_before_the_body_ends_the_connection_at_once(
+    service, token, bystander, clients, path, headers, status
+):
     headers = dict(headers)
     who = token if headers.pop("as_alice", None) else None
     wires = clients(post(who, 900_000, path=path, **headers) + b'{"text": "')
     for wire in wires[:4]:
         assert answer(wire)[::2] == (status, True)
-    is_served(service, token)
+    is_served(service, bystander)
 
 
-def test_a_small_body_that_came_along_with_a_refused_request_keeps_the_connection(service, token, clients):
+def test_a_small_body_that_came_along_with_a_refused_request_keeps_the_connection(service, token, bystander, clients):
     (wire,) = clients(post(None, 2) + b"{}", 1)
     assert answer(wire, ends=False)[::2] == (401, False)
     wire.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -128,13 +135,13 @@ def test_a_small_body_that_came_along_with_a_refused_request_keeps_the_connectio
     assert answer(wire, ends=False)[0] == 200
 
 
-def test_a_body_that_drips_is_cut_off_in_time_and_its_user_has_no_more_than_a_share(service, token, clients):
+def test_a_body_that_drips_is_cut_off_in_time_and_its_user_has_no_more_than_a_share(service, token, bystander, clients):
     dripping = service.token("mallory")
     wires = clients(post(dripping, 1000))
     stop_at = time.monotonic() + 20
     found = []
     while len(found) < CLIENTS and time.monotonic() < stop_at:
-        is_served(service, token)
+        is_served(service, bystander)
         for wire in list(wires):
             try:
                 wire.sendall(b"x")
@@ -156,7 +163,7 @@ def test_a_body_that_drips_is_cut_off_in_time_and_its_user_has_no_more_than_a_sh
     assert service.call("POST", "/api/v1/memory/query", dripping, {"query": "train"})[0] == 200
 
 
-def test_a_slow_body_in_time_is_taken(service, token, clients):
+def test_a_slow_body_in_time_is_taken(service, token, bystander, clients):
     body = json.dumps({"doc_id": "slow", "text": "The night train has a dining car."}).encode()
     (wire,) = clients(post(token, len(body)), 1)
     for at in range(0, len(body), 16):
@@ -166,7 +173,7 @@ def test_a_slow_body_in_time_is_taken(service, token, clients):
     assert (status, ended) == (201, False)
 
 
-def test_a_client_that_leaves_amid_its_body_is_told_so_and_stores_nothing(service, token, clients):
+def test_a_client_that_leaves_amid_its_body_is_told_so_and_stores_nothing(service, token, bystander, clients):
     body = json.dumps({"doc_id": "cut", "text": "The night train has a dining car."}).encode()
     (wire,) = clients(post(token, len(body)) + body[:20], 1)
     wire.shutdown(socket.SHUT_WR)

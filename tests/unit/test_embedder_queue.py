@@ -168,6 +168,20 @@ def test_retry_after_is_what_waits_at_the_measured_seconds_a_token(callers):
         future.result(PATIENCE_SECONDS)
 
 
+def test_what_cannot_be_done_by_its_deadline_is_refused_before_it_is_tried(callers):
+    # Of short batches, which take nearly as long whatever is in them, nothing follows for long ones.
+    callers.queue._seconds_per_token = 1000.0
+    held = callers.hold()
+    assert not callers.embed("alice", 1, tokens=50, deadline=time.monotonic() + PATIENCE_SECONDS).done()
+    callers.queue._seconds_per_full_token = 1.0
+    with pytest.raises(Overloaded):
+        callers.embed("bob", 1, tokens=200, deadline=time.monotonic() + PATIENCE_SECONDS).result(PATIENCE_SECONDS)
+    assert not callers.embed("bob", 2, tokens=200, deadline=time.monotonic() + 1000).done()
+    assert not callers.embed("carol", 1, tokens=200).done()
+    callers.model.may_pass.set()
+    held.result(PATIENCE_SECONDS)
+
+
 def test_deadlines_drop_and_never_order(callers):
     callers.hold()
     patient = callers.embed("patient", 1, tokens=60, task="query")

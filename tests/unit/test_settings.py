@@ -23,7 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, override_settings
 
 from memory.keys.master_keys import forget_parsed_keys
-from r1site.embedded.cluster import socket_dir
+from r1site.embedded.socket_folder import socket_dir
 from r1site.settings.development_secrets import NAMES
 
 PROJECT = Path(__file__).resolve().parents[2]
