@@ -122,8 +122,11 @@ def test_an_answer_before_the_body_ends_the_connection_at_once(
     headers = dict(headers)
     who = token if headers.pop("as_alice", None) else None
     wires = clients(post(who, 900_000, path=path, **headers) + b'{"text": "')
-    for wire in wires[:4]:
-        assert answer(wire)[::2] == (status, True)
+    answers = [answer(wire) for wire in wires]
+    assert all(ended for _, _, ended in answers)
+    told = {found for found, _, _ in answers}
+    # A user has four threads here: of so many at once, some may be told that they are too many.
+    assert status in told and told <= {status, 429}
     is_served(service, bystander)
 
 
