@@ -11,9 +11,10 @@ from django.http import JsonResponse
 
 import reranker
 from memory.embedding.process import loaded_embedder
-from memory.embedding.spaces import active_space
+from memory.embedding.spaces import default_space, embedder_of
 from memory.errors import MemoryServiceError
 from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError
 from memory.rls import verify_rls_isolation
 from memory.rollout.flags import flag
@@ -129,6 +130,7 @@ def _migrations() -> dict:
 
 def _keys() -> dict:
     tenant_hmac_key()
+    receipt_keys()
     return {"status": "ok", "master_keys": len(master_keys().keys)}
 
 
@@ -136,7 +138,7 @@ def _embedder() -> dict:
     embedder = loaded_embedder()
     if embedder is None:
         return {"status": "failed", "reason": "not loaded"}
-    active_space(embedder)
+    embedder_of(default_space())
     return {"status": "ok", "model": embedder.model_name, "device": str(embedder.device)}
 
 

@@ -10,11 +10,12 @@ from django.core.checks import ERROR
 from django.db import DatabaseError, connections
 
 from memory.checks import settings_fit_together
-from memory.embedding.process import get_embedder
-from memory.embedding.spaces import active_space
+from memory.embedding.process import configured_embedders, get_embedder
+from memory.embedding.spaces import default_space, embedder_of
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.isolation.audit import require_safe_database
 from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError, exposed_secrets
 from memory.language.pipeline import warm_language
 from memory.middleware import token_verifier
@@ -43,6 +44,7 @@ def refuse_unsafe_start() -> None:
     try:
         master_keys()
         tenant_hmac_key()
+        receipt_keys()
         token_verifier()
         if exposed := exposed_secrets():
             logger.warning("group or others may read or write the files of: %s", ", ".join(exposed))
@@ -63,14 +65,15 @@ def warm_worker() -> None:
     The embedding model and the reranker before it serves; spaCy, which few requests need, behind its back.
     """
     try:
-        embedder = get_embedder()
-        embedder.embed_query("warm up")
+        for embedder in configured_embedders():
+            embedder.embed_query("warm up")
         warm_reranker()
         spare_what_is_loaded()
         warm_language(then=spare_what_is_loaded)
         begin_key_watch()
         # Last: a database that is away must not leave the models cold.
-        active_space(embedder)
+        if embedder_of(default_space()) is not get_embedder():
+            _refuse(["the default embedding space is not that of MEMORY_EMBEDDING_MODEL"])
     except DatabaseError as exc:
         logger.warning("the embedding space cannot be verified yet (%s)", type(exc).__name__)
     except MemoryServiceError as exc:

@@ -59,9 +59,9 @@ def django_db_setup(cluster, django_db_blocker):
 def _nothing_borrowed():
     """No test starts with keys that another one cached or put into the environment, or with its connections."""
     from memory.keys.master_keys import forget_parsed_keys
-    from memory.sealing.keyring import forget_keys
+    from memory.sealing.keyring import forget_profiles
 
-    forget_keys()
+    forget_profiles()
     forget_parsed_keys()
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:

@@ -64,7 +64,7 @@ def load_user(connections, corpus: Corpus, user_id: str, chunks: int) -> None:
 def load(connections, options) -> tuple[str, list[str], dict]:
     """Bring the table to the asked size: (the big user's id, the others' ids, what was done)."""
     from memory.isolation.audit import TENANT_TABLES
-    from memory.sealing.keyring import forget_keys
+    from memory.sealing.keyring import forget_profiles
     from memory.security import hmac_user
 
     big = f"bench-big-{options.big_chunks}"
@@ -81,7 +81,7 @@ def load(connections, options) -> tuple[str, list[str], dict]:
         if done % 500 == 0 or done == len(missing):
             rate = rows / (time.perf_counter() - started)
             print(f"loaded {done} of {len(missing)} users, {rows} chunks, {rate:,.0f} rows/s", file=sys.stderr)
-    forget_keys()
+    forget_profiles()
     seconds = time.perf_counter() - started
     if missing:
         with connections["owner"].cursor() as cursor:

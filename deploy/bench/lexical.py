@@ -60,18 +60,18 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     """The candidate transaction alone, with one leg and with both, each the best of RUNS; milliseconds."""
     import numpy as np
 
-    from memory.embedding.spaces import registered_space
+    from memory.embedding.spaces import default_space
     from memory.embedding.vectors import half_vectors, unit_vectors
     from memory.lexical.bm25 import ctes, lexical_query
     from memory.models.chunk import EMBEDDING_DIMENSION
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
-    from memory.sealing.keyring import existing_keys
+    from memory.sealing.keyring import existing_profile
     from memory.sealing.protection import protect
     from memory.security import hmac_user
 
-    user_hash, space, texts = hmac_user(user_id), registered_space(), Texts(5)
-    keys, numbers = existing_keys(user_hash), np.random.default_rng(5)
+    user_hash, space, texts = hmac_user(user_id), default_space(), Texts(5)
+    keys, numbers = existing_profile(user_hash), np.random.default_rng(5)
 
     def one(vector, question: str | None) -> float:
         started = time.perf_counter()

@@ -85,21 +85,21 @@ def walk(users: list[str], *, threads: int = 1, before: Callable[[str], None] = 
 def searchable(user_id: str, embedding):
     """(hash, the question's vector as that user's rows have it)."""
     from memory.embedding.vectors import half_vectors
-    from memory.sealing.keyring import existing_keys
+    from memory.sealing.keyring import existing_profile
     from memory.sealing.protection import protect
     from memory.security import hmac_user
 
     user_hash = hmac_user(user_id)
-    return user_hash, half_vectors(protect(existing_keys(user_hash), embedding[None, :]))[0]
+    return user_hash, half_vectors(protect(existing_profile(user_hash), embedding[None, :]))[0]
 
 
 def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dict:
     """The candidate transaction alone: connection, setting, state, search, quarantine test, commit."""
-    from memory.embedding.spaces import registered_space
+    from memory.embedding.spaces import default_space
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
 
-    space = registered_space()
+    space = default_space()
     prepared = [searchable(user_id, embeddings[i % len(embeddings)]) for i, user_id in enumerate(users)]
 
     def one(pair) -> float:
@@ -121,12 +121,12 @@ def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dic
 
 def explain(user_id: str, embedding) -> dict:
     """The plan of one user's search, the second of two runs, with what is wrong about it."""
-    from memory.embedding.spaces import registered_space
+    from memory.embedding.spaces import default_space
     from memory.retrieval.plan import explain_candidates, foreign_row_findings
 
     user_hash, vector = searchable(user_id, embedding)
-    explain_candidates(user_hash, registered_space(), vector, CANDIDATES)
-    plan, owned_rows = explain_candidates(user_hash, registered_space(), vector, CANDIDATES)
+    explain_candidates(user_hash, default_space(), vector, CANDIDATES)
+    plan, owned_rows = explain_candidates(user_hash, default_space(), vector, CANDIDATES)
     findings = foreign_row_findings(plan, user_hash, owned_rows)
     text = re.sub(r"'\[[^]]*\]'::halfvec", "'[…]'::halfvec", plan.text)
     return {"owned_rows": owned_rows["memory_chunks"], **plan.summary(), "findings": findings, "text": text}
@@ -158,7 +158,7 @@ def write_cost(connections, rounds: int) -> dict:
 def measure(connections, options) -> dict:
     """Everything this bench knows, as one document. Milliseconds throughout."""
     from memory.embedding.process import get_embedder
-    from memory.sealing.keyring import forget_keys
+    from memory.sealing.keyring import forget_profiles
     from memory.security import hmac_user
 
     big, small, table = load(connections, options)
@@ -166,10 +166,10 @@ def measure(connections, options) -> dict:
     embeddings = [get_embedder().embed_query(question) for question in QUESTIONS]
 
     def forget(user_id: str) -> None:
-        forget_keys(hmac_user(user_id))
+        forget_profiles(hmac_user(user_id))
 
     def forget_everything(user_id: str) -> None:
-        forget_keys()
+        forget_profiles()
         connections["default"].close_pool()
 
     for user_id in (big, *small[:20]):

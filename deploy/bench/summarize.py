@@ -59,7 +59,7 @@ def times(user, runs: int, callers: int) -> dict:
 
     def one(_):
         try:
-            made = user.call(summarize_memory, SummaryScope("source", SOURCE))
+            made = user.call(summarize_memory, user.user_id, SummaryScope("source", SOURCE))
             assert made.covers_chunks == CHUNKS and made.doc_id
             return made.took_ms
         finally:
@@ -95,7 +95,7 @@ def coverage(user) -> dict:
     def covered(chosen: np.ndarray) -> float:
         return round(float((units @ chosen.T).max(axis=1).mean()), 4)
 
-    made = user.call(summarize_memory, SummaryScope("source", SOURCE))
+    made = user.call(summarize_memory, user.user_id, SummaryScope("source", SOURCE))
     draw = random.Random(0)
     firsts: dict[str, int] = {}
     for index, sentence in enumerate(sentences):

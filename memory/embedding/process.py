@@ -1,4 +1,8 @@
-"""The process's embedding model, from settings: loaded once a worker, after the fork."""
+"""The process's embedding models, from settings: each loaded once a worker, after the fork.
+
+The first is what new users' texts are embedded with. While users are being moved to another space a process holds a
+second, the next one, and serves each user from the space that is his.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,52 @@ import threading
 from django.conf import settings
 
 from memory.embedding.embedder import Embedder
-from memory.models.chunk import EMBEDDING_DIMENSION
 
 _lock = threading.Lock()
-_embedder: tuple[int, Embedder] | None = None
+_embedders: tuple[int, tuple[Embedder, ...]] | None = None
 
 
 def get_embedder() -> Embedder:
-    """The loaded embedder. The first call of a process loads it and checks its files' SHA-256.
+    """The first embedder, loaded. The first call of a process loads it and checks its files' SHA-256.
 
     Raises ModelUnavailable; a load that failed is not tried again by every request.
     """
-    global _embedder
-    if _embedder is None or _embedder[0] != os.getpid():
-        with _lock:
-            if _embedder is None or _embedder[0] != os.getpid():
-                _embedder = (
-                    os.getpid(),
-                    Embedder(
-                        settings.MEMORY_EMBEDDING_MODEL,
-                        revision=settings.MEMORY_EMBEDDING_REVISION or None,
-                        expected_sha256=settings.MEMORY_EMBEDDING_SHA256 or None,
-                        expected_files_sha256=settings.MEMORY_EMBEDDING_FILES_SHA256 or None,
-                        expected_dimension=EMBEDDING_DIMENSION,
-                        max_tokens=settings.MEMORY_CHUNK_TOKENS,
-                    ),
-                )
-    embedder = _embedder[1]
+    embedder = configured_embedders()[0]
     embedder.load()
     return embedder
 
 
+def configured_embedders() -> tuple[Embedder, ...]:
+    """The embedders that settings name, the first one first; loaded or not."""
+    global _embedders
+    if _embedders is None or _embedders[0] != os.getpid():
+        with _lock:
+            if _embedders is None or _embedders[0] != os.getpid():
+                prefixes = ["MEMORY_EMBEDDING"]
+                if settings.MEMORY_NEXT_EMBEDDING_MODEL:
+                    prefixes.append("MEMORY_NEXT_EMBEDDING")
+                _embedders = (os.getpid(), tuple(map(_configured, prefixes)))
+    return _embedders[1]
+
+
 def loaded_embedder() -> Embedder | None:
-    """The embedder if this process has loaded it; never loads it."""
-    return _embedder[1] if _embedder and _embedder[0] == os.getpid() and _embedder[1].loaded else None
+    """The first embedder if this process has loaded it; never loads it."""
+    if _embedders is None or _embedders[0] != os.getpid() or not _embedders[1][0].loaded:
+        return None
+    return _embedders[1][0]
+
+
+def forget_embedders() -> None:
+    """Make them anew at the next call. For tests, which change the settings of one process."""
+    global _embedders
+    _embedders = None
+
+
+def _configured(prefix: str) -> Embedder:
+    return Embedder(
+        getattr(settings, f"{prefix}_MODEL"),
+        revision=getattr(settings, f"{prefix}_REVISION") or None,
+        expected_sha256=getattr(settings, f"{prefix}_SHA256") or None,
+        expected_files_sha256=getattr(settings, f"{prefix}_FILES_SHA256") or None,
+        max_tokens=settings.MEMORY_CHUNK_TOKENS,
+    )

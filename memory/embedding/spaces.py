@@ -1,29 +1,46 @@
 """Embedding spaces: a small integer for one model, one way of chunking and one protection scheme.
 
-Vectors of two spaces must never be compared, so a chunk's key holds its space and the service
-refuses to run with settings that describe another space than the active one.
+Vectors of two spaces must never be compared, so a chunk's key holds its space. Each user has one active space; a new
+user begins in the default one. A process serves the spaces of the models that it holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import connections
 
+from memory.embedding.embedder import Embedder
+from memory.embedding.process import configured_embedders
 from memory.errors import SpaceMismatch
-from memory.keys.master_keys import former_tenant_key_check, tenant_key_check
+from memory.keys.master_keys import tenant_key_check
 from memory.limits import CHUNK_MAX_CHARS
 
 # Raised when chunking, rotation or sealing of vectors changes so that old and new must not mix.
 SCHEME_VERSION = 1
 
-_registered: tuple[int, str, bytes] | None = None
+_SPACES = (
+    "SELECT space, fingerprint, (description->>'dimension')::integer, is_default, tenant_key_check FROM memory_spaces"
+)
+_registered: dict[int, Space] | None = None
 
 
-def describe(embedder) -> dict:
-    """What the present settings and the loaded model amount to."""
+@dataclass(frozen=True)
+class Space:
+    """A registered space, as its row has it."""
+
+    number: int
+    fingerprint: str
+    dimension: int
+    is_default: bool
+    tenant_key_check: bytes
+
+
+def describe(embedder: Embedder) -> dict:
+    """What the present settings and a loaded model amount to."""
     return {
         "scheme": SCHEME_VERSION,
         "model": embedder.model_name,
@@ -42,73 +59,91 @@ def fingerprint(description: dict) -> str:
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
-def active_space(embedder) -> int:
-    """The number of the active space. Raises SpaceMismatch when settings, model or tenant key are of another one."""
-    if _active_row()[1] != fingerprint(describe(embedder)):
-        raise SpaceMismatch()
-    return registered_space()
+def default_space() -> int:
+    """The space that a new user begins in.
 
-
-def registered_space() -> int:
-    """The number of the active space, for callers that bring vectors of its model themselves.
-
-    Raises SpaceMismatch where MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.
+    Raises SpaceMismatch where there is none, or MEMORY_TENANT_HMAC_KEY is not the key that this database's users are
+    named by.
     """
-    space, _, key_check = _active_row()
-    if key_check == former_tenant_key_check():
-        raise SpaceMismatch("The tenant key check is an earlier version's; run `manage.py register_space`.")
-    if key_check != tenant_key_check():
-        raise SpaceMismatch("MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.")
-    return space
+    for space in _spaces().values():
+        if space.is_default:
+            return _checked(space).number
+    raise SpaceMismatch("No embedding space is registered; run `manage.py register_space`.")
 
 
-def forget_space() -> None:
-    """Look the active space up again at the next call."""
+def dimension_of(space: int) -> int:
+    """How many dimensions a vector of this space has. Raises SpaceMismatch as `default_space`."""
+    return _space(space).dimension
+
+
+def embedder_of(space: int) -> Embedder:
+    """This process's embedder for a space, loaded. Raises SpaceMismatch where settings and models are of no such space.
+
+    Also raises ModelUnavailable, and as `default_space`.
+    """
+    wanted = _space(space).fingerprint
+    for embedder in configured_embedders():
+        embedder.load()
+        if fingerprint(describe(embedder)) == wanted:
+            return embedder
+    raise SpaceMismatch()
+
+
+def forget_spaces() -> None:
+    """Look the spaces up again at the next call."""
     global _registered
     _registered = None
 
 
-def renew_tenant_key_check() -> None:
-    """As the owner, put the present check in place of an earlier version's, where that one was of this same key."""
-    with connections["owner"].cursor() as cursor:
-        cursor.execute(
-            "UPDATE memory_spaces SET tenant_key_check = %s WHERE tenant_key_check = %s",
-            [tenant_key_check(), former_tenant_key_check()],
-        )
+def register_space(embedder: Embedder) -> tuple[int, bool]:
+    """Register what settings and a loaded model amount to, as the default if it is the first: (number, is default).
 
-
-def _active_row() -> tuple[int, str, bytes]:
-    """(space, fingerprint, tenant key check) of the active space, looked up once a process."""
-    global _registered
-    if _registered is None:
-        connection = connections["default"]
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT space, fingerprint, tenant_key_check FROM memory_spaces WHERE active")
-            row = cursor.fetchone()
-        if not connection.in_atomic_block:
-            connection.close()
-        if row is None:
-            raise SpaceMismatch("No embedding space is registered; run `manage.py register_space`.")
-        _registered = (row[0], row[1], bytes(row[2]))
-    return _registered
-
-
-def register_space(embedder) -> tuple[int, bool]:
-    """Register the present settings as a space, active if it is the first: (number, is it the active one).
-
-    Runs as the owner, who alone may write this table. A second space stays inactive until a re-index.
+    Runs as the owner, who alone may write this table.
     """
     description = describe(embedder)
     with connections["owner"].cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO memory_spaces (space, fingerprint, description, active, tenant_key_check)
+            INSERT INTO memory_spaces (space, fingerprint, description, is_default, tenant_key_check)
             SELECT coalesce(max(space), 0) + 1, %s, %s::jsonb, count(*) = 0, %s FROM memory_spaces
             ON CONFLICT DO NOTHING""",
             [fingerprint(description), json.dumps(description), tenant_key_check()],
         )
-        cursor.execute("SELECT space, active FROM memory_spaces WHERE fingerprint = %s", [fingerprint(description)])
+        cursor.execute("SELECT space, is_default FROM memory_spaces WHERE fingerprint = %s", [fingerprint(description)])
         row = cursor.fetchone()
     if row is None:
         raise SpaceMismatch("Another space was registered at the same moment; run it again.")
     return row
+
+
+def _space(number: int) -> Space:
+    """The registered space of this number, looked up once more where it is not known: it may be new."""
+    if number not in _spaces():
+        forget_spaces()
+    space = _spaces().get(number)
+    if space is None:
+        raise SpaceMismatch("The user's embedding space is not registered.")
+    return _checked(space)
+
+
+def _checked(space: Space) -> Space:
+    if space.tenant_key_check != tenant_key_check():
+        raise SpaceMismatch("MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.")
+    return space
+
+
+def _spaces() -> dict[int, Space]:
+    """Every registered space, read once a process."""
+    global _registered
+    if _registered is None:
+        connection = connections["default"]
+        with connection.cursor() as cursor:
+            cursor.execute(_SPACES)
+            rows = cursor.fetchall()
+        if not connection.in_atomic_block:
+            connection.close()
+        _registered = {
+            number: Space(number, digest, dimension, is_default, bytes(key_check))
+            for number, digest, dimension, is_default, key_check in rows
+        }
+    return _registered

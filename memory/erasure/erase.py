@@ -10,9 +10,10 @@ from uuid6 import uuid7
 
 from memory.erasure.key_remains import clear_remains_soon
 from memory.errors import KeyUnavailable
+from memory.isolation.connection import Cursor
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
 from memory.sealing.key_changes import note_key_change
-from memory.sealing.keyring import forget_keys
+from memory.sealing.keyring import forget_profiles
 
 # One statement deletes so many: far below statement_timeout on a slow disk, and other requests get in between.
 BATCH_ROWS = 1_000
@@ -21,26 +22,28 @@ BATCH_ROWS = 1_000
 # rate buckets, since erasing would refill them, and not the ledger.
 ERASED_TABLES = {
     "memory_chunks": ("id",),
-    "memory_lexical_blocks": ("space", "generation", "block", "segment"),
-    "memory_lexical_segments": ("space", "generation", "segment"),
-    "memory_lexical_chunks": ("space", "generation", "chunk_id"),
+    "memory_lexical_blocks": ("space", "block", "segment"),
+    "memory_lexical_segments": ("space", "segment"),
+    "memory_lexical_chunks": ("space", "chunk_id"),
     "memory_document_sources": ("doc_id", "source_doc_id"),
     "memory_documents": ("doc_id",),
     "memory_idempotency": ("key_mac",),
 }
+# What erases him: without these nothing of the rest opens, or can be searched.
+KEY_TABLES = ("memory_data_keys", "memory_search_keys")
 # The last of a user whose erasure nobody records: few rows.
-_LAST_TABLES = ("memory_rate_buckets", "memory_data_keys", "memory_tenants")
+_LAST_TABLES = ("memory_rate_buckets", *KEY_TABLES, "memory_tenants")
 # While a tenant is being erased its counts say what has been erased so far.
 _COUNTED = {"memory_chunks": "chunk_count", "memory_documents": "document_count"}
 
 # Whether any row of a user's memory is there, keys included; the user's own row apart.
 ANY_ROWS = " OR ".join(
-    f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)" for table in (*ERASED_TABLES, "memory_data_keys")
+    f"EXISTS (SELECT FROM {table} WHERE user_hash = %(user_hash)s)" for table in (*ERASED_TABLES, *KEY_TABLES)
 )
 # Rows that came back without their user's, from a backup say, are erased like any.
 _ADOPT = (
-    "INSERT INTO memory_tenants (user_hash, user_id_cipher, state, created_at)"
-    f" SELECT %(user_hash)s, '', 'erasing', clock_timestamp() WHERE {ANY_ROWS}"
+    "INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space, state, created_at)"
+    f" SELECT %(user_hash)s, gen_random_uuid(), '', 0, 'erasing', clock_timestamp() WHERE {ANY_ROWS}"
     " ON CONFLICT (user_hash) DO NOTHING"
 )
 _LOCK = "SELECT state, created_at, now() FROM memory_tenants WHERE user_hash = %s FOR UPDATE"
@@ -51,7 +54,6 @@ SELECT true FROM memory_tenants WHERE user_hash = %s AND state = 'erasing' AND c
 _MARK = """
 UPDATE memory_tenants SET state = 'erasing', document_count = 0, chunk_count = 0, updated_at = now()
 WHERE user_hash = %s"""
-_DELETE_KEYS = "DELETE FROM memory_data_keys WHERE user_hash = %s"
 _RECORD = """
 INSERT INTO memory_erasures (user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks)
 SELECT user_hash, %s, moment, moment + %s, document_count, chunk_count
@@ -78,7 +80,7 @@ class Erasure:
 def erase_memory(*, older_than: datetime | None = None) -> Erasure:
     """Erase the bound tenant for good; with `older_than`, only a memory begun before that moment.
 
-    1. One transaction marks the tenant as being erased and deletes the data keys. From its commit on nothing
+    1. One transaction marks the tenant as being erased and deletes the keys. From its commit on nothing
        opens, here or in any backup made later, and every other request of the user is refused.
     2. Batches delete the rows, each in a transaction of its own that counts them in the tenant's row.
     3. The last transaction writes the ledger and deletes the tenant: the user may begin anew, with a new key.
@@ -94,11 +96,11 @@ def erase_memory(*, older_than: datetime | None = None) -> Erasure:
         with tenant_transaction(user_hash, reads_state=False) as tx:
             now = tx.execute("SELECT now()").fetchone()[0].astimezone(UTC)
         return Erasure(user_hash, 0, 0, False, now + _retention(), now)
-    forget_keys(user_hash)
+    forget_profiles(user_hash)
     for table in ERASED_TABLES:
         _delete_rows(user_hash, begun.memory, table)
     erasure = _finish(user_hash, begun)
-    forget_keys(user_hash)
+    forget_profiles(user_hash)
     clear_remains_soon()
     return erasure
 
@@ -114,7 +116,7 @@ def erase_unrecorded() -> dict[str, int]:
     begun = _destroy_keys(user_hash, None)
     if begun is None:
         return deleted
-    forget_keys(user_hash)
+    forget_profiles(user_hash)
     for table in ERASED_TABLES:
         deleted[table] = _delete_rows(user_hash, begun.memory, table)
     with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
@@ -124,8 +126,9 @@ def erase_unrecorded() -> dict[str, int]:
             }
             tx.sync()
             deleted |= {table: cursor.rowcount for table, cursor in last.items()}
-    deleted["memory_data_keys"] += begun.keys
-    forget_keys(user_hash)
+    for table, keys in begun.keys.items():
+        deleted[table] += keys
+    forget_profiles(user_hash)
     return deleted
 
 
@@ -133,12 +136,12 @@ def erase_unrecorded() -> dict[str, int]:
 class _Begun:
     """Which of the user's memories is being erased, by when it began, and since when this call has been at it.
 
-    `keys`: how many data keys this call has destroyed.
+    `keys`: how many keys this call has destroyed, by table.
     """
 
     memory: datetime
     at: datetime
-    keys: int
+    keys: dict[str, int]
 
 
 def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
@@ -155,10 +158,14 @@ def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
             if older_than is not None and memory >= older_than:
                 return None
             tx.execute(_MARK, [user_hash])
-        keys = tx.execute(_DELETE_KEYS, [user_hash])
+        deleted = _delete_keys(tx)
         note_key_change(tx)
         tx.sync()
-    return _Begun(memory, now, keys.rowcount)
+    return _Begun(memory, now, {table: cursor.rowcount for table, cursor in deleted.items()})
+
+
+def _delete_keys(tx: TenantTransaction) -> dict[str, Cursor]:
+    return {table: tx.execute(f"DELETE FROM {table} WHERE user_hash = %s", [tx.user_hash]) for table in KEY_TABLES}
 
 
 def _delete_rows(user_hash: str, memory: datetime, table: str) -> int:
@@ -187,7 +194,7 @@ def _finish(user_hash: str, begun: _Begun) -> Erasure:
     """The last step. Where another call has finished first, what that one wrote."""
     with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
         if _is_still_erasing(tx, begun.memory):
-            tx.execute(_DELETE_KEYS, [user_hash])
+            _delete_keys(tx)
             recorded = tx.execute(_RECORD, [uuid7(), _retention(), user_hash])
             tx.execute(_DELETE_TENANT, [user_hash])
         else:

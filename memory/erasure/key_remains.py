@@ -1,8 +1,8 @@
-"""What a destroyed data key leaves in the table's file: cleared away by rewriting the table.
+"""What destroyed keys leave in their tables' files: cleared away by rewriting the tables.
 
 A deleted row's bytes stay in the file until a VACUUM, and what was last on its page stays even then, until another row
-comes there. Only VACUUM FULL leaves nothing behind. It locks the key table while it runs, so after an erasure the
-service rewrites a small table only, and vacuums a large one; `manage.py prune_expired` rewrites any. Before
+comes there. Only VACUUM FULL leaves nothing behind. It locks each key table while it runs, so after an erasure the
+service rewrites small ones only, and vacuums large ones; `manage.py prune_expired` rewrites any. Before
 PostgreSQL 17 the owner alone may, so the command does it there and the service does not.
 """
 
@@ -26,9 +26,9 @@ COMMAND_TRIES = 10
 CONNECT_SECONDS = 5
 GRANTED_FROM_VERSION = 170_000
 
-_SIZE = "SELECT pg_relation_size('memory_data_keys')"
-_VACUUM = "VACUUM (SKIP_LOCKED) memory_data_keys"
-_REWRITE = "VACUUM (FULL) memory_data_keys"
+_SIZE = "SELECT pg_relation_size('memory_data_keys') + pg_relation_size('memory_search_keys')"
+_VACUUM = "VACUUM (SKIP_LOCKED) memory_data_keys, memory_search_keys"
+_REWRITE = "VACUUM (FULL) memory_data_keys, memory_search_keys"
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def clear_remains_soon() -> None:
             _thread.start()
 
 
-def rewrite_data_keys(maint) -> None:
-    """Rewrite the key table, whatever its size, as r1_maint over `maint` or, before PostgreSQL 17, as the owner.
+def rewrite_keys(maint) -> None:
+    """Rewrite the key tables, whatever their size, as r1_maint over `maint` or, before PostgreSQL 17, as the owner.
 
     `maint` is a Django connection outside a transaction. Requests wait while it runs. Raises database errors, among
     them OperationalError where the table was in use at every try.

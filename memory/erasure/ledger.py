@@ -77,11 +77,6 @@ def read_ledger(since: datetime | None = None, *, using: str = "backup") -> Iter
         yield LedgerEntry(*row)
 
 
-def erased_at(moment: datetime, *, using: str = "backup") -> list[str]:
-    """Whose erasure has this time: user hashes, nearly always one."""
-    return list(Erasure.objects.using(using).filter(erased_at=moment).values_list("user_hash", flat=True))
-
-
 @dataclass
 class Replay:
     """What a replay did, in users; with `dry_run`, what it would do. `failed` are left for the next run."""

@@ -1,12 +1,14 @@
 """Receipts of erasures: what was erased and when, signed so that anybody can check it. Pure: no Django.
 
-The signature is Ed25519 (RFC 8032) over the receipt without it, with the user's hash beside it, as canonical
-JSON: UTF-8, members in the order of their names, no white space, nothing escaped that need not be. The private
-key is derived from the tenant HMAC key, so that every worker signs alike and no setting holds another secret.
+The signature is Ed25519 (RFC 8032) over the receipt without it as canonical JSON: UTF-8, members in the order of their
+names, no white space, nothing escaped that need not be. Whose receipt it is says `subject`, an HMAC of the user id
+under a key of receipts' own: it stays the same when users are renamed, and tells nobody the id. The private key is
+derived from the newest MEMORY_RECEIPT_KEY, and `key_id` names that.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +18,30 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from memory.formats.base64url import base64url, from_base64url
-from memory.keys.service_keys import service_key
+from memory.keys.receipt_keys import ReceiptKey, receipt_keys
+from memory.security import canonical_user_id
 
-SIGNED_FIELDS = ("erased_documents", "erased_chunks", "key_destroyed", "unrecoverable_after", "at")
-_FIELDS = (*SIGNED_FIELDS, "signature")
-_TYPES = (int, int, bool, str, str, str)
-_PURPOSE = "erasure-receipt"
+RECEIPT_VERSION = 1
+_MEMBERS: dict[str, type] = {
+    "version": int,
+    "key_id": str,
+    "subject": str,
+    "erased_documents": int,
+    "erased_chunks": int,
+    "key_destroyed": bool,
+    "unrecoverable_after": str,
+    "at": str,
+    "signature": str,
+}
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """Times are RFC 3339 in UTC, as they are signed; `signature` is base64url without padding."""
+    """Times are RFC 3339 in UTC, as they are signed; `subject` is hex, `signature` base64url without padding."""
 
+    version: int
+    key_id: str
+    subject: str
     erased_documents: int
     erased_chunks: int
     key_destroyed: bool
@@ -36,35 +50,56 @@ class Receipt:
     signature: str
 
 
-def signed_receipt(user_hash: str, **fields: Any) -> Receipt:
-    """The receipt of these SIGNED_FIELDS for one user. The same fields give the same signature."""
-    signature = _private_key().sign(_message(user_hash, fields))
-    return Receipt(**fields, signature=base64url(signature))
+def signed_receipt(user_id: str, **fields: Any) -> Receipt:
+    """The receipt of what was erased for one user. The same fields give the same signature.
+
+    `fields`: erased_documents, erased_chunks, key_destroyed, unrecoverable_after and at.
+    """
+    key = receipt_keys()[0]
+    signed = {"version": RECEIPT_VERSION, "key_id": key.key_id, "subject": _subject(key, user_id), **fields}
+    return Receipt(**signed, signature=base64url(_private_key(key).sign(_message(signed))))
 
 
-def is_valid(user_hash: str, receipt: Any) -> bool:
-    """Whether `receipt`, a parsed JSON value, is one this service signed for this user: all its fields and no other."""
-    if not isinstance(receipt, dict) or receipt.keys() != set(_FIELDS):
+def is_valid(receipt: Any, user_id: str | None = None) -> bool:
+    """Whether `receipt`, a parsed JSON value, is one this service signed: all its members and no other.
+
+    With `user_id` also whether it is that user's. Raises InvalidUserId.
+    """
+    if not isinstance(receipt, dict) or receipt.keys() != _MEMBERS.keys():
         return False
-    if any(type(receipt[name]) is not kind for name, kind in zip(_FIELDS, _TYPES, strict=True)):
+    if any(type(receipt[name]) is not kind for name, kind in _MEMBERS.items()):
+        return False
+    key = next((key for key in receipt_keys() if key.key_id == receipt["key_id"]), None)
+    if key is None or receipt["version"] != RECEIPT_VERSION:
+        return False
+    if user_id is not None and not hmac.compare_digest(_subject(key, user_id), receipt["subject"]):
         return False
     try:
-        signature = from_base64url(receipt["signature"])
-        _private_key().public_key().verify(signature, _message(user_hash, receipt))
+        _private_key(key).public_key().verify(from_base64url(receipt["signature"]), _message(receipt))
     except (ValueError, InvalidSignature):
         return False
     return True
 
 
-def public_key_pem() -> str:
-    """What receipts are verified with, by anybody: the public key as PEM (SubjectPublicKeyInfo)."""
-    return _private_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+def public_keys() -> dict[str, str]:
+    """What receipts are verified with, by anybody: key id -> public key as PEM (SubjectPublicKeyInfo), newest first."""
+    return {
+        key.key_id: _private_key(key)
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+        for key in receipt_keys()
+    }
 
 
-def _private_key() -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(service_key(_PURPOSE))
+def _private_key(key: ReceiptKey) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(key.derived("erasure-receipt"))
 
 
-def _message(user_hash: str, receipt: dict[str, Any]) -> bytes:
-    signed = {name: receipt[name] for name in SIGNED_FIELDS} | {"user_hash": user_hash}
+def _subject(key: ReceiptKey, user_id: str) -> str:
+    return hmac.digest(key.derived("receipt-subject"), canonical_user_id(user_id).encode(), "sha256").hex()
+
+
+def _message(receipt: dict[str, Any]) -> bytes:
+    signed = {name: receipt[name] for name in _MEMBERS if name != "signature"}
     return json.dumps(signed, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

@@ -17,8 +17,7 @@ from typing import TextIO
 
 from django.conf import settings
 
-from memory.embedding.process import get_embedder
-from memory.embedding.spaces import active_space
+from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import distinct
@@ -28,15 +27,14 @@ from memory.indexing.seal import DocumentDraft
 from memory.lexical.bm25 import lexical_query
 from memory.lexical.terms import terms
 from memory.limits import CANDIDATES_DEFAULT
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.rerank import rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.keyring import existing_keys
+from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
 from memory.services.forget import delete_document
-from memory.services.index import IndexedDocument, index_document
+from memory.services.index import IndexedBatch, index_document
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 
 LEG_CANDIDATES = 100
@@ -116,7 +114,7 @@ def _index(
     ages = {doc_id: ages_days * position / max(1, len(order) - 1) for position, doc_id in enumerate(order)}
     doc_ids = order if shuffled else list(collection.documents)
 
-    def store(doc_id: str, text: str) -> IndexedDocument:
+    def store(doc_id: str, text: str) -> IndexedBatch:
         draft = DocumentDraft(doc_id, SOURCE, text, created_at=now - timedelta(days=ages[doc_id]))
         return user.call(index_document, user.user_id, draft)
 
@@ -127,7 +125,7 @@ def _index(
             if position % (2 * REWRITTEN_ONE_IN) == 0:
                 user.call(delete_document, doc_id)
         stored = store(doc_id, collection.documents[doc_id])
-        ranked.chunks += len(stored.chunk_ids)
+        ranked.chunks += len(stored.documents[0].chunk_ids)
         ranked.time("index", stored.took_ms)
 
 
@@ -161,14 +159,16 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
 def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
     """The bound tenant's candidates of both legs, `candidates` a leg, by the service's own search, unopened."""
     user_hash = bound_tenant()
-    embedder = get_embedder()
-    unit = unit_vectors(embedder.embed_query(text, user=user_hash)[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
-    keys = existing_keys(user_hash)
-    if keys is None:
+    profile = existing_profile(user_hash)
+    if profile is None:
         return []
-    vector = half_vectors(protect(keys, unit))[0]
-    lexical = lexical_query(keys, text, settings.MEMORY_LEXICAL_LANGUAGE) if settings.MEMORY_LEXICAL else None
+    embedder = embedder_of(profile.space)
+    unit = unit_vectors(embedder.embed_query(text, user=user_hash)[None, :], rows=1, dimension=embedder.dimension)
+    vector = half_vectors(protect(profile.search_key, unit))[0]
+    lexical = None
+    if settings.MEMORY_LEXICAL:
+        lexical = lexical_query(profile.search_key, text, settings.MEMORY_LEXICAL_LANGUAGE)
     with tenant_transaction(user_hash) as tx:
-        search = Search(tx, active_space(embedder), vector, candidates, Filters(), lexical)
+        search = Search(tx, profile.space, vector, candidates, Filters(), lexical)
         tx.end()
         return search.candidates()

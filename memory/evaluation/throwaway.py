@@ -10,7 +10,9 @@ import numpy as np
 
 from memory.erasure.erase import erase_unrecorded
 from memory.rls import bind_tenant
-from memory.sealing.keyring import Purpose, TenantKeys, existing_keys, existing_or_new_keys, forget_keys
+from memory.sealing.keyring import existing_or_new_profile, existing_profile, forget_profiles
+from memory.sealing.profile import TenantProfile
+from memory.sealing.user_keys import Purpose
 from memory.security import hmac_user
 
 # Known ids, so that a run finds what an earlier one left when it was killed; no token's `sub` looks like one.
@@ -23,7 +25,7 @@ CALL_TRIES = 5
 class ThrowAwayUser:
     """A context: the user is erased at its start, in case an earlier run was killed, and at its end.
 
-    `rotated=False` gives the user the identity in place of the secret matrix of `memory/protection`, and
+    `rotated=False` gives the user the identity in place of the secret matrix of `memory/sealing/protection.py`, and
     nothing else changes: so rotation on and off compare within one database and one embedding space.
     """
 
@@ -49,23 +51,23 @@ class ThrowAwayUser:
             if self.rotated:
                 return service(*args)
             for _ in range(CALL_TRIES):
-                keys = self._unrotated_keys()
+                profile = self._unrotated_profile()
                 result = service(*args)
-                if existing_keys(self.user_hash) is keys:
+                if existing_profile(self.user_hash) is profile:
                     return result
             raise RuntimeError("MEMORY_KEY_CACHE_SECONDS is too short to hold a key for one call")
 
-    def _unrotated_keys(self) -> TenantKeys:
-        """Freshly cached keys whose rotation is the identity; the service's calls find these."""
-        existing_or_new_keys(self.user_hash, self.user_id)
-        forget_keys(self.user_hash)
-        keys = existing_or_new_keys(self.user_hash, self.user_id)
-        keys.cached(Purpose.ROTATION, lambda key: _Identity())
-        return keys
+    def _unrotated_profile(self) -> TenantProfile:
+        """A freshly cached profile whose rotation is the identity; the service's calls find this one."""
+        existing_or_new_profile(self.user_hash, self.user_id)
+        forget_profiles(self.user_hash)
+        profile = existing_or_new_profile(self.user_hash, self.user_id)
+        profile.search_key.cached(Purpose.ROTATION, lambda key: _Identity())
+        return profile
 
 
 class _Identity:
-    """In place of `protection.rotation.Rotation`."""
+    """In place of `embedding.rotation.Rotation`."""
 
     def apply(self, units: np.ndarray) -> np.ndarray:
         return units

@@ -12,8 +12,8 @@ from typing import Any
 
 from memory.errors import FieldError, InvalidInput
 from memory.formats.doc_ids import is_doc_id
+from memory.indexing.counters import count, delete_chunks, forget_chunks
 from memory.isolation.connection import Cursor
-from memory.lexical.segments import remove_terms
 from memory.rls import TenantTransaction
 
 SUMMARY_SOURCE = "summary"
@@ -30,7 +30,6 @@ SOURCES_OF = f"""CASE WHEN d.source = '{SUMMARY_SOURCE}' THEN ARRAY(
     SELECT s.source_doc_id FROM memory_document_sources s
     WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id ORDER BY s.position) ELSE '{{}}' END"""
 
-_DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING id"
 _DELETE_SOURCES = "DELETE FROM memory_document_sources WHERE user_hash = %s AND doc_id = ANY(%s)"
 _INSERT_SOURCES = """
 INSERT INTO memory_document_sources (user_hash, doc_id, source_doc_id, position)
@@ -58,9 +57,6 @@ WITH RECURSIVE gone (doc_id) AS (
 )
 SELECT coalesce(sum(chunk_count), 0)::bigint
 FROM memory_documents WHERE user_hash = %(user_hash)s AND doc_id IN (SELECT doc_id FROM gone)"""
-_COUNT = """
-UPDATE memory_tenants SET document_count = document_count - %s, chunk_count = chunk_count - %s, updated_at = now()
-WHERE user_hash = %s"""
 
 
 def derived_from(source: str, metadata: dict[str, Any], doc_id: str) -> list[str]:
@@ -101,17 +97,10 @@ def forget_derived(tx: TenantTransaction, doc_id: str) -> None:
     if made := [derived for (derived,) in found]:
         deleted = tx.execute(_DELETE_DOCUMENTS, [tx.user_hash, made])
         tx.execute(_DELETE_SOURCES, [tx.user_hash, made])
-        chunks = delete_chunks(tx, made)
-        tx.execute(_COUNT, [len(deleted.fetchall()), chunks, tx.user_hash])
+        chunks = forget_chunks(tx, delete_chunks(tx, made))
+        count(tx, documents=-len(deleted.fetchall()), chunks=-chunks)
 
 
 def chunks_replaced(tx: TenantTransaction, doc_ids: Sequence[str]) -> Cursor:
     """Ask how many chunks go when these documents are written anew, with all that was made from them; the cursor."""
     return tx.execute(_CHUNKS_REPLACED, {"user_hash": tx.user_hash, "doc_ids": list(doc_ids)})
-
-
-def delete_chunks(tx: TenantTransaction, doc_ids: list[str]) -> int:
-    """Delete these documents' chunks with their terms; how many there were. Takes the tenant row's lock."""
-    gone = [chunk_id for (chunk_id,) in tx.execute(_DELETE_CHUNKS, [tx.user_hash, doc_ids]).fetchall()]
-    remove_terms(tx, gone)
-    return len(gone)

@@ -12,14 +12,15 @@ from django.conf import settings
 from pgvector import HalfVector
 from uuid6 import uuid7
 
+from memory.embedding.spaces import dimension_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.derived import derived_from
 from memory.indexing.slices import Slice
 from memory.lexical.terms import Blinder, BlindTerms, terms
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.sealing import columns as sealing
-from memory.sealing.keyring import Purpose, TenantKeys
+from memory.sealing.profile import TenantProfile
 from memory.sealing.protection import protect
+from memory.sealing.user_keys import Purpose
 
 SEALS_PER_CHUNK = 3  # text, metadata, vector
 SEALS_PER_DOCUMENT = 1  # metadata
@@ -35,6 +36,7 @@ class DocumentDraft:
     thread_id: str | None = None
     metadata: dict | None = None
     created_at: datetime | None = None
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,24 @@ class SealedChunk:
 class SealedDocument:
     """Everything `store.store_documents` writes; holds no plaintext but what is in clear by design."""
 
-    keys: TenantKeys
-    space: int
+    profile: TenantProfile
     doc_id: str
-    source: str
-    thread_id: str | None
+    origin: sealing.Origin
     char_count: int
-    created_at: datetime
     meta_cipher: bytes
     content_mac: bytes
     derived_from: list[str]
     chunks: tuple[SealedChunk, ...]
+
+    @property
+    def space(self) -> int:
+        """The space of its vectors and terms."""
+        return self.profile.space
+
+    @property
+    def generation(self) -> int:
+        """The generation of the data key that sealed it."""
+        return self.profile.generation
 
     @property
     def seal_count(self) -> int:
@@ -74,46 +83,45 @@ class SealedDocument:
 
 
 def seal_document(
-    keys: TenantKeys, space: int, draft: DocumentDraft, slices: Sequence[Slice], embeddings,
-    *, language: str | None = None,
-) -> SealedDocument:  # fmt: skip
-    """Seal a draft and blind its terms. `embeddings`: float[n, d], one row a slice, of the active space's model.
+    profile: TenantProfile, draft: DocumentDraft, slices: Sequence[Slice], embeddings, *, language: str | None = None
+) -> SealedDocument:
+    """Seal a draft under the newest data key and blind its terms under the active space's search key.
 
-    `language` of its words: one of `terms.LANGUAGES`; None is the deployment's. Raises InvalidEmbedding
-    before anything is sealed, InvalidInput as `derived_from`.
+    `embeddings`: float[n, d], one row a slice, of the active space's model. `language` of its words: one of
+    `terms.LANGUAGES`; None is the deployment's. Raises InvalidEmbedding before anything is sealed, InvalidInput as
+    `derived_from`, KeyUnavailable, DecryptionFailed, SpaceMismatch.
     """
     sources = derived_from(draft.source, draft.metadata or {}, draft.doc_id)
-    units = unit_vectors(embeddings, rows=len(slices), dimension=EMBEDDING_DIMENSION)
-    searchable = half_vectors(protect(keys, units))
-    blinder = Blinder(keys.subkey(Purpose.LEXICAL)) if settings.MEMORY_LEXICAL else None
+    key, search_key = profile.newest, profile.search_key
+    origin = sealing.Origin(draft.source, draft.thread_id, draft.created_at or datetime.now(UTC), draft.sequence)
+    units = unit_vectors(embeddings, rows=len(slices), dimension=dimension_of(profile.space))
+    searchable = half_vectors(protect(search_key, units))
+    blinder = Blinder(search_key.subkey(Purpose.WORDS)) if settings.MEMORY_LEXICAL else None
     language = language or settings.MEMORY_LEXICAL_LANGUAGE
     chunks = []
     vectors = np.asarray(embeddings, np.float32)
     for index, (piece, vector, stored) in enumerate(zip(slices, vectors, searchable, strict=True)):
         chunk_id = uuid7()
-        place = sealing.Place(chunk_id, draft.doc_id, index, piece.start, piece.end)
+        place = sealing.Place(chunk_id, draft.doc_id, index, piece.start, piece.end, origin)
         chunks.append(
             SealedChunk(
                 id=chunk_id,
                 start=piece.start,
                 end=piece.end,
                 embedding=stored,
-                text_cipher=sealing.seal_text(keys, place, piece.text),
-                meta_cipher=sealing.seal_chunk_metadata(keys, chunk_id, {}),
-                emb_cipher=sealing.seal_vector(keys, chunk_id, vector, stored),
+                text_cipher=sealing.seal_text(key, place, piece.text),
+                meta_cipher=sealing.seal_chunk_metadata(key, chunk_id, {}),
+                emb_cipher=sealing.seal_vector(key, chunk_id, vector, stored),
                 terms=blinder.blind(terms(piece.text, language)) if blinder else None,
             )
         )
-    mac = sealing.content_mac(keys, draft.text)
+    mac = sealing.content_mac(key, draft.text)
     return SealedDocument(
-        keys=keys,
-        space=space,
+        profile=profile,
         doc_id=draft.doc_id,
-        source=draft.source,
-        thread_id=draft.thread_id,
+        origin=origin,
         char_count=len(draft.text),
-        created_at=draft.created_at or datetime.now(UTC),
-        meta_cipher=sealing.seal_document_metadata(keys, draft.doc_id, mac, draft.metadata or {}),
+        meta_cipher=sealing.seal_document_metadata(key, draft.doc_id, mac, origin, draft.metadata or {}),
         content_mac=mac,
         derived_from=sources,
         chunks=tuple(chunks),

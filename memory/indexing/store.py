@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.admission.quota import require_room
-from memory.errors import StaleKeys
+from memory.indexing.counters import count, delete_chunks, forget_chunks
 from memory.indexing.derived import forget_derived, replace_sources
 from memory.indexing.seal import SealedDocument
-from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, flush, remove_terms
+from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, flush
 from memory.rls import TenantTransaction
 from memory.sealing.keyring import require_seal_budget
 
@@ -28,29 +28,24 @@ class StoredVersion:
 
 _LOCK_DOCUMENT = """
 INSERT INTO memory_documents
-    (user_hash, doc_id, source, thread_id, chunk_count, char_count, generation, meta_cipher, content_mac, created_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    (user_hash, doc_id, source, thread_id, sequence, chunk_count, char_count, generation, meta_cipher, content_mac,
+     created_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (user_hash, doc_id) DO UPDATE SET
-    source = excluded.source, thread_id = excluded.thread_id, chunk_count = excluded.chunk_count,
-    char_count = excluded.char_count, generation = excluded.generation, meta_cipher = excluded.meta_cipher,
-    content_mac = excluded.content_mac, created_at = excluded.created_at, updated_at = now()
+    source = excluded.source, thread_id = excluded.thread_id, sequence = excluded.sequence,
+    chunk_count = excluded.chunk_count, char_count = excluded.char_count, generation = excluded.generation,
+    meta_cipher = excluded.meta_cipher, content_mac = excluded.content_mac, created_at = excluded.created_at,
+    updated_at = now()
 RETURNING xmax = 0"""
-
-_DELETE_CHUNKS = "DELETE FROM memory_chunks WHERE user_hash = %s AND doc_id = %s RETURNING id"
 
 _INSERT_CHUNKS = """
 INSERT INTO memory_chunks
-    (user_hash, space, doc_id, source, thread_id, generation, created_at,
+    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at,
      id, chunk_index, char_start, char_end, embedding, text_cipher, meta_cipher, emb_cipher)
 VALUES """
-_SHARED_VALUES = "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(generation)s, %(created_at)s"
-
-_COUNT = """
-UPDATE memory_tenants SET
-    document_count = document_count + %s, chunk_count = chunk_count + %s, seal_count = seal_count + %s,
-    updated_at = now()
-WHERE user_hash = %s
-RETURNING chunk_count"""
+_SHARED_VALUES = (
+    "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(sequence)s, %(generation)s, %(created_at)s"
+)
 
 
 def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) -> list[bool]:
@@ -59,9 +54,7 @@ def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) 
     Raises QuotaExceeded when the user would then have more chunks than before and than the quota, whatever was
     replaced credited, and as `store_document`; the transaction must not be committed then.
     """
-    state = tx.state()
-    if state is None:
-        raise StaleKeys(retry_after_seconds=1)
+    state = documents[0].profile.verify(tx)
     stored = [store_document(tx, document) for document in documents]
     require_room(state.chunk_count, stored[-1].chunk_count)
     return [each.replaced for each in stored]
@@ -70,41 +63,37 @@ def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) 
 def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVersion:
     """Write `document`, replacing every chunk of an earlier version. Does not look at the quota.
 
-    What was made from an earlier version goes with it. Raises StaleKeys when the user's key is no longer
-    the one it was sealed with, KeyUnavailable when that key may seal no more.
+    What was made from an earlier version goes with it. Raises StaleKeys when the user's profile is no
+    longer the one it was sealed with, KeyUnavailable when that key may seal no more.
     """
-    state = tx.state()
-    if state is None or not document.keys.matches(state):
-        raise StaleKeys(retry_after_seconds=1)
-    require_seal_budget(state)
-    generation = document.keys.generation
+    require_seal_budget(document.profile.verify(tx))
+    origin = document.origin
     created = tx.execute(
         _LOCK_DOCUMENT,
-        [tx.user_hash, document.doc_id, document.source, document.thread_id, len(document.chunks),
-         document.char_count, generation, document.meta_cipher, document.content_mac,
-         document.created_at],
+        [tx.user_hash, document.doc_id, origin.source, origin.thread_id, origin.sequence, len(document.chunks),
+         document.char_count, document.generation, document.meta_cipher, document.content_mac, origin.created_at],
     ).fetchone()[0]  # fmt: skip
     if not created:
         forget_derived(tx, document.doc_id)
     replace_sources(tx, document.doc_id, document.derived_from, is_new=created)
-    deleted = tx.execute(_DELETE_CHUNKS, [tx.user_hash, document.doc_id])
+    deleted = delete_chunks(tx, [document.doc_id])
     if document.chunks:
-        tx.execute(*_insert_chunks(tx.user_hash, generation, document))
-    terms_by_chunk = [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None]
-    add_terms(tx, document.space, generation, terms_by_chunk)
-    gone = [chunk_id for (chunk_id,) in deleted.fetchall()]
-    counted = tx.execute(_COUNT, [int(created), len(document.chunks) - len(gone), document.seal_count, tx.user_hash])
-    remove_terms(tx, gone)
+        tx.execute(*_insert_chunks(tx.user_hash, document))
+    add_terms(tx, document.space, [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None])
+    gone = forget_chunks(tx, deleted)
+    counted = count(tx, documents=int(created), chunks=len(document.chunks) - gone, seals=document.seal_count)
     chunk_count = counted.fetchone()[0]
     if chunk_count >= SEGMENT_CHUNKS:
-        flush(tx, document.space, generation)
+        flush(tx, document.space)
     return StoredVersion(not created, chunk_count)
 
 
-def _insert_chunks(user_hash: str, generation: int, document: SealedDocument) -> tuple[str, dict]:
+def _insert_chunks(user_hash: str, document: SealedDocument) -> tuple[str, dict]:
+    origin = document.origin
     params = {
-        "user_hash": user_hash, "space": document.space, "doc_id": document.doc_id, "source": document.source,
-        "thread_id": document.thread_id, "generation": generation, "created_at": document.created_at,
+        "user_hash": user_hash, "space": document.space, "doc_id": document.doc_id, "source": origin.source,
+        "thread_id": origin.thread_id, "sequence": origin.sequence, "generation": document.generation,
+        "created_at": origin.created_at,
     }  # fmt: skip
     rows = []
     for index, chunk in enumerate(document.chunks):

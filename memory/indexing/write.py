@@ -8,13 +8,14 @@ from uuid import UUID
 
 import numpy as np
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from memory.errors import InvalidInput, TooManyChunks
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice, join_slices
 from memory.indexing.store import store_documents
 from memory.rls import joined_transaction
-from memory.sealing.keyring import create_tenant, open_state
+from memory.sealing.keyring import create_tenant
+from memory.sealing.profile import read_profile
 from memory.security import hmac_user
 
 # Seven parameters a row, and PostgreSQL's protocol counts a statement's in 16 bits.
@@ -27,7 +28,8 @@ def index_memory_batch(
 ) -> list[UUID]:  # fmt: skip
     """Seal and store `passages` as the whole of document `doc_id`; their chunk ids, in order.
 
-    `passages` may overlap and leave no gap; `embeddings`: float[n, d] of the active space's model. `conn` is the
+    `passages` may overlap and leave no gap; `embeddings`: float[n, d] of the
+    model of the user's active space. `conn` is the
     Django connection: inside `tenant_transaction(write=True)` of the same user this joins that transaction, else it
     opens one. Replaces an earlier version of the document.
 
@@ -40,16 +42,15 @@ def index_memory_batch(
     if len(passages) > PASSAGES_MAX:
         raise TooManyChunks(detail=f"{len(passages)} passages; at most {PASSAGES_MAX} in one document.")
     user_hash = hmac_user(user_id)
-    space = registered_space()
+    space = default_space()
     with joined_transaction(conn, user_hash) as tx:
-        state = tx.state()
-        keys = create_tenant(tx, user_id) if state is None else open_state(user_hash, state)
+        profile = read_profile(tx) or create_tenant(tx, user_id, space)
         try:
             text = join_slices((passage.start, passage.text) for passage in passages)
         except ValueError:
             raise InvalidInput(detail="The passages leave out part of the document.") from None
         draft = DocumentDraft(doc_id, source, text, thread_id, metadata, created_at)
-        document = seal_document(keys, space, draft, passages, embeddings)
+        document = seal_document(profile, draft, passages, embeddings)
         store_documents(tx, [document])
     return [chunk.id for chunk in document.chunks]
 

@@ -36,13 +36,14 @@ TENANT_TABLES = (
     "memory_lexical_chunks",
     "memory_lexical_segments",
     "memory_rate_buckets",
+    "memory_search_keys",
     "memory_tenants",
 )
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 # What is written there stays as it was written.
 APPEND_ONLY_TABLES = ("memory_erasures",)
 # VACUUM, from PostgreSQL 17 on: a privilege that gives no row away.
-APP_MAY_MAINTAIN = ("memory_data_keys",)
+APP_MAY_MAINTAIN = ("memory_data_keys", "memory_search_keys")
 # Everything r1_app may do in the schema; whatever is not here, it may not touch.
 APP_MAY = {
     **{table: APP_PRIVILEGES for table in TENANT_TABLES},
@@ -51,7 +52,13 @@ APP_MAY = {
     **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
 }
 PARTITIONS = 64
-STAFF_VIEWS = ("memory_chunks_meta", "memory_data_keys_meta", "memory_documents_meta", "memory_tenants_meta")
+STAFF_VIEWS = (
+    "memory_chunks_meta",
+    "memory_data_keys_meta",
+    "memory_documents_meta",
+    "memory_search_keys_meta",
+    "memory_tenants_meta",
+)
 SEALED_COLUMNS = {"embedding", "sealed_key", "content_mac"}
 GUARD = "memory_current_user_hash"
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 import psycopg
 import psycopg_pool
@@ -28,28 +29,25 @@ BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 SET_LIMITS = "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
 STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
 
-# Read by every tenant transaction, so that a key erased or rotated elsewhere is noticed before a
-# row is written or opened with it. A write locks the row until its commit: an erasure or a rotation of
+# Read by every tenant transaction, so that a key erased or rotated elsewhere, or another active space, is noticed
+# before a row is written or opened with it. A write locks the row until its commit: an erasure or a rotation of
 # the key waits for it, and two writers of one user take their documents' locks one after the other,
 # so that they cannot deadlock over two documents.
 TENANT_STATE = """
-SELECT t.state, t.generation, t.seal_count, t.chunk_count, k.key_id, k.sealed_key
-FROM memory_tenants t
-LEFT JOIN memory_data_keys k ON k.user_hash = t.user_hash AND k.generation = t.generation
-WHERE t.user_hash = %s"""
-TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR NO KEY UPDATE OF t"
+SELECT state, profile, active_space, generation, seal_count, chunk_count FROM memory_tenants WHERE user_hash = %s"""
+TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR NO KEY UPDATE"
 
 
 @dataclass(frozen=True)
 class TenantState:
-    """A tenant's row and its active data key, as one transaction saw them."""
+    """A tenant's row as one transaction saw it. `profile` changes with each of the tenant's keys and active space."""
 
     state: str
+    profile: UUID
+    active_space: int
     generation: int
     seal_count: int
     chunk_count: int
-    key_id: str | None
-    sealed_key: bytes | None
 
 
 @dataclass(frozen=True)
@@ -126,21 +124,15 @@ class TenantTransaction:
         """Queue the question that `state()` answers; a write locks the tenant's row with it."""
         self._state_cursor = self.execute(TENANT_STATE_FOR_WRITE if self.write else TENANT_STATE, [self.user_hash])
 
-    def state(self, *, again: bool = False, even_inactive: bool = False) -> TenantState | None:
-        """The tenant's state and active key as this transaction sees them; None when there is no such tenant.
+    def state(self, *, even_inactive: bool = False) -> TenantState | None:
+        """The tenant's row as this transaction sees it; None when there is no such tenant.
 
         Raises KeyUnavailable while the tenant is being moved or erased, unless `even_inactive`.
         """
-        if again:
-            self.ask_state()
         if self._state_cursor is not None:
             row = self._state_cursor.fetchone()
             self._state_cursor = None
-            self._state = None
-            if row is not None:
-                state, generation, seal_count, chunk_count, key_id, sealed_key = row
-                sealed_key = None if sealed_key is None else bytes(sealed_key)
-                self._state = TenantState(state, generation, seal_count, chunk_count, key_id, sealed_key)
+            self._state = None if row is None else TenantState(*row)
         if self._state is not None and self._state.state != "active" and not even_inactive:
             raise KeyUnavailable(retry_after_seconds=5)
         return self._state

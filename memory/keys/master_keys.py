@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import logging
 import re
 from dataclasses import dataclass, field
@@ -138,11 +137,6 @@ def tenant_key_check() -> bytes:
     Derived under a label of their own, so that they are never what some user's id gives.
     """
     return derived_key(tenant_hmac_key(), "tenant-key-check")
-
-
-def former_tenant_key_check() -> bytes:
-    """What databases of before hold instead: the user_hash of whoever has this text for an id."""
-    return hmac.digest(tenant_hmac_key(), b"r1-memory tenant key check", "sha256")
 
 
 def forget_parsed_keys() -> None:

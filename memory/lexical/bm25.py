@@ -5,8 +5,8 @@ idf = ln(1 + (N - df + 0.5) / (df + 0.5)), which is never negative:
 
     score(chunk) = sum over query terms of qtf * idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean))
 
-N, df and the mean length are counted from the user's live chunks of one space and key generation when
-the statement runs, filters or not. Each term's impact, its part of the sum, is rounded to 2^-30 before it is added:
+N, df and the mean length are counted from the user's live chunks of one space when the
+statement runs, filters or not. Each term's impact, its part of the sum, is rounded to 2^-30 before it is added:
 such sums are exact in any order, so equal chunks score equally to the last bit, however and wherever they are stored.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory.lexical.terms import Blinder, terms
-from memory.sealing.keyring import Purpose, TenantKeys
+from memory.sealing.user_keys import Purpose, SearchKey
 
 K1 = 1.2
 B = 0.75
@@ -26,32 +26,30 @@ QUERY_TERMS_MAX = 128
 
 @dataclass(frozen=True)
 class LexicalQuery:
-    """A question's blind terms with how often each occurs, and the key generation they are of."""
+    """A question's blind terms with how often each occurs."""
 
-    generation: int
     ids: tuple[int, ...]
     counts: tuple[int, ...]
 
     def params(self) -> dict:
         """The named parameters of `ctes`, without those that the vector search has too."""
         return {
-            "generation": self.generation,
             "terms": list(self.ids),
             "blocks": [term & BLOCK_MASK for term in self.ids],
             "counts": list(self.counts),
         }
 
 
-def lexical_query(keys: TenantKeys, text: str, language: str) -> LexicalQuery:
-    """`text`'s terms under the user's lexical sub-key; without ids where it has none (all stop words, say)."""
-    blinder = Blinder(keys.subkey(Purpose.LEXICAL))
+def lexical_query(key: SearchKey, text: str, language: str) -> LexicalQuery:
+    """`text`'s terms under the user's search key; without ids where it has none (all stop words, say)."""
+    blinder = Blinder(key.subkey(Purpose.WORDS))
     counts: dict[int, int] = {}
     for term, count in list(terms(text, language).items())[:QUERY_TERMS_MAX]:
         counts[blinder.id(term)] = counts.get(blinder.id(term), 0) + count
-    return LexicalQuery(keys.generation, tuple(counts), tuple(counts.values()))
+    return LexicalQuery(tuple(counts), tuple(counts.values()))
 
 
-_MINE = "{0}.user_hash = %(user_hash)s AND {0}.space = %(space)s::smallint AND {0}.generation = %(generation)s"
+_MINE = "{0}.user_hash = %(user_hash)s AND {0}.space = %(space)s::smallint"
 # Scores are added up in units of 2^-30. Every constant is cast: a bare 1.2 is a numeric, whose arithmetic is ten
 # times slower.
 _UNIT = "1073741824.0::float8"

@@ -27,46 +27,46 @@ SEGMENT_LIVE_MIN = SEGMENT_CHUNKS // 2
 _LOCK = "SELECT FROM memory_tenants WHERE user_hash = %s FOR NO KEY UPDATE"
 
 _ADD = """
-INSERT INTO memory_lexical_chunks (user_hash, space, generation, chunk_id, length, terms, frequencies)
-SELECT %s, %s, %s, c.chunk_id, c.length, c.terms::integer[], c.frequencies::smallint[]
+INSERT INTO memory_lexical_chunks (user_hash, space, chunk_id, length, terms, frequencies)
+SELECT %s, %s, c.chunk_id, c.length, c.terms::integer[], c.frequencies::smallint[]
 FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[]) AS c (chunk_id, length, terms, frequencies)"""
 
 _DELETE_FROM_MEMTABLE = "DELETE FROM memory_lexical_chunks WHERE user_hash = %s AND chunk_id = ANY(%s::uuid[])"
 
 _FIND_IN_SEGMENTS = """
-SELECT s.space, s.generation, s.segment, s.live, s.live_chunks, array_agg(c.number::integer - 1), sum(c.length)
+SELECT s.space, s.segment, s.live, s.live_chunks, array_agg(c.number::integer - 1), sum(c.length)
 FROM memory_lexical_segments s
 CROSS JOIN LATERAL unnest(s.chunk_ids, s.lengths) WITH ORDINALITY AS c (chunk_id, length, number)
 WHERE s.user_hash = %(user_hash)s AND s.last_id >= %(first)s AND s.first_id <= %(last)s
   AND c.chunk_id = ANY(%(chunk_ids)s::uuid[]) AND get_bit(s.live, c.number - 1) = 1
-GROUP BY s.space, s.generation, s.segment, s.live, s.live_chunks"""
+GROUP BY s.space, s.segment, s.live, s.live_chunks"""
 
 _SET_TOMBSTONES = """
 UPDATE memory_lexical_segments SET live = %s, live_chunks = live_chunks - %s, live_length = live_length - %s
-WHERE user_hash = %s AND space = %s AND generation = %s AND segment = %s"""
+WHERE user_hash = %s AND space = %s AND segment = %s"""
 
 _MEMTABLE_CHUNKS = """
-SELECT count(*) FROM memory_lexical_chunks WHERE user_hash = %s AND space = %s AND generation = %s"""
+SELECT count(*) FROM memory_lexical_chunks WHERE user_hash = %s AND space = %s"""
 
 # Oldest first, so that a segment covers a stretch of the time-ordered chunk ids.
 _FLUSH = """
 WITH flushed AS (
     DELETE FROM memory_lexical_chunks
-    WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s AND chunk_id IN (
+    WHERE user_hash = %(user_hash)s AND space = %(space)s AND chunk_id IN (
         SELECT chunk_id FROM memory_lexical_chunks
-        WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s
+        WHERE user_hash = %(user_hash)s AND space = %(space)s
         ORDER BY chunk_id LIMIT %(chunks)s)
     RETURNING chunk_id, length, terms, frequencies
 ), numbered AS MATERIALIZED (
     SELECT (row_number() OVER (ORDER BY chunk_id) - 1)::integer AS number, * FROM flushed
 ), next_segment AS MATERIALIZED (
     SELECT coalesce(max(segment) + 1, 0) AS segment FROM memory_lexical_segments
-    WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s
+    WHERE user_hash = %(user_hash)s AND space = %(space)s
 ), new_segment AS (
     INSERT INTO memory_lexical_segments
-        (user_hash, space, generation, segment, chunks, live_chunks, live_length, first_id, last_id, live, chunk_ids,
+        (user_hash, space, segment, chunks, live_chunks, live_length, first_id, last_id, live, chunk_ids,
          lengths)
-    SELECT %(user_hash)s, %(space)s, %(generation)s, n.segment, count(*), count(*), sum(length),
+    SELECT %(user_hash)s, %(space)s, n.segment, count(*), count(*), sum(length),
            (array_agg(chunk_id ORDER BY number))[1], (array_agg(chunk_id ORDER BY number DESC))[1],
            %(live)s::bytea, array_agg(chunk_id ORDER BY number), array_agg(length::smallint ORDER BY number)
     FROM numbered CROSS JOIN next_segment n GROUP BY n.segment
@@ -83,19 +83,19 @@ WITH flushed AS (
 ), listed AS (
     SELECT block, array_agg(posting ORDER BY term, number) AS postings FROM posted GROUP BY block
 )
-INSERT INTO memory_lexical_blocks (user_hash, space, generation, block, segment, terms, ends, postings)
-SELECT %(user_hash)s, %(space)s, %(generation)s, block, n.segment, terms, ends, postings
+INSERT INTO memory_lexical_blocks (user_hash, space, block, segment, terms, ends, postings)
+SELECT %(user_hash)s, %(space)s, block, n.segment, terms, ends, postings
 FROM termed JOIN listed USING (block) CROSS JOIN next_segment n"""
 
 _COMPACT = """
 WITH blocks AS (
     DELETE FROM memory_lexical_blocks
-    WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s
+    WHERE user_hash = %(user_hash)s AND space = %(space)s
       AND block = ANY(%(blocks)s::smallint[]) AND segment = %(segment)s
     RETURNING terms, ends, postings
 ), segments AS (
     DELETE FROM memory_lexical_segments
-    WHERE user_hash = %(user_hash)s AND space = %(space)s AND generation = %(generation)s AND segment = %(segment)s
+    WHERE user_hash = %(user_hash)s AND space = %(space)s  AND segment = %(segment)s
     RETURNING live, chunk_ids, lengths
 ), postings AS (
     SELECT (p.posting >> 22) & 1023 AS number, b.terms[i] AS term, ((p.posting >> 13) & 511)::smallint AS frequency
@@ -105,8 +105,8 @@ WITH blocks AS (
     SELECT number, array_agg(term ORDER BY term) AS terms, array_agg(frequency ORDER BY term) AS frequencies
     FROM postings GROUP BY number
 )
-INSERT INTO memory_lexical_chunks (user_hash, space, generation, chunk_id, length, terms, frequencies)
-SELECT %(user_hash)s, %(space)s, %(generation)s, c.chunk_id, c.length,
+INSERT INTO memory_lexical_chunks (user_hash, space, chunk_id, length, terms, frequencies)
+SELECT %(user_hash)s, %(space)s, c.chunk_id, c.length,
        coalesce(l.terms, '{}'), coalesce(l.frequencies, '{}')
 FROM segments s
 CROSS JOIN LATERAL unnest(s.chunk_ids, s.lengths) WITH ORDINALITY AS c (chunk_id, length, number)
@@ -114,13 +114,13 @@ LEFT JOIN lists l ON l.number = c.number - 1
 WHERE get_bit(s.live, c.number - 1) = 1"""
 
 
-def add_terms(tx: TenantTransaction, space: int, generation: int, chunks: Sequence[tuple[UUID, BlindTerms]]) -> None:
+def add_terms(tx: TenantTransaction, space: int, chunks: Sequence[tuple[UUID, BlindTerms]]) -> None:
     """Put the terms of new chunks into the memtable. Queues one statement and waits for nothing."""
     if chunks:
         ids, found = zip(*chunks, strict=True)
         columns = [list(ids), [terms.length for terms in found]]
         columns += [_arrays(terms.ids for terms in found), _arrays(terms.frequencies for terms in found)]
-        tx.execute(_ADD, [tx.user_hash, space, generation, *columns])
+        tx.execute(_ADD, [tx.user_hash, space, *columns])
 
 
 def _arrays(rows: Iterable[Sequence[int]]) -> list[str]:
@@ -139,45 +139,45 @@ def remove_terms(tx: TenantTransaction, chunk_ids: Sequence[UUID]) -> None:
         return
     span = {"first": min(chunk_ids), "last": max(chunk_ids)}
     found = tx.execute(_FIND_IN_SEGMENTS, {"user_hash": tx.user_hash, "chunk_ids": list(chunk_ids), **span})
-    for space, generation, segment, live, live_chunks, numbers, length in found.fetchall():
+    for space, segment, live, live_chunks, numbers, length in found.fetchall():
         if live_chunks <= len(numbers):
-            _drop(tx, space, generation, segment)
+            _drop(tx, space, segment)
             continue
         mask = bytearray(live)
         for number in numbers:
             mask[number >> 3] &= ~(1 << (number & 7))
-        key = [tx.user_hash, space, generation, segment]
+        key = [tx.user_hash, space, segment]
         tx.execute(_SET_TOMBSTONES, [bytes(mask), len(numbers), length, *key])
         if live_chunks - len(numbers) < SEGMENT_LIVE_MIN:
-            compact(tx, space, generation, segment)
-            flush(tx, space, generation)
+            compact(tx, space, segment)
+            flush(tx, space)
 
 
-def flush(tx: TenantTransaction, space: int, generation: int, *, segment_chunks: int | None = None) -> int:
+def flush(tx: TenantTransaction, space: int, *, segment_chunks: int | None = None) -> int:
     """Make segments of the memtable's chunks while it holds SEGMENT_CHUNKS of them; how many segments that made.
 
     Takes the tenant row's lock. 0.1-0.2 s a segment (measured at 70 terms a chunk), once every 1,024 chunks.
     """
     segment_chunks = segment_chunks or SEGMENT_CHUNKS
     tx.execute(_LOCK, [tx.user_hash])
-    chunks = tx.execute(_MEMTABLE_CHUNKS, [tx.user_hash, space, generation]).fetchone()[0]
+    chunks = tx.execute(_MEMTABLE_CHUNKS, [tx.user_hash, space]).fetchone()[0]
     segments = chunks // segment_chunks
     for _ in range(segments):
         live = ((1 << segment_chunks) - 1).to_bytes(LIVE_BYTES, "little")
-        params = {"user_hash": tx.user_hash, "space": space, "generation": generation}
+        params = {"user_hash": tx.user_hash, "space": space}
         tx.execute(_FLUSH, {**params, "chunks": segment_chunks, "live": live})
     return segments
 
 
-def compact(tx: TenantTransaction, space: int, generation: int, segment: int) -> None:
+def compact(tx: TenantTransaction, space: int, segment: int) -> None:
     """Take one segment apart: its live chunks go back to the memtable. The caller holds the tenant row's lock."""
-    params = {"user_hash": tx.user_hash, "space": space, "generation": generation, "segment": segment}
+    params = {"user_hash": tx.user_hash, "space": space, "segment": segment}
     tx.execute(_COMPACT, {**params, "blocks": list(range(BLOCKS))})
 
 
-def _drop(tx: TenantTransaction, space: int, generation: int, segment: int) -> None:
-    key = [tx.user_hash, space, generation, segment]
-    where = "WHERE user_hash = %s AND space = %s AND generation = %s AND segment = %s"
+def _drop(tx: TenantTransaction, space: int, segment: int) -> None:
+    key = [tx.user_hash, space, segment]
+    where = "WHERE user_hash = %s AND space = %s AND segment = %s"
     tx.execute(f"DELETE FROM memory_lexical_segments {where}", key)
     blocks = f"DELETE FROM memory_lexical_blocks {where} AND block = ANY(%s::smallint[])"
     tx.execute(blocks, [*key, list(range(BLOCKS))])

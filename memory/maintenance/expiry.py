@@ -7,7 +7,7 @@ from collections.abc import Callable
 from django.conf import settings
 
 from memory.admission.rates import RATE_SETTINGS, bucket_size
-from memory.erasure.key_remains import rewrite_data_keys
+from memory.erasure.key_remains import rewrite_keys
 from memory.maintenance.advisory_lock import running_alone
 from memory.services.idempotency import IDEMPOTENCY_HOURS
 
@@ -43,7 +43,7 @@ def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[s
             found["buckets"] += _prune(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, dry_run)
         progress(f"buckets: {found['buckets']}")
         if not dry_run:
-            rewrite_data_keys(connection)
+            rewrite_keys(connection)
         found["data_keys_rewritten"] = not dry_run
     return found
 

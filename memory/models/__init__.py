@@ -5,6 +5,6 @@ from memory.models.document import Document
 from memory.models.erasure import Erasure
 from memory.models.flag import Flag
 from memory.models.space import Space
-from memory.models.tenant import DataKey, Tenant
+from memory.models.tenant import DataKey, SearchKey, Tenant
 
-__all__ = ["Chunk", "DataKey", "Document", "Erasure", "Flag", "Space", "Tenant"]
+__all__ = ["Chunk", "DataKey", "Document", "Erasure", "Flag", "SearchKey", "Space", "Tenant"]

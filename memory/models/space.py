@@ -9,7 +9,7 @@ class Space(models.Model):
     space = models.SmallIntegerField(primary_key=True)
     fingerprint = models.TextField(unique=True)
     description = models.JSONField()
-    active = models.BooleanField(default=False)
+    is_default = models.BooleanField(default=False)
     tenant_key_check = models.BinaryField()
     created_at = models.DateTimeField()
 

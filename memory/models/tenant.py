@@ -1,4 +1,4 @@
-"""Tenants and their sealed data keys."""
+"""Tenants and their sealed keys."""
 
 from django.db import models
 
@@ -6,14 +6,16 @@ from django.db import models
 class Tenant(models.Model):
     """One user: named by the HMAC of the user id, which itself is stored sealed."""
 
-    user_hash = models.TextField(primary_key=True, db_collation="C")
+    user_hash = models.TextField(db_collation="C", primary_key=True)
+    profile = models.UUIDField()
     user_id_cipher = models.BinaryField()
     state = models.TextField(default="active")
-    moved_to = models.TextField(null=True, db_collation="C")
+    moved_to = models.TextField(db_collation="C", null=True)
+    active_space = models.SmallIntegerField()
     generation = models.IntegerField(default=1)
+    seal_count = models.BigIntegerField(default=0)
     document_count = models.BigIntegerField(default=0)
     chunk_count = models.BigIntegerField(default=0)
-    seal_count = models.BigIntegerField(default=0)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 
@@ -30,9 +32,24 @@ class DataKey(models.Model):
     generation = models.IntegerField()
     key_id = models.TextField()
     sealed_key = models.BinaryField()
+    seal_count = models.BigIntegerField(default=0)
     created_at = models.DateTimeField()
-    retired_at = models.DateTimeField(null=True)
 
     class Meta:
         managed = False
         db_table = "memory_data_keys"
+
+
+class SearchKey(models.Model):
+    """What rotates a user's vectors and blinds the terms in one space, sealed under the master key `key_id`."""
+
+    pk = models.CompositePrimaryKey("user_hash", "space")
+    space = models.SmallIntegerField()
+    user_hash = models.TextField(db_collation="C")
+    key_id = models.TextField()
+    sealed_key = models.BinaryField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "memory_search_keys"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory.sealing.columns import Place
+from memory.sealing.columns import Origin, Place
 
 
 @dataclass
@@ -27,11 +27,13 @@ class Candidate:
     start: int
     end: int
     created_at: datetime
+    sequence: int
     generation: int
     text_cipher: bytes
     meta_cipher: bytes
     document_meta_cipher: bytes | None
     document_mac: bytes | None
+    document_generation: int | None
     distance: float
     bm25: float | None = None
     vector: float = 0.0
@@ -46,7 +48,12 @@ class Candidate:
     @property
     def place(self) -> Place:
         """What the text's seal is bound to."""
-        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end)
+        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end, self.origin)
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from, which its seals are bound to."""
+        return Origin(self.source, self.thread_id, self.created_at, self.sequence)
 
     @property
     def score(self) -> float:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory.embedding.spaces import registered_space
-from memory.errors import StaleKeys
 from memory.indexing.derived import IS_DERIVED
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
-from memory.sealing.columns import Place
-from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys
+from memory.sealing.columns import Origin, Place
+from memory.sealing.keyring import under_profile
+from memory.sealing.profile import TenantProfile
 from memory.sealing.quarantine import ANY_QUARANTINED
 
 
@@ -26,9 +25,12 @@ class StoredChunk:
     chunk_id: UUID
     doc_id: str
     chunk_index: int
+    source: str
+    thread_id: str | None
     start: int
     end: int
     created_at: datetime
+    sequence: int
     generation: int
     text_cipher: bytes
     meta_cipher: bytes
@@ -41,7 +43,12 @@ class StoredChunk:
     @property
     def place(self) -> Place:
         """What the text's seal is bound to."""
-        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end)
+        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end, self.origin)
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from, which its seals are bound to."""
+        return Origin(self.source, self.thread_id, self.created_at, self.sequence)
 
 
 @dataclass(frozen=True)
@@ -61,20 +68,20 @@ class ChunkScope:
 
 @dataclass(frozen=True)
 class ReadChunks:
-    """Newest document first, a document's chunks in order. `keys` open them; None for a user without any.
+    """Newest document first, a document's chunks in order. `profile` opens them; None for a user without one.
 
     `missing` are ids of the scope that no document has; `quarantined`: some of the user's rows are quarantined.
     """
 
-    keys: TenantKeys | None
+    profile: TenantProfile | None
     chunks: list[StoredChunk]
     missing: frozenset[str] = frozenset()
     quarantined: bool = False
 
 
 _CHUNKS = """
-SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.char_start, c.char_end, c.created_at, c.generation,
-       c.text_cipher, c.meta_cipher, halfvec_send(c.embedding), d.content_mac, d.char_count
+SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
+       c.sequence, c.generation, c.text_cipher, c.meta_cipher, halfvec_send(c.embedding), d.content_mac, d.char_count
 FROM memory_chunks c JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
 WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint{conditions}
 ORDER BY c.created_at DESC, c.doc_id, c.chunk_index
@@ -85,32 +92,24 @@ _KNOWN = "SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = 
 def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
     """At most `limit` chunks of `scope` of the bound tenant, in one short transaction.
 
-    A key replaced meanwhile is fetched again once. Raises KeyUnavailable, StaleKeys, CrossTenantAttempt.
+    Raises KeyUnavailable, StaleKeys, CrossTenantAttempt.
     """
-    user_hash = bound_tenant()
-    space = registered_space()
-    for _ in range(2):
-        keys = existing_keys(user_hash)
-        if keys is None:
-            break
+
+    def read(profile: TenantProfile) -> ReadChunks:
         with tenant_transaction(user_hash) as tx:
-            found = _queue(tx, scope, space, limit)
+            found = _queue(tx, scope, profile.space, limit)
             known = tx.execute(_KNOWN, [user_hash, list(scope.doc_ids)])
             quarantined = tx.execute(ANY_QUARANTINED, [user_hash])
             tx.end()
-            state = tx.state()
-            if keys.matches(state):
-                rows = found.fetchall()
-                if any(row[0] != user_hash for row in rows):
-                    refuse_cross_tenant()
-                missing = frozenset(scope.doc_ids) - {doc_id for (doc_id,) in known.fetchall()}
-                return ReadChunks(keys, [StoredChunk(*row[1:]) for row in rows], missing, quarantined.fetchone()[0])
-        forget_keys(user_hash)
-        if state is None:
-            break
-    else:
-        raise StaleKeys(retry_after_seconds=1)
-    return ReadChunks(None, [], frozenset(scope.doc_ids))
+            profile.verify(tx)
+            rows = found.fetchall()
+            if any(row[0] != user_hash for row in rows):
+                refuse_cross_tenant()
+            missing = frozenset(scope.doc_ids) - {doc_id for (doc_id,) in known.fetchall()}
+            return ReadChunks(profile, [StoredChunk(*row[1:]) for row in rows], missing, quarantined.fetchone()[0])
+
+    user_hash = bound_tenant()
+    return under_profile(user_hash, read) or ReadChunks(None, [], frozenset(scope.doc_ids))
 
 
 def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):

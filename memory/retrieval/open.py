@@ -11,8 +11,9 @@ from memory.errors import DecryptionFailed, KeyUnavailable, MemoryServiceError
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.chunks import StoredChunk
 from memory.sealing import columns as sealing
-from memory.sealing.keyring import TenantKeys
+from memory.sealing.profile import TenantProfile
 from memory.sealing.quarantine import Damage, quarantine
+from memory.sealing.user_keys import DataKey
 from memory.security import InvalidTag
 
 
@@ -37,8 +38,8 @@ class Opening:
     A block that ends by another exception sets nothing aside.
     """
 
-    def __init__(self, keys: TenantKeys):
-        self.keys = keys
+    def __init__(self, profile: TenantProfile):
+        self.profile = profile
         # In order, each value once however many rows it was read with.
         self._damaged: dict[Damage, None] = {}
         self._error: MemoryServiceError | None = None
@@ -56,28 +57,37 @@ class Opening:
 
     def slice(self, place: sealing.Place, generation: int, text_cipher: bytes) -> str:
         """As `text`, for a row that was not read as one of those."""
-        if not self._has_key(place.chunk_id, generation):
+        key = self._key(place.chunk_id, generation)
+        if key is None:
             return ""
         try:
-            return sealing.open_text(self.keys, place, text_cipher)
+            return sealing.open_text(key, place, text_cipher)
         except InvalidTag:
             self._damaged[Damage("text_cipher", place.chunk_id, text_cipher)] = None
             return ""
 
     def metadata(self, row: SealedRow) -> dict:
         """One chunk's own metadata."""
-        if not self._has_key(row.chunk_id, row.generation):
+        key = self._key(row.chunk_id, row.generation)
+        if key is None:
             return {}
         try:
-            return sealing.open_chunk_metadata(self.keys, row.chunk_id, row.meta_cipher)
+            return sealing.open_chunk_metadata(key, row.chunk_id, row.meta_cipher)
         except (InvalidTag, ValueError):
             self._damaged[Damage("meta_cipher", row.chunk_id, row.meta_cipher)] = None
             return {}
 
-    def document_metadata(self, doc_id: str, content_mac: bytes, meta_cipher: bytes) -> dict:
-        """A document's metadata, whose row is of the keys' generation."""
+    def document_metadata(
+        self, doc_id: str, generation: int, content_mac: bytes, origin: sealing.Origin, meta_cipher: bytes
+    ) -> dict:
+        """A document's metadata. Where its generation is not at hand, KeyUnavailable at the end of the block."""
+        if generation not in self.profile.generations:
+            self.fail(KeyUnavailable())
+            return {}
         try:
-            return sealing.open_document_metadata(self.keys, doc_id, content_mac, meta_cipher)
+            return sealing.open_document_metadata(
+                self.profile.data_key(generation), doc_id, content_mac, origin, meta_cipher
+            )
         except (InvalidTag, ValueError):
             self._damaged[Damage("document_meta_cipher", doc_id, meta_cipher)] = None
             return {}
@@ -86,15 +96,16 @@ class Opening:
         """Raise `error` at the end of the block where nothing worse does: no row can be set aside for it."""
         self._error = self._error or error
 
-    def _has_key(self, chunk_id: UUID, generation: int) -> bool:
-        if generation != self.keys.generation:
+    def _key(self, chunk_id: UUID, generation: int) -> DataKey | None:
+        """The data key of a chunk's row; None, which is damage, where the row claims a generation that is not live."""
+        if generation not in self.profile.generations:
             self._damaged[Damage("generation", chunk_id)] = None
-            return False
-        return True
+            return None
+        return self.profile.data_key(generation)
 
     def _raise_for_all(self) -> None:
         if self._damaged:
-            quarantine(self.keys.user_hash, self._damaged)
+            quarantine(self.profile.user_hash, self._damaged)
             if any(damage.column != "generation" for damage in self._damaged):
                 raise DecryptionFailed()
             raise KeyUnavailable()
@@ -102,7 +113,7 @@ class Opening:
             raise self._error
 
 
-def open_candidates(keys: TenantKeys, candidates: Iterable[Candidate]) -> None:
+def open_candidates(profile: TenantProfile, candidates: Iterable[Candidate]) -> None:
     """Open each candidate's text and metadata in place.
 
     Its metadata is its document's with what was found out about the chunk (`entities`) beside it; a member of
@@ -110,20 +121,21 @@ def open_candidates(keys: TenantKeys, candidates: Iterable[Candidate]) -> None:
 
     Raises as `Opening`, and Overloaded once the request's deadline has passed.
     """
-    with Opening(keys) as opening:
+    with Opening(profile) as opening:
         for candidate in candidates:
             require_time()
             candidate.text = opening.text(candidate)
             candidate.metadata = opening.metadata(candidate)
-            if candidate.document_meta_cipher is not None and candidate.generation == keys.generation:
+            if candidate.document_meta_cipher is not None and candidate.document_generation is not None:
                 candidate.metadata |= opening.document_metadata(
-                    candidate.doc_id, candidate.document_mac or b"", candidate.document_meta_cipher
-                )
+                    candidate.doc_id, candidate.document_generation, candidate.document_mac or b"", candidate.origin,
+                    candidate.document_meta_cipher,
+                )  # fmt: skip
 
 
-def open_texts(keys: TenantKeys, chunks: Iterable[StoredChunk]) -> None:
+def open_texts(profile: TenantProfile, chunks: Iterable[StoredChunk]) -> None:
     """Open each chunk's text in place; raises as `open_candidates`."""
-    with Opening(keys) as opening:
+    with Opening(profile) as opening:
         for chunk in chunks:
             require_time()
             chunk.text = opening.text(chunk)

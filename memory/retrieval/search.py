@@ -30,7 +30,8 @@ class Filters:
 
 
 _COLUMNS = """c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end,
-       c.created_at, c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, c.distance, c.bm25"""
+       c.created_at, c.sequence, c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, d.generation,
+       c.distance, c.bm25"""
 
 _DENSE = """
     SELECT {columns}
@@ -63,14 +64,14 @@ found AS MATERIALIZED (
 SELECT {_COLUMNS}
 FROM (
     SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
-           c.generation, c.text_cipher, c.meta_cipher, c.embedding <=> %(vector)s::halfvec AS distance,
+           c.sequence, c.generation, c.text_cipher, c.meta_cipher, c.embedding <=> %(vector)s::halfvec AS distance,
            f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
     FROM found f JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = f.id
     WHERE c.space = %(space)s::smallint AND c.quarantined_at IS NULL{{conditions}}
 ) c{_DOCUMENT.format(where="WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)")}"""
 
-_ALL_COLUMNS = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, generation,
-           text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"""
+_ALL_COLUMNS = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, sequence,
+           generation, text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"""
 
 
 def candidate_statement(

@@ -6,11 +6,11 @@ import numpy as np
 from django.conf import settings
 
 from memory.embedding.rotation import Rotation
-from memory.sealing.keyring import Purpose, TenantKeys
+from memory.sealing.user_keys import Purpose, SearchKey
 
 
-def protect(keys: TenantKeys, units: np.ndarray) -> np.ndarray:
+def protect(key: SearchKey, units: np.ndarray) -> np.ndarray:
     """The searchable form of float32[n, d] or [d]: rotated by the user's secret matrix unless protection is off."""
     if settings.MEMORY_EMBEDDING_PROTECTION == "none":
         return units
-    return keys.cached(Purpose.ROTATION, lambda key: Rotation(key, units.shape[-1])).apply(units)
+    return key.cached(Purpose.ROTATION, lambda secret: Rotation(secret, units.shape[-1])).apply(units)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory.embedding.spaces import registered_space
-from memory.errors import DecryptionFailed, KeyUnavailable, NotFound
+from memory.errors import DecryptionFailed, NotFound
 from memory.indexing.slices import join_slices
 from memory.retrieval.open import Opening
-from memory.rls import TenantState, bound_tenant, tenant_transaction
+from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing import columns as sealing
-from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys, open_state
+from memory.sealing.keyring import under_profile
+from memory.sealing.profile import TenantProfile
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class StoredDocument:
 
 
 # What open_document takes, first the document's row, then its chunks' rows in order of chunk_index.
-DOCUMENT_COLUMNS = "doc_id, source, thread_id, char_count, generation, meta_cipher, content_mac, created_at, updated_at"
+DOCUMENT_COLUMNS = (
+    "doc_id, source, thread_id, sequence, char_count, generation, meta_cipher, content_mac, created_at, updated_at"
+)
 CHUNK_COLUMNS = "id, chunk_index, char_start, char_end, generation, text_cipher"
 
 _DOCUMENT = f"SELECT {DOCUMENT_COLUMNS} FROM memory_documents WHERE user_hash = %s AND doc_id = %s"
@@ -45,26 +47,24 @@ def get_document(doc_id: str) -> StoredDocument:
 
     Raises NotFound (missing and foreign alike), KeyUnavailable, DecryptionFailed.
     """
+
+    def read(profile: TenantProfile) -> StoredDocument:
+        with tenant_transaction(user_hash) as tx:
+            document = tx.execute(_DOCUMENT, [user_hash, doc_id])
+            slices = tx.execute(_CHUNKS, [user_hash, doc_id, profile.space])
+            tx.end()
+            profile.verify(tx)
+            row, chunks = document.fetchone(), slices.fetchall()
+        if row is None:
+            raise NotFound()
+        with Opening(profile) as opening:
+            return open_document(opening, row, chunks)
+
     user_hash = bound_tenant()
-    space = registered_space()
-    keys = existing_keys(user_hash)
-    with tenant_transaction(user_hash) as tx:
-        document = tx.execute(_DOCUMENT, [user_hash, doc_id])
-        slices = tx.execute(_CHUNKS, [user_hash, doc_id, space])
-        tx.end()
-        state, row, chunks = tx.state(), document.fetchone(), slices.fetchall()
-    if row is None or state is None:
+    found = under_profile(user_hash, read)
+    if found is None:
         raise NotFound()
-    with Opening(keys_that_stand(user_hash, keys, state)) as opening:
-        return open_document(opening, row, chunks)
-
-
-def keys_that_stand(user_hash: str, keys: TenantKeys | None, state: TenantState) -> TenantKeys:
-    """`keys`, unless the transaction that read `state` saw others: then those. Raises as `open_state`."""
-    if keys is not None and keys.matches(state):
-        return keys
-    forget_keys(user_hash)
-    return open_state(user_hash, state)
+    return found
 
 
 def open_document(opening: Opening, row: tuple, chunks: Sequence[tuple]) -> StoredDocument:
@@ -73,13 +73,11 @@ def open_document(opening: Opening, row: tuple, chunks: Sequence[tuple]) -> Stor
     What does not open, is not all there or has no key is raised by `opening` at the end of its block
     (KeyUnavailable, DecryptionFailed), for this document and those opened beside it.
     """
-    doc_id, source, thread_id, char_count, generation, meta_cipher, mac, created_at, updated_at = row
-    if generation != opening.keys.generation:
-        opening.fail(KeyUnavailable())
-        return StoredDocument(doc_id, source, thread_id, "", {}, [], created_at, updated_at)
-    metadata = opening.document_metadata(doc_id, mac, meta_cipher)
+    doc_id, source, thread_id, sequence, char_count, generation, meta_cipher, mac, created_at, updated_at = row
+    origin = sealing.Origin(source, thread_id, created_at, sequence)
+    metadata = opening.document_metadata(doc_id, generation, mac, origin, meta_cipher)
     slices = [
-        (start, opening.slice(sealing.Place(chunk_id, doc_id, index, start, end), generation, text_cipher))
+        (start, opening.slice(sealing.Place(chunk_id, doc_id, index, start, end, origin), generation, text_cipher))
         for chunk_id, index, start, end, generation, text_cipher in chunks
     ]
     try:

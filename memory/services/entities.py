@@ -10,6 +10,7 @@ from uuid import UUID
 
 from memory.admission.deadline import deadline_at, require_time
 from memory.errors import DecryptionFailed, NotFound, Overloaded, StaleKeys, TooManyChunks
+from memory.indexing.counters import count
 from memory.indexing.slices import join_slices
 from memory.language.entities import EntityRecognizer, Mention, find_mentions, merge, recognizer
 from memory.limits import CHUNKS_PER_CALL_MAX
@@ -17,16 +18,17 @@ from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.columns import seal_chunk_metadata
-from memory.sealing.keyring import TenantKeys, forget_keys, require_seal_budget
+from memory.sealing.keyring import forget_profiles, require_seal_budget
+from memory.sealing.profile import TenantProfile
+from memory.services.index import active_embedder, chunks_of
 
 ENTITIES = "entities"  # the member of a chunk's own metadata
 
 _WRITE = """
 UPDATE memory_chunks c SET meta_cipher = sealed.after, updated_at = now()
-FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[]) AS sealed (id, before, after)
-WHERE c.user_hash = %s AND c.id = sealed.id AND c.meta_cipher = sealed.before AND c.generation = %s
+FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[], %s::integer[]) AS sealed (id, before, after, generation)
+WHERE c.user_hash = %s AND c.id = sealed.id AND c.meta_cipher = sealed.before AND c.generation = sealed.generation
 RETURNING c.id"""
-_COUNT = "UPDATE memory_tenants SET seal_count = seal_count + %s, updated_at = now() WHERE user_hash = %s"
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class _Changed(Exception):
 def entities_in_text(text: str, labels: Sequence[str] = ()) -> FoundEntities:
     """The entities of `text` from the bound tenant, of `labels` only where there are any. Stores nothing.
 
-    Raises Overloaded, ModelUnavailable.
+    A text has the limits of one that is indexed. Raises TooManyChunks, Overloaded, ModelUnavailable, SpaceMismatch.
     """
     user_hash = bound_tenant()
+    chunks_of([text], active_embedder(user_hash)[1])
     model = recognizer(user_hash)
     mentions = _mentions(model, text, labels, user_hash)
     found = [
@@ -82,12 +85,12 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
     model = recognizer(user_hash)
     for _ in range(2):
         read = read_chunks(scope, limit=CHUNKS_PER_CALL_MAX + 1)
-        if read.keys is None or not read.chunks:
+        if read.profile is None or not read.chunks:
             raise NotFound()
         if len(read.chunks) > CHUNKS_PER_CALL_MAX:
             raise TooManyChunks(detail=f"More than {CHUNKS_PER_CALL_MAX} chunks; name the documents one by one.")
 
-        _open(read.keys, read.chunks)
+        _open(read.profile, read.chunks)
         found: list[tuple[Mention, StoredChunk]] = []
         sealed: list[tuple[StoredChunk, bytes]] = []
         for _doc_id, group in groupby(read.chunks, key=lambda chunk: chunk.doc_id):
@@ -97,13 +100,13 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
             found += zip(mentions, _homes(mentions, chunks), strict=True)
             for chunk, own in zip(chunks, _within(mentions, chunks), strict=True):
                 require_time()
-                sealed.append((chunk, _sealed(read.keys, chunk, own)))
+                sealed.append((chunk, _sealed(read.profile, chunk, own)))
         try:
-            _store(user_hash, read.keys, sealed)
+            _store(user_hash, read.profile, sealed)
         except _Changed:
             continue
         except StaleKeys:
-            forget_keys(user_hash)
+            forget_profiles(user_hash)
             continue
         return FoundEntities(_placed(found), model.backend, stored=True)
     raise Overloaded(retry_after_seconds=1)
@@ -114,8 +117,8 @@ def _mentions(model: EntityRecognizer, text: str, labels: Sequence[str], user_ha
     return [mention for mention in found if not labels or mention.label in labels]
 
 
-def _open(keys: TenantKeys, chunks: list[StoredChunk]) -> None:
-    with Opening(keys) as opening:
+def _open(profile: TenantProfile, chunks: list[StoredChunk]) -> None:
+    with Opening(profile) as opening:
         for chunk in chunks:
             require_time()
             chunk.text = opening.text(chunk)
@@ -148,7 +151,7 @@ def _within(mentions: list[Mention], chunks: list[StoredChunk]) -> Iterator[list
         yield [mention for mention in begun if mention.end <= chunk.end]
 
 
-def _sealed(keys: TenantKeys, chunk: StoredChunk, own: list[Mention]) -> bytes:
+def _sealed(profile: TenantProfile, chunk: StoredChunk, own: list[Mention]) -> bytes:
     """The chunk's metadata with the entities of its own slice."""
     entities = [
         {
@@ -159,21 +162,23 @@ def _sealed(keys: TenantKeys, chunk: StoredChunk, own: list[Mention]) -> bytes:
         }
         for entity in merge(own)
     ]
-    return seal_chunk_metadata(keys, chunk.chunk_id, {**(chunk.metadata or {}), ENTITIES: entities})
+    # A row names one generation for all that is sealed in it, so its metadata stays with the text's.
+    key = profile.data_key(chunk.generation)
+    return seal_chunk_metadata(key, chunk.chunk_id, {**(chunk.metadata or {}), ENTITIES: entities})
 
 
-def _store(user_hash: str, keys: TenantKeys, sealed: list[tuple[StoredChunk, bytes]]) -> None:
+def _store(user_hash: str, profile: TenantProfile, sealed: list[tuple[StoredChunk, bytes]]) -> None:
     """All chunks in one transaction. Raises _Changed or StaleKeys, with nothing written, when one is not as read."""
     with tenant_transaction(user_hash, write=True) as tx:
-        state = tx.state()
-        if not keys.matches(state):
-            raise StaleKeys(retry_after_seconds=1)
-        require_seal_budget(state)
-        columns = [[c.chunk_id for c, _ in sealed], [c.meta_cipher for c, _ in sealed], [after for _, after in sealed]]
-        written = tx.execute(_WRITE, [*columns, user_hash, keys.generation]).fetchall()
+        require_seal_budget(profile.verify(tx))
+        columns = [
+            [chunk.chunk_id for chunk, _ in sealed], [chunk.meta_cipher for chunk, _ in sealed],
+            [after for _, after in sealed], [chunk.generation for chunk, _ in sealed],
+        ]  # fmt: skip
+        written = tx.execute(_WRITE, [*columns, user_hash]).fetchall()
         if len(written) != len(sealed):
             raise _Changed()
-        tx.execute(_COUNT, [len(sealed), user_hash])
+        count(tx, seals=len(sealed))
 
 
 def _placed(found: list[tuple[Mention, StoredChunk]]) -> list[FoundEntity]:

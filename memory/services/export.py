@@ -9,18 +9,17 @@ from datetime import datetime
 from itertools import groupby
 
 from memory import metrics
-from memory.embedding.spaces import registered_space
 from memory.errors import KeyUnavailable, MemoryServiceError
 from memory.indexing.derived import IS_DERIVED
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.keyring import existing_keys
+from memory.sealing.keyring import under_profile
+from memory.sealing.profile import TenantProfile
 from memory.sealing.quarantine import ANY_QUARANTINED
 from memory.services.documents import (
     CHUNK_COLUMNS,
     DOCUMENT_COLUMNS,
     StoredDocument,
-    keys_that_stand,
     open_document,
 )
 
@@ -123,23 +122,30 @@ def _memory(user_hash: str) -> _Memory | None:
 
 def _page(memory: _Memory, *, after: str, derived: bool) -> list[StoredDocument]:
     """The documents that follow `after`, opened; [] at the end. Rows of one snapshot, and of that memory."""
-    user_hash, space = memory.user_hash, registered_space()
-    keys = existing_keys(user_hash)
-    with tenant_transaction(user_hash) as tx:
-        born = tx.execute(_BORN, [user_hash])
-        found = tx.execute(
-            _DOCUMENTS,
-            {"user_hash": user_hash, "space": space, "after": after, "derived": derived, "whole": memory.is_whole,
-             "limit": PAGE_DOCUMENTS},
-        )  # fmt: skip
-        state, row, rows = tx.state(), born.fetchone(), _prefix(found.fetchall())
-        if state is None or row[0] != memory.born:
-            raise KeyUnavailable()
-        doc_ids = [row[0] for row in rows]
-        chunks = tx.execute(_CHUNKS, [user_hash, space, doc_ids]).fetchall() if rows else []
-    chunks_of = {doc_id: [row[1:] for row in group] for doc_id, group in groupby(chunks, key=lambda row: row[0])}
-    with Opening(keys_that_stand(user_hash, keys, state)) as opening:
-        return [open_document(opening, row, chunks_of.get(row[0], [])) for row in rows]
+
+    def read(profile: TenantProfile) -> list[StoredDocument]:
+        with tenant_transaction(user_hash) as tx:
+            born = tx.execute(_BORN, [user_hash])
+            found = tx.execute(
+                _DOCUMENTS,
+                {"user_hash": user_hash, "space": profile.space, "after": after, "derived": derived,
+                 "whole": memory.is_whole, "limit": PAGE_DOCUMENTS},
+            )  # fmt: skip
+            profile.verify(tx)
+            row, rows = born.fetchone(), _prefix(found.fetchall())
+            if row[0] != memory.born:
+                raise KeyUnavailable()
+            doc_ids = [row[0] for row in rows]
+            chunks = tx.execute(_CHUNKS, [user_hash, profile.space, doc_ids]).fetchall() if rows else []
+        chunks_of = {doc_id: [row[1:] for row in group] for doc_id, group in groupby(chunks, key=lambda row: row[0])}
+        with Opening(profile) as opening:
+            return [open_document(opening, row, chunks_of.get(row[0], [])) for row in rows]
+
+    user_hash = memory.user_hash
+    page = under_profile(user_hash, read)
+    if page is None:
+        raise KeyUnavailable()
+    return page
 
 
 def _prefix(rows: list[tuple]) -> list[tuple]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from memory.errors import NotFound
-from memory.indexing.derived import delete_chunks, forget_derived, replace_sources
+from memory.indexing.counters import count, delete_chunks, forget_chunks
+from memory.indexing.derived import forget_derived, replace_sources
 from memory.rls import bound_tenant, tenant_transaction
-
-_COUNT = """
-UPDATE memory_tenants SET document_count = document_count - 1, chunk_count = chunk_count - %s, updated_at = now()
-WHERE user_hash = %s"""
 
 
 def delete_document(doc_id: str) -> None:
@@ -25,6 +22,6 @@ def delete_document(doc_id: str) -> None:
         )
         if locked.fetchone() is None:
             raise NotFound()
-        tx.execute(_COUNT, [delete_chunks(tx, [doc_id]), user_hash])
+        count(tx, documents=-1, chunks=-forget_chunks(tx, delete_chunks(tx, [doc_id])))
         replace_sources(tx, doc_id, [], is_new=False)
         forget_derived(tx, doc_id)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from uuid import UUID
 
+import numpy as np
 from django.conf import settings
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
-from memory.embedding.process import get_embedder
-from memory.embedding.spaces import active_space
+from memory.embedding.embedder import Embedder
+from memory.embedding.spaces import default_space, embedder_of
 from memory.errors import FieldError, InvalidInput, StaleKeys
 from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
@@ -24,51 +23,141 @@ from memory.indexing.seal import DocumentDraft, SealedDocument, seal_document
 from memory.indexing.slices import Slice
 from memory.indexing.store import store_documents
 from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
-from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
-from memory.sealing.keyring import existing_keys, existing_or_new_keys, forget_keys
-from memory.services.idempotency import IdempotentCall, RenderedAnswer
+from memory.rls import TenantState, bound_tenant, tenant_transaction
+from memory.sealing.keyring import existing_profile, under_profile
+from memory.sealing.profile import TenantProfile
+from memory.services.idempotency import IdempotentCall
+from memory.services.rate_limits import charge_chunks
 from memory.services.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
 class IndexedDocument:
-    """What became of one document. `took_ms` is the whole call's, in milliseconds."""
+    """What became of one document."""
 
     doc_id: str
     chunk_ids: list[UUID]
     replaced: bool
-    took_ms: dict[str, float]
 
 
 @dataclass(frozen=True)
 class IndexedBatch:
-    """What became of the documents of one call, in the order they came in. Times in milliseconds."""
+    """What became of the documents of one call, in the order they came in. Times in milliseconds.
+
+    `replayed`: it was said to an earlier call under the same key, and nothing was done now.
+    """
 
     documents: list[IndexedDocument]
     took_ms: dict[str, float]
+    replayed: bool = False
+
+    def to_json(self) -> bytes:
+        """What an idempotent call remembers of it."""
+        said = [(each.doc_id, [chunk_id.hex for chunk_id in each.chunk_ids], each.replaced) for each in self.documents]
+        return json.dumps([said, self.took_ms]).encode()
+
+    @classmethod
+    def from_json(cls, remembered: bytes) -> IndexedBatch:
+        """The inverse of `to_json`, as said again."""
+        documents, took_ms = json.loads(remembered)
+        said = [IndexedDocument(doc_id, [UUID(hex) for hex in ids], replaced) for doc_id, ids, replaced in documents]
+        return cls(said, took_ms, replayed=True)
 
 
 @dataclass(frozen=True)
-class ChunkedTexts:
-    """Each text's chunks and how long finding them took, in milliseconds."""
+class _Embedded:
+    """Each text's chunks, and a vector a chunk in the same order, float32[n, d], by the model of `space`."""
 
+    space: int
     chunks: list[list[Slice]]
-    took_ms: float
-
-    @property
-    def chunk_count(self) -> int:
-        """How many chunks the texts make together."""
-        return sum(map(len, self.chunks))
+    vectors: np.ndarray
 
 
-def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
-    """The chunks of `texts`, for the serializer's cap; the service takes them as they are.
+def index_documents(
+    user_id: str, drafts: Sequence[DocumentDraft], call: IdempotentCall | None = None, *, field: str = "text"
+) -> IndexedBatch:
+    """Remember `drafts`, all or none, for the bound tenant, whose verified id is `user_id`; under a key, once.
+
+    1. Say again what an earlier call under the same key was told; nothing else is done then.
+    2. Chunk the texts, up to the cap.
+    3. See that the user has room for so many chunks, and charge them.
+    4. Embed all chunks in one pass; no database connection is held.
+    5. Seal under the user's keys, made now for a new user.
+    6. Store: one transaction replaces each document as a whole, and keeps what is said under the key. An earlier call
+       under it that has come first is said again.
+
+    `drafts`: at least one, no `doc_id` twice. Raises TooManyChunks on `field`, InvalidInput for documents made from one
+    another in a circle, QuotaExceeded, RateLimited, IdempotencyConflict, Overloaded, InvalidEmbedding, KeyUnavailable,
+    SpaceMismatch, database errors; whatever it raises, nothing was stored.
+    """
+    watch = Stopwatch()
+    user_hash = bound_tenant()
+    order = _order_of_storing(drafts)
+    texts = [draft.text for draft in drafts]
+
+    profile = existing_profile(user_hash)
+    state = None
+    if call is not None and profile is not None:
+        earlier, state = _recall(user_hash, profile, call)
+        if earlier is not None:
+            return earlier
+        watch.skip()
+
+    space, embedder = active_embedder(user_hash)
+    chunks = chunks_of(texts, embedder, field=field)
+    watch.lap("chunk")
+
+    count = sum(map(len, chunks))
+    require_room_for(user_hash, state, [draft.doc_id for draft in drafts], count)
+    charge_chunks(count)
+    watch.skip()
+
+    embedded = _embed(chunks, embedder, space, user_hash)
+    watch.lap("embed")
+
+    def store(profile: TenantProfile) -> IndexedBatch:
+        nonlocal embedded
+        if embedded.space != profile.space:
+            # Moved to another space since.
+            embedder = embedder_of(profile.space)
+            embedded = _embed(chunks_of(texts, embedder, field=field), embedder, profile.space, user_hash)
+            watch.lap("embed")
+        sealed = _seal(profile, drafts, embedded)
+        watch.lap("seal")
+        with tenant_transaction(user_hash, write=True) as tx:
+            if call is not None and (earlier := call.recall(tx, profile)) is not None:
+                return IndexedBatch.from_json(earlier)
+            replaced = dict(zip(order, store_documents(tx, [sealed[index] for index in order]), strict=True))
+            watch.lap("store")
+            batch = _batch(sealed, replaced, watch)
+            if call is not None:
+                call.remember(tx, profile, batch.to_json())
+        return batch
+
+    batch = under_profile(user_hash, store, user_id=user_id)
+    if batch is None:
+        raise StaleKeys(retry_after_seconds=1)
+    return batch
+
+
+def index_document(user_id: str, draft: DocumentDraft) -> IndexedBatch:
+    """Remember one document; see `index_documents`."""
+    return index_documents(user_id, [draft])
+
+
+def active_embedder(user_hash: str) -> tuple[int, Embedder]:
+    """The space that a user is in, or would begin in, and this process's model of it. Raises SpaceMismatch."""
+    profile = existing_profile(user_hash)
+    space = default_space() if profile is None else profile.space
+    return space, embedder_of(space)
+
+
+def chunks_of(texts: Sequence[str], embedder: Embedder, *, field: str = "text") -> list[list[Slice]]:
+    """Each text's chunks, as the model of `embedder` counts tokens.
 
     Raises TooManyChunks on `field` above CHUNKS_PER_CALL_MAX together; how many there are then, nobody counts.
     """
-    started = time.perf_counter()
-    embedder = get_embedder()
-    chunks = chunk_texts(
+    return chunk_texts(
         texts,
         embedder.tokenizer,
         max_tokens=embedder.max_tokens,
@@ -77,112 +166,31 @@ def count_chunks(texts: Sequence[str], *, field: str = "text") -> ChunkedTexts:
         max_chunks=CHUNKS_PER_CALL_MAX,
         field=field,
     )
-    return ChunkedTexts(chunks, (time.perf_counter() - started) * 1000)
 
 
-def look_first(
-    drafts: Sequence[DocumentDraft], chunked: ChunkedTexts, call: IdempotentCall | None = None
-) -> RenderedAnswer | None:
-    """What can be said before the work: the answer that an earlier call under the same key got, else None.
-
-    Raises QuotaExceeded where the bound tenant has no room for `drafts`, IdempotencyConflict, KeyUnavailable, database
-    errors. Only to spare the work: the look that counts is taken by the transaction that writes.
-    """
-    keys = existing_keys(bound_tenant()) if call else None
-    with suppress(StaleKeys):
-        # Its connection stays for the charge of these chunks, which comes next.
-        with tenant_transaction(keeps_connection=True) as tx:
-            if call is not None and keys is not None and (earlier := call.recall(tx, keys)) is not None:
-                return earlier
-            tx.end()
-            state = tx.state()
-        require_room_for(state, [draft.doc_id for draft in drafts], chunked.chunk_count)
-    return None
+def _recall(
+    user_hash: str, profile: TenantProfile, call: IdempotentCall
+) -> tuple[IndexedBatch | None, TenantState | None]:
+    """What was said under the key, if anything was, and the tenant's state. Only to spare the work: step 6 decides."""
+    try:
+        with tenant_transaction(user_hash) as tx:
+            earlier = call.recall(tx, profile)
+            return (None if earlier is None else IndexedBatch.from_json(earlier)), tx.state()
+    except StaleKeys:
+        return None, None
 
 
-def index_document(user_id: str, draft: DocumentDraft) -> IndexedDocument:
-    """Remember one document; see `index_documents`."""
-    return index_documents(user_id, [draft]).documents[0]
+def _embed(chunks: list[list[Slice]], embedder: Embedder, space: int, user_hash: str) -> _Embedded:
+    texts = [each.text for of_document in chunks for each in of_document]
+    return _Embedded(space, chunks, embedder.embed_passages(texts, deadline=deadline_at(), user=user_hash))
 
 
-def index_documents(user_id: str, drafts: Sequence[DocumentDraft], chunked: ChunkedTexts | None = None) -> IndexedBatch:
-    """Remember `drafts`, all or none, for the bound tenant, whose verified id is `user_id`.
-
-    1. Chunk the texts, unless the caller has counted their chunks already.
-    2. Embed all chunks in one pass; no database connection is held.
-    3. Seal under the user's key, made now for a new user.
-    4. Store: one transaction replaces each document as a whole.
-
-    `drafts`: at least one, no `doc_id` twice. Raises TooManyChunks, InvalidInput for documents made from one
-    another in a circle, QuotaExceeded, Overloaded, InvalidEmbedding, KeyUnavailable, SpaceMismatch, database
-    errors; whatever it raises, nothing was stored.
-    """
-    watch = Stopwatch()
-    documents = _carry_out(user_id, drafts, chunked, watch, lambda tx, keys, store: store())
-    watch.lap("store")
-    return _batch(documents, watch)
-
-
-def index_once(
-    user_id: str, drafts: Sequence[DocumentDraft], chunked: ChunkedTexts | None, call: IdempotentCall
-) -> RenderedAnswer:
-    """Remember `drafts` unless a call under the same key has: the answer to this call, or the one to that.
-
-    As `index_documents`, which see; `look_first` spares the work of most repetitions. The answer is rendered and
-    kept inside the transaction, so its times end before the commit. Raises IdempotencyConflict when the key came with
-    another request.
-    """
-    watch = Stopwatch()
-
-    def store_and_remember(tx, keys, store) -> RenderedAnswer:
-        earlier = call.recall(tx, keys)
-        if earlier is not None:
-            return earlier
-        documents = store()
-        watch.lap("store")
-        return call.remember(tx, keys, _batch(documents, watch))
-
-    return _carry_out(user_id, drafts, chunked, watch, store_and_remember)
-
-
-def _carry_out(user_id, drafts, chunked, watch, in_transaction):
-    """Steps 1 to 4; in the transaction of the last, `in_transaction(tx, keys, store)` decides whether to store."""
-    user_hash = bound_tenant()
-    order = _order_of_storing(drafts)
-
-    if chunked is None:
-        chunked = count_chunks([draft.text for draft in drafts])
-        watch.lap("chunk")
-    else:
-        watch.add("chunk", chunked.took_ms)
-
-    embedder = get_embedder()
-    texts = [chunk.text for chunks in chunked.chunks for chunk in chunks]
-    embeddings = embedder.embed_passages(texts, deadline=deadline_at(), user=user_hash)
-    watch.lap("embed")
-
-    space = active_space(embedder)
-    for attempt in range(2):
-        keys = existing_or_new_keys(user_hash, user_id)
-        sealed, row = [], 0
-        for draft, chunks in zip(drafts, chunked.chunks, strict=True):
-            sealed.append(seal_document(keys, space, draft, chunks, embeddings[row : row + len(chunks)]))
-            row += len(chunks)
-        watch.lap("seal")
-        try:
-            with tenant_transaction(user_hash, write=True) as tx:
-                return in_transaction(tx, keys, partial(_store, tx, sealed, order))
-        except StaleKeys:
-            # Rotated or erased elsewhere since this process cached it: seal again under the live key.
-            forget_keys(user_hash)
-            if attempt:
-                raise
-
-
-def _store(tx: TenantTransaction, sealed: list[SealedDocument], order: list[int]) -> list[tuple[SealedDocument, bool]]:
-    """Store in `order`; each document and whether it replaced one, in the order they came in."""
-    replaced = dict(zip(order, store_documents(tx, [sealed[index] for index in order]), strict=True))
-    return [(document, replaced[index]) for index, document in enumerate(sealed)]
+def _seal(profile: TenantProfile, drafts: Sequence[DocumentDraft], embedded: _Embedded) -> list[SealedDocument]:
+    sealed, row = [], 0
+    for draft, chunks in zip(drafts, embedded.chunks, strict=True):
+        sealed.append(seal_document(profile, draft, chunks, embedded.vectors[row : row + len(chunks)]))
+        row += len(chunks)
+    return sealed
 
 
 def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
@@ -199,13 +207,11 @@ def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
         raise InvalidInput([FieldError("documents", "invalid", detail)], detail) from None
 
 
-def _batch(documents: list[tuple[SealedDocument, bool]], watch: Stopwatch) -> IndexedBatch:
+def _batch(sealed: list[SealedDocument], replaced: dict[int, bool], watch: Stopwatch) -> IndexedBatch:
     took_ms = watch.total()
     metrics.index_latency_ms.observe(took_ms["total"])
-    return IndexedBatch(
-        [
-            IndexedDocument(document.doc_id, [chunk.id for chunk in document.chunks], replaced, took_ms)
-            for document, replaced in documents
-        ],
-        took_ms,
-    )
+    documents = [
+        IndexedDocument(document.doc_id, [chunk.id for chunk in document.chunks], replaced[index])
+        for index, document in enumerate(sealed)
+    ]
+    return IndexedBatch(documents, took_ms)

@@ -9,13 +9,10 @@ from django.conf import settings
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
-from memory.embedding.process import get_embedder
-from memory.embedding.spaces import active_space
+from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
-from memory.errors import StaleKeys
 from memory.lexical.bm25 import lexical_query
 from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
@@ -24,11 +21,14 @@ from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.keyring import TenantKeys, existing_keys, forget_keys
+from memory.sealing.keyring import under_profile
+from memory.sealing.profile import TenantProfile
 from memory.sealing.protection import protect
 from memory.services.stopwatch import Stopwatch
 
 VARIANT = "r1"
+# What is timed, whether or not the user has anything.
+STAGES = ("embed", "ann", "open", "rerank")
 # A phrase is looked for in so many passages, each of which must be opened for it.
 PHRASE_CANDIDATES = 50
 
@@ -61,37 +61,35 @@ class MemoryAnswer:
     took_ms: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What the search brought, the profile that opens it, and whether some of the user's rows are quarantined."""
+
+    profile: TenantProfile
+    candidates: list[Candidate]
+    quarantined: bool
+
+
 def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
-    1. Embed the question; no database connection is held.
-    2. Search: the user's keys, then both legs' candidates with their sealed blobs in one short transaction.
-    3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, the best
+    1. The user's profile, cached: his keys and his space. Who has none has no memory.
+    2. Embed the question with that space's model; no database connection is held.
+    3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
+    4. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, the best
        PHRASE_CANDIDATES are opened, and those that hold it word for word go before all others.
-    4. Open the few that go on.
-    5. Rerank them, or say why not.
-    6. Answer.
+    5. Open the few that go on.
+    6. Rerank them, or say why not.
+    7. Answer.
 
     Raises Overloaded, KeyUnavailable, DecryptionFailed, SpaceMismatch, and database errors.
     """
     watch = Stopwatch()
-    user_hash = bound_tenant()
-
-    embedder = get_embedder()
-    embedding = embedder.embed_query(query.text, deadline=deadline_at(), user=user_hash)
-    watch.lap("embed")
-
-    keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
-    watch.lap("ann")
-
-    ranked = _rank(found, query)
-    if keys is not None and (phrases := quoted_phrases(query.text)):
-        ranked = _phrased_first(keys, ranked, phrases)
-
-    pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-    pool = ranked[:pool_size]
-    if keys is not None:
-        open_candidates(keys, [candidate for candidate in pool if candidate.metadata is None])
+    found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
+    pool, quarantined, candidates = [], False, 0
+    if found is not None:
+        quarantined, candidates = found.quarantined, len(found.candidates)
+        pool = _opened_pool(found, query)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -99,13 +97,13 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     results = sorted(reranked.candidates, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")
 
-    took_ms = watch.total()
-    metrics.query_candidates.inc(len(found))
+    took_ms = dict.fromkeys(STAGES, 0.0) | watch.total()
+    metrics.query_candidates.inc(candidates)
     for stage, elapsed_ms in took_ms.items():
         metrics.query_latency_ms.labels(stage, VARIANT).observe(elapsed_ms)
     return MemoryAnswer(
         results=results,
-        candidates=len(found),
+        candidates=candidates,
         reranked=reranked.is_reranked,
         rerank={"backend": reranked.backend, "skipped": reranked.skipped},
         variant=VARIANT,
@@ -114,30 +112,37 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     )
 
 
-def _search(
-    user_hash: str, space: int, embedding, query: MemoryQuery
-) -> tuple[TenantKeys | None, list[Candidate], bool]:
-    """Keys, candidates and whether rows are quarantined. A key replaced meanwhile is fetched again once."""
-    limit = max(query.candidates, query.top_k)
-    unit = unit_vectors(embedding[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
-    for _ in range(2):
-        keys = existing_keys(user_hash)
-        if keys is None:
-            return None, [], False
-        vector = half_vectors(protect(keys, unit))[0]
-        lexical = None
-        if settings.MEMORY_LEXICAL:
-            lexical = lexical_query(keys, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
-        with tenant_transaction(user_hash) as tx:
-            search = Search(tx, space, vector, limit, query.filters, lexical)
-            tx.end()
-            state = tx.state()
-            if keys.matches(state):
-                return keys, search.candidates(), search.quarantined()
-        forget_keys(user_hash)
-        if state is None:
-            return None, [], False
-    raise StaleKeys(retry_after_seconds=1)
+def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Found:
+    """Steps 2 and 3. Raises StaleKeys where the profile does not stand."""
+    user_hash = profile.user_hash
+    embedder = embedder_of(profile.space)
+    embedding = embedder.embed_query(query.text, deadline=deadline_at(), user=user_hash)
+    unit = unit_vectors(embedding[None, :], rows=1, dimension=embedder.dimension)
+    watch.lap("embed")
+
+    vector = half_vectors(protect(profile.search_key, unit))[0]
+    lexical = None
+    if settings.MEMORY_LEXICAL:
+        lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
+    with tenant_transaction(user_hash) as tx:
+        limit = max(query.candidates, query.top_k)
+        search = Search(tx, profile.space, vector, limit, query.filters, lexical)
+        tx.end()
+        profile.verify(tx)
+        found = _Found(profile, search.candidates(), search.quarantined())
+    watch.lap("ann")
+    return found
+
+
+def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
+    """Steps 4 and 5: what goes on to the reranker, opened."""
+    ranked = _rank(found.candidates, query)
+    if phrases := quoted_phrases(query.text):
+        ranked = _phrased_first(found.profile, ranked, phrases)
+    pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
+    pool = ranked[:pool_size]
+    open_candidates(found.profile, [candidate for candidate in pool if candidate.metadata is None])
+    return pool
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
@@ -154,7 +159,7 @@ def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
 
 
-def _phrased_first(keys: TenantKeys, ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
+def _phrased_first(profile: TenantProfile, ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
     """Those of the best PHRASE_CANDIDATES that hold all `phrases`, then the others, each in the order they had.
 
     Raises as `open_candidates`.
@@ -162,7 +167,7 @@ def _phrased_first(keys: TenantKeys, ranked: list[Candidate], phrases: list[str]
     best = ranked[:PHRASE_CANDIDATES]
     for candidate in ranked:
         candidate.phrased = False
-    open_candidates(keys, best)
+    open_candidates(profile, best)
     for candidate in best:
         candidate.phrased = holds_phrases(candidate.text, phrases)
     return sorted(ranked, key=lambda candidate: not candidate.phrased)

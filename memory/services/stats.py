@@ -14,6 +14,7 @@ from memory.admission.rates import HELD_BY_BUCKET, RATE_SETTINGS, remaining
 from memory.errors import KeyUnavailable
 from memory.indexing.derived import IS_DERIVED
 from memory.rls import bound_tenant, tenant_transaction
+from memory.sealing.profile import HAS_KEY
 
 # A product has a handful of sources; a user with thousands gets those with the most documents.
 SOURCES_MAX = 100
@@ -67,12 +68,13 @@ def memory_stats() -> MemoryStats:
         sources = tx.execute(_SOURCES, [user_hash, SOURCES_MAX])
         quarantined = tx.execute(_QUARANTINED, [user_hash])
         buckets = tx.execute(HELD_BY_BUCKET, [user_hash])
+        has_key = tx.execute(HAS_KEY, [user_hash])
         tx.end()
-        state = tx.state()
+        state, [can_open] = tx.state(), has_key.fetchone()
         counted: tuple[int, int, int, int, int, datetime | None, datetime | None]
         counted, by_source, [quarantined_chunks] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
         held = {bucket: (tokens, seconds) for bucket, tokens, seconds in buckets.fetchall()}
-    if state is not None and state.sealed_key is None:
+    if state is not None and not can_open:
         raise KeyUnavailable()
     quota_chunks = state.chunk_count if state else 0
     return MemoryStats(

@@ -16,10 +16,9 @@ class Stopwatch:
         self._laps_ms[name] = self._laps_ms.get(name, 0.0) + (now - self._last) * 1000
         self._last = now
 
-    def add(self, name: str, elapsed_ms: float) -> None:
-        """Count time that was spent on this request before the watch started."""
-        self._laps_ms[name] = self._laps_ms.get(name, 0.0) + elapsed_ms
-        self._start -= elapsed_ms / 1000
+    def skip(self) -> None:
+        """Close the running lap without a name: only the total has it."""
+        self._last = time.perf_counter()
 
     def total(self) -> dict[str, float]:
         """Every lap and `total`, rounded to microseconds."""

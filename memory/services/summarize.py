@@ -12,8 +12,7 @@ from pgvector import HalfVector
 
 from memory.admission import concurrency
 from memory.admission.deadline import deadline_at, paused
-from memory.embedding.process import get_embedder
-from memory.embedding.spaces import active_space
+from memory.embedding.spaces import dimension_of, embedder_of
 from memory.embedding.vectors import unit_vectors
 from memory.errors import LanguageModelError, NotFound, Overloaded, QuotaExceeded, StaleKeys
 from memory.indexing.derived import DERIVED_FROM, DERIVED_MAX_BYTES, DERIVED_MAX_IDS, SUMMARY_SOURCE, listed_bytes
@@ -23,12 +22,12 @@ from memory.language.abstract import rewrite
 from memory.language.extract import central_chunks, central_sentences, cited_sentences
 from memory.language.llm import LanguageModel, language_model
 from memory.limits import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_MAX
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
 from memory.retrieval.open import open_texts
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.keyring import TenantKeys, forget_keys
-from memory.services.index import count_chunks
+from memory.sealing.keyring import forget_profiles
+from memory.sealing.profile import TenantProfile
+from memory.services.index import chunks_of
 from memory.services.query import MemoryQuery, query_memory
 from memory.services.stopwatch import Stopwatch
 from memory.services.summary import Summary, SummaryScope
@@ -45,9 +44,9 @@ class _Changed(Exception):
 
 
 def summarize_memory(
-    scope: SummaryScope, *, max_sentences: int = SUMMARY_SENTENCES_DEFAULT, store: bool = True
+    user_id: str, scope: SummaryScope, *, max_sentences: int = SUMMARY_SENTENCES_DEFAULT, store: bool = True
 ) -> Summary:
-    """Summarise `scope` of the bound tenant's memory; summaries are never summarised.
+    """Summarise `scope` of the memory of the bound tenant, whose verified id is `user_id`; never summaries.
 
     1. Read the chunks, the newest 200 at most; for a query, the passages it finds.
     2. Open them, and keep the most central ones of those that hold a word, by their stored vectors.
@@ -65,23 +64,23 @@ def summarize_memory(
     for _ in range(2):
         read = _within_metadata(_read(scope))
         watch.lap("read")
-        keys = read.keys
-        if keys is None or not read.chunks:
+        profile = read.profile
+        if profile is None or not read.chunks:
             if scope.must_exist:
                 raise NotFound()
             return Summary("", [], 0, 0, "extractive", None, _degraded(read), watch.total())
-        summary = _summarize(scope, keys, read, max_sentences, watch)
+        summary = _summarize(scope, profile, read, max_sentences, watch)
         if not store or not summary.text:
             return _timed(summary, None, watch)
         try:
-            doc_id = _store(user_hash, keys, scope, read, summary)
+            doc_id = _store(user_id, profile, scope, read, summary)
         except _Changed:
             continue
         except QuotaExceeded:
             watch.lap("store")
             return _timed(replace(summary, degraded=[*summary.degraded, "quota"]), None, watch)
         except StaleKeys:
-            forget_keys(user_hash)
+            forget_profiles(user_hash)
             continue
         watch.lap("store")
         return _timed(summary, doc_id, watch)
@@ -101,7 +100,7 @@ def _read(scope: SummaryScope) -> ReadChunks:
         ranks = {found.chunk_id: rank for rank, found in enumerate(answer.results)}
         read = read_chunks(ChunkScope(chunk_ids=tuple(ranks)), limit=TOP_K_MAX)
         best = {chunk.chunk_id for chunk in sorted(read.chunks, key=lambda c: ranks[c.chunk_id])[:QUERY_PASSAGES]}
-        return ReadChunks(read.keys, [c for c in read.chunks if c.chunk_id in best], quarantined=read.quarantined)
+        return ReadChunks(read.profile, [c for c in read.chunks if c.chunk_id in best], quarantined=read.quarantined)
     chosen = ChunkScope(thread_id=value) if scope.kind == "thread_id" else ChunkScope(source=value)
     return read_chunks(chosen, limit=CHUNKS_PER_CALL_MAX)
 
@@ -114,24 +113,24 @@ def _within_metadata(read: ReadChunks) -> ReadChunks:
         if chunk.doc_id not in kept:
             room -= listed_bytes(chunk.doc_id)
             kept[chunk.doc_id] = room >= 0 and len(kept) < DERIVED_MAX_IDS
-    return ReadChunks(read.keys, [c for c in read.chunks if kept[c.doc_id]], read.missing, read.quarantined)
+    return ReadChunks(read.profile, [c for c in read.chunks if kept[c.doc_id]], read.missing, read.quarantined)
 
 
 def _summarize(
-    scope: SummaryScope, keys: TenantKeys, read: ReadChunks, max_sentences: int, watch: Stopwatch
+    scope: SummaryScope, profile: TenantProfile, read: ReadChunks, max_sentences: int, watch: Stopwatch
 ) -> Summary:
-    open_texts(keys, read.chunks)
+    open_texts(profile, read.chunks)
     watch.lap("open")
     # A chunk can be blank, or a line of dashes: alike among themselves, such would pass for central.
     chunks = [chunk for chunk in read.chunks if _WORD.search(chunk.text)] or read.chunks
-    chunks = [chunks[index] for index in central_chunks(_stored_units(chunks))]
+    chunks = [chunks[index] for index in central_chunks(_stored_units(chunks, profile.space))]
     # Oldest document first: that is how they were written.
     chunks.sort(key=lambda chunk: (chunk.created_at, chunk.doc_id, chunk.chunk_index))
     watch.lap("rank")
     candidates = cited_sentences(chunks, deadline=deadline_at(), user=bound_tenant())
     watch.lap("split")
 
-    embedder, user, deadline = get_embedder(), bound_tenant(), deadline_at()
+    embedder, user, deadline = embedder_of(profile.space), bound_tenant(), deadline_at()
     units = embedder.embed_passages([sentence.text for sentence in candidates], deadline=deadline, user=user)
     asked = scope.value_of("query")
     question = None if asked is None else embedder.embed_query(asked, deadline=deadline, user=user)
@@ -163,30 +162,30 @@ def _rewritten(model: LanguageModel, sentences: list[str], count: int) -> str:
         slot.release()
 
 
-def _stored_units(chunks: Sequence[StoredChunk]) -> np.ndarray:
+def _stored_units(chunks: Sequence[StoredChunk], space: int) -> np.ndarray:
     """float32[n, d] of length 1: the searchable vectors, whose cosines are those of the true ones."""
     rows = [HalfVector.from_binary(chunk.embedding).to_numpy() for chunk in chunks]
-    return unit_vectors(rows, rows=len(rows), dimension=EMBEDDING_DIMENSION)
+    return unit_vectors(rows, rows=len(rows), dimension=dimension_of(space))
 
 
-def _store(user_hash: str, keys: TenantKeys, scope: SummaryScope, read: ReadChunks, summary: Summary) -> str:
+def _store(user_id: str, profile: TenantProfile, scope: SummaryScope, read: ReadChunks, summary: Summary) -> str:
     """The id it is stored under. Raises _Changed, StaleKeys, QuotaExceeded.
 
     The transaction's first statement locks the tenant's row, so no document is replaced or deleted between the look
     at the versions and the commit.
     """
-    versions = _versions(read.chunks)
+    user_hash, versions = profile.user_hash, _versions(read.chunks)
     draft = DocumentDraft(
-        doc_id=scope.doc_id(user_hash),
+        doc_id=scope.doc_id(user_id),
         source=SUMMARY_SOURCE,
         text=summary.text,
         thread_id=scope.value_of("thread_id"),
         metadata={DERIVED_FROM: list(versions), "summary": _provenance(scope, summary)},
     )
-    chunks = count_chunks([draft.text]).chunks[0]
-    embedder = get_embedder()
-    embeddings = embedder.embed_passages([chunk.text for chunk in chunks], deadline=deadline_at(), user=user_hash)
-    document = seal_document(keys, active_space(embedder), draft, chunks, embeddings)
+    embedder = embedder_of(profile.space)
+    [chunks] = chunks_of([draft.text], embedder)
+    embeddings = embedder.embed_passages([each.text for each in chunks], deadline=deadline_at(), user=user_hash)
+    document = seal_document(profile, draft, chunks, embeddings)
     with tenant_transaction(user_hash, write=True) as tx:
         stored = tx.execute(_VERSIONS, [user_hash, list(versions)]).fetchall()
         if {doc_id: bytes(mac) for doc_id, mac in stored} != versions:

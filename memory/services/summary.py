@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 
 from memory.indexing.derived import SUMMARY_SOURCE
-from memory.keys.service_keys import service_key
+from memory.keys.receipt_keys import summary_key
 from memory.language.extract import CitedSentence
 
 
@@ -18,13 +18,13 @@ class SummaryScope:
     kind: str
     value: str | tuple[str, ...]
 
-    def doc_id(self, user_hash: str) -> str:
+    def doc_id(self, user_id: str) -> str:
         """The id of this scope's summary: 32 hex digits of an HMAC-SHA256 under the service's key, that say nothing.
 
-        The same each time for one user, also under another data key, and for nobody else.
+        The same each time for one user, whatever other keys have changed, and for nobody else.
         """
-        canonical = json.dumps([user_hash, self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
-        return f"{SUMMARY_SOURCE}/{hmac.digest(service_key('summary-scope'), canonical.encode(), 'sha256').hex()[:32]}"
+        canonical = json.dumps([user_id, self.kind, self.value], ensure_ascii=False, separators=(",", ":"))
+        return f"{SUMMARY_SOURCE}/{hmac.digest(summary_key(), canonical.encode(), 'sha256').hex()[:32]}"
 
     def value_of(self, kind: str) -> str | None:
         """The string, where the scope is of that kind."""

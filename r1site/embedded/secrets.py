@@ -32,6 +32,7 @@ def _random_text() -> str:
 MAKERS: dict[str, Callable[[], str]] = {
     "MEMORY_ENCRYPTION_KEY": _random_key,
     "MEMORY_TENANT_HMAC_KEY": _random_key,
+    "MEMORY_RECEIPT_KEY": _random_key,
     "MEMORY_JWT_SECRET": _random_text,
     "DJANGO_SECRET_KEY": _random_text,
     "POSTGRES_PASSWORD": _random_text,
@@ -47,6 +48,7 @@ MAKERS: dict[str, Callable[[], str]] = {
 BOUND_TO_DATA = {
     "MEMORY_ENCRYPTION_KEY": "a new key would make every stored text unreadable",
     "MEMORY_TENANT_HMAC_KEY": "a new key would cut every user off from their own rows",
+    "MEMORY_RECEIPT_KEY": "a new key would make receipts of erasures invalid",
     "POSTGRES_PASSWORD": "the database server only knows the old one",
 }
 

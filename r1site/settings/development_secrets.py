@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-NAMES = ("MEMORY_ENCRYPTION_KEY", "MEMORY_TENANT_HMAC_KEY", "MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY")
+NAMES = (
+    "MEMORY_ENCRYPTION_KEY",
+    "MEMORY_TENANT_HMAC_KEY",
+    "MEMORY_RECEIPT_KEY",
+    "MEMORY_JWT_SECRET",
+    "DJANGO_SECRET_KEY",
+)
 
 
 def use_files_in(folder: Path) -> None:

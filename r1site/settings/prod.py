@@ -3,6 +3,7 @@
 from django.core.exceptions import ImproperlyConfigured
 
 from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import Secret, SettingError
 from r1site.settings import databases, env
 from r1site.settings.base import *
@@ -30,6 +31,7 @@ try:
         for key_id, key in master_keys().keys.items()
     }
     _keys["MEMORY_TENANT_HMAC_KEY"] = tenant_hmac_key()
+    _keys |= {f"MEMORY_RECEIPT_KEY ({key.key_id})": key.secret for key in receipt_keys()}
 except SettingError as exc:
     raise ImproperlyConfigured(str(exc)) from None
 

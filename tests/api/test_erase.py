@@ -14,7 +14,7 @@ from memory.erasure.receipts import is_valid
 from memory.isolation.audit import TENANT_TABLES
 from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
-from memory.sealing.keyring import forget_keys
+from memory.sealing.keyring import forget_profiles
 from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
@@ -215,7 +215,7 @@ def test_a_restored_complete_backup_opens_nothing(alice, superuser):
     assert alice.query("poppy seeds").json()["results"]
     erased(alice)
     put_back(superuser, backup, without={"memory_data_keys", "memory_erasures", "memory_rate_buckets"})
-    forget_keys()
+    forget_profiles()
     assert rows(superuser, alice)["memory_chunks"] == 1
     for response in (
         alice.get("memory/documents/recipe"), alice.query("poppy seeds"), alice.get("memory/export"),

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from memory.indexing import store
 from memory.keys.master_keys import master_keys
 from memory.sealing import keyring
-from memory.sealing.keyring import forget_keys
+from memory.sealing.keyring import forget_profiles
 from memory.security import open_sealed, seal
 from memory.services import idempotency
 
@@ -277,7 +277,7 @@ def test_a_change_of_the_master_key_alone_keeps_what_was_remembered(alice, super
     master, aad = master_keys(), keyring._key_aad(alice.user_hash, 1, key_id)
     resealed = seal(open_sealed(bytes(sealed), aad, master.by_id(key_id)), aad, master.by_id(key_id))
     superuser.execute("UPDATE memory_data_keys SET sealed_key = %s WHERE user_hash = %s", [resealed, alice.user_hash])
-    forget_keys()
+    forget_profiles()
     assert is_replay_of(send(alice), first)
 
 

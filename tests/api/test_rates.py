@@ -8,9 +8,9 @@ from django.db import connections
 from django.test import Client
 
 from memory.admission.rate import Rate
-from memory.api import throttles
 from memory.errors import RateLimited
 from memory.rls import bind_tenant, tenant_transaction
+from memory.services import rate_limits
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,10 +26,10 @@ def statuses(calls) -> list[int]:
     return [call().status_code for call in calls]
 
 
-def charged(person, bucket: str = throttles.QUERY) -> bool:
+def charged(person, bucket: str = rate_limits.QUERY) -> bool:
     try:
         with bind_tenant(person.user_hash):
-            throttles.charge(bucket)
+            rate_limits.charge(bucket)
     except RateLimited:
         return False
     return True
@@ -58,7 +58,7 @@ def test_a_user_has_a_bucket_for_queries_one_for_indexing_and_one_for_the_rest_o
     assert statuses([lambda: alice.index("a", SENTENCE)] * 2) == [201, 429]
     assert statuses([lambda: alice.query("train")] * 2) == [200, 429]
     assert statuses([lambda: alice.get("memory/documents/a")] * 2) == [200, 429]
-    assert charged(alice, throttles.DEFAULT)
+    assert charged(alice, rate_limits.DEFAULT)
 
 
 def test_nobody_pays_for_another_user(alice, bob, settings):

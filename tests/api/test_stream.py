@@ -11,11 +11,11 @@ from django.test import Client
 from memory import metrics
 from memory.admission.concurrency import streams
 from memory.admission.rate import Rate
-from memory.api import throttles
 from memory.api.streaming import sse
 from memory.language import answerer
 from memory.language.prompts import ANSWER_INSTRUCTION
 from memory.models import Chunk
+from memory.services import rate_limits
 from memory.services import stream as stream_service
 from memory.services.stream import NO_MODEL, NOTHING_FOUND
 from tests.factories import DocumentFactory
@@ -364,7 +364,7 @@ def test_with_the_limiter_away_memory_is_503_and_a_plain_relay_goes_on(stranger,
     def away(bucket):
         raise failure("gone")
 
-    monkeypatch.setattr(throttles, "charge", away)
+    monkeypatch.setattr(rate_limits, "charge", away)
     response = stream(stranger)
     assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
     assert events_of(stream(stranger, memory=False))[-1].name == "done"

@@ -22,7 +22,7 @@ from memory.isolation.audit import TENANT_TABLES
 from memory.keys.master_keys import forget_parsed_keys
 from memory.management.commands.replay_erasures import LOCK
 from memory.rls import bound_tenant
-from memory.sealing.keyring import forget_keys
+from memory.sealing.keyring import forget_profiles
 from tests.api.test_erase import erased, fill, killed_at, put_aside, put_back, rows
 from tests.db.memories import remember
 
@@ -138,7 +138,7 @@ def test_after_a_restore_everybody_who_came_back_is_erased_again_and_nobody_else
     kept = ledger_of(monkeypatch, alice)
     superuser.execute("DELETE FROM memory_erasures WHERE user_hash = %s", [alice.user_hash])
     put_back(superuser, backup, without={"memory_rate_buckets"})
-    forget_keys()
+    forget_profiles()
     assert alice.query("poppy seeds").json()["results"]
     others = rows(superuser, bob)
 
@@ -163,7 +163,7 @@ def test_a_restore_without_the_keys_is_cleaned_as_well(alice, monkeypatch, super
     backup = put_aside(superuser, alice)
     erased(alice)
     put_back(superuser, backup, without={"memory_data_keys", *NOT_ROWS})
-    forget_keys()
+    forget_profiles()
     assert alice.get("memory/documents/a").status_code == 503
     status, printed = run(monkeypatch, "replay_erasures", "-", stdin=ledger_of(monkeypatch, alice))
     assert (status, json.loads(printed)["erased_documents"]) == (0, 3)

@@ -8,7 +8,7 @@ import re
 import pytest
 from django.db import connections
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
 from memory.management.commands.explain_ann import Command
 from memory.retrieval.plan import CHUNKS, SEARCHED_TABLES, Plan, explain_candidates, foreign_row_findings
@@ -124,7 +124,7 @@ def test_a_user_id_that_cannot_be_one_is_a_usage_error(neighbours, capsys, user)
 
 
 def test_the_products_statement_in_a_plan_of_its_own_is_found_innocent(neighbours):
-    plan, owned = explain_candidates(neighbours[0].user_hash, registered_space(), vector(), 24)
+    plan, owned = explain_candidates(neighbours[0].user_hash, default_space(), vector(), 24)
     assert owned[CHUNKS] == OWN
     assert foreign_row_findings(plan, neighbours[0].user_hash, owned) == []
 
@@ -153,7 +153,7 @@ def test_a_statement_narrowed_by_the_policy_alone_is_found_guilty(neighbours):
 
 def test_a_neighbours_plan_is_found_guilty(neighbours):
     one, other = neighbours
-    sql, params = candidate_statement(other.user_hash, registered_space(), vector(), 24, Filters())
+    sql, params = candidate_statement(other.user_hash, default_space(), vector(), 24, Filters())
     findings = foreign_row_findings(plan_as("backup", sql, params), one.user_hash, OWNED)
     assert [finding for finding in findings if finding.endswith("is not narrowed to the user by an index")]
     assert [finding for finding in findings if finding.endswith(f"visits {OTHERS} rows; the user owns {OWN}")]
@@ -165,7 +165,7 @@ def test_a_plan_that_reads_no_chunks_proves_nothing(neighbours):
 
 
 def test_a_scan_that_was_never_carried_out_proves_nothing(neighbours):
-    plan, owned = explain_candidates(neighbours[0].user_hash, registered_space(), vector(), 0)
+    plan, owned = explain_candidates(neighbours[0].user_hash, default_space(), vector(), 0)
     findings = foreign_row_findings(plan, neighbours[0].user_hash, owned)
     assert findings == ["no scan of chunks was carried out: nothing is proved"]
 

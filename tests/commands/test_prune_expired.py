@@ -7,9 +7,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from memory.admission.rate import Rate
-from memory.api import throttles
 from memory.maintenance import expiry
 from memory.rls import bind_tenant
+from memory.services import rate_limits
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
 
@@ -26,7 +26,7 @@ def index_with_key(person, key: str):
 
 def spend(person, bucket: str) -> None:
     with bind_tenant(person.user_hash):
-        throttles.charge(bucket)
+        rate_limits.charge(bucket)
 
 
 def rows(superuser, person, table: str) -> int:
@@ -52,9 +52,9 @@ def test_expired_answers_of_everybody_go_and_the_others_stay(alice, bob, superus
 
 def test_a_bucket_goes_when_it_is_full_again_and_not_before(alice, superuser, settings):
     settings.MEMORY_RATE_QUERY = settings.MEMORY_RATE_INDEX = settings.MEMORY_RATE_DEFAULT = Rate(10, 1000)
-    for bucket in (throttles.QUERY, throttles.INDEX, throttles.MEMORY, throttles.DEFAULT):
+    for bucket in (rate_limits.QUERY, rate_limits.INDEX, rate_limits.MEMORY, rate_limits.DEFAULT):
         spend(alice, bucket)
-    spend(alice, throttles.QUERY)
+    spend(alice, rate_limits.QUERY)
     superuser.execute(
         "UPDATE memory_rate_buckets SET updated_at = updated_at - interval '101 seconds' WHERE user_hash = %s",
         [alice.user_hash],
@@ -67,7 +67,7 @@ def test_a_bucket_goes_when_it_is_full_again_and_not_before(alice, superuser, se
 
 def test_a_bucket_of_a_rate_that_was_switched_off_goes_in_time(alice, superuser, settings):
     settings.MEMORY_RATE_QUERY = Rate(1, 3600)
-    spend(alice, throttles.QUERY)
+    spend(alice, rate_limits.QUERY)
     settings.MEMORY_RATE_QUERY = None
     prune()
     assert rows(superuser, alice, "memory_rate_buckets") == 1
@@ -102,7 +102,7 @@ def test_a_second_run_at_the_same_time_is_refused_with_3(alice, superuser):
 def test_the_bucket_of_chunks_goes_when_the_costliest_call_would_pass_and_not_before(alice, superuser, settings):
     settings.MEMORY_RATE_CHUNKS = Rate(10, 1000)
     with bind_tenant(alice.user_hash):
-        throttles.charge_chunks(200)
+        rate_limits.charge_chunks(200)
     for seconds, left in ((1100, 1), (19_000, 0)):
         superuser.execute(
             "UPDATE memory_rate_buckets SET updated_at = updated_at - make_interval(secs => %s) WHERE user_hash = %s",

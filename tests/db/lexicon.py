@@ -10,20 +10,18 @@ from collections.abc import Callable, Mapping
 from django.conf import settings
 from django.db import connections
 
-from memory.embedding.spaces import registered_space
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
 from memory.lexical.bm25 import lexical_query
 from memory.lexical.terms import terms
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.search import Filters, Search
 from memory.rls import bind_tenant, tenant_transaction
-from memory.sealing.keyring import existing_keys
+from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
 from memory.services.forget import delete_document
-from tests.db.memories import unit_vector
+from tests.db.memories import DIMENSION, unit_vector
 from tests.people import Person
 
 WORDS = [f"word{rank}" for rank in range(300)]
@@ -58,12 +56,12 @@ def remove(person: Person, doc_id: str) -> None:
 
 def search(person: Person, question: str, limit: int = 200, filters: Filters | None = None) -> list[Candidate]:
     """Both legs' candidates for `question`, the vector leg asked about nothing in particular."""
-    keys = existing_keys(person.user_hash)
-    vector = unit_vectors(unit_vector()[None, :], rows=1, dimension=EMBEDDING_DIMENSION)
+    profile = existing_profile(person.user_hash)
+    vector = unit_vectors(unit_vector()[None, :], rows=1, dimension=DIMENSION)
     with tenant_transaction(person.user_hash) as tx:
-        searchable = half_vectors(protect(keys, vector))[0]
-        lexical = lexical_query(keys, question, settings.MEMORY_LEXICAL_LANGUAGE)
-        return Search(tx, registered_space(), searchable, limit, filters or Filters(), lexical).candidates()
+        searchable = half_vectors(protect(profile.search_key, vector))[0]
+        lexical = lexical_query(profile.search_key, question, settings.MEMORY_LEXICAL_LANGUAGE)
+        return Search(tx, profile.space, searchable, limit, filters or Filters(), lexical).candidates()
 
 
 def lexical_scores(person: Person, question: str) -> dict[tuple[str, int], float | None]:

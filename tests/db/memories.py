@@ -7,19 +7,19 @@ import uuid
 import numpy as np
 from django.db import connections
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from memory.indexing.write import index_memory_chunk
 from memory.lexical.segments import flush
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.rls import tenant_transaction
 from tests.people import Person
 
+DIMENSION = 384
 _random = np.random.default_rng(20)
 
 
 def unit_vector() -> np.ndarray:
     """float32[384] of length 1, somewhere."""
-    vector = _random.standard_normal(EMBEDDING_DIMENSION)
+    vector = _random.standard_normal(DIMENSION)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
@@ -40,7 +40,7 @@ def remember_summary(person: Person, doc_id: str, *covered: str) -> None:
 def flush_terms(person: Person, *, chunks: int) -> int:
     """Flush the person's memtable into segments of `chunks` chunks, as a big user's is; how many that made."""
     with tenant_transaction(person.user_hash, write=True) as tx:
-        return flush(tx, registered_space(), tx.state().generation, segment_chunks=chunks)
+        return flush(tx, default_space(), segment_chunks=chunks)
 
 
 def remember_requests(person: Person) -> None:
@@ -48,8 +48,8 @@ def remember_requests(person: Person) -> None:
     user_hash = person.user_hash
     with tenant_transaction(user_hash, write=True) as tx:
         tx.execute(
-            "INSERT INTO memory_idempotency (user_hash, key_mac, body_mac, status, answer_cipher, generation)"
-            " VALUES (%s, %s, %s, 201, %s, 1)",
+            "INSERT INTO memory_idempotency (user_hash, key_mac, body_mac, answer_cipher, generation)"
+            " VALUES (%s, %s, %s, %s, 1)",
             [user_hash, bytes(32), bytes(32), bytes(40)],
         )
         tx.execute(

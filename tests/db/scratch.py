@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.db import connections
 from psycopg import sql
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.data_folder import SUPERUSER
@@ -36,7 +36,7 @@ class ScratchDatabase:
     @contextmanager
     def as_alias(self, *aliases: str, role: str | None = None) -> Iterator[None]:
         """Let these Django aliases mean this database, in this thread, without a pool; as `role` if it is given."""
-        registered_space()  # looked up once a process, in the suite's own database
+        default_space()  # looked up once a process, in the suite's own database
         replaced = {alias: connections[alias] for alias in aliases}
         for alias, original in replaced.items():
             settings_dict = deepcopy(original.settings_dict) | {"NAME": self.name}

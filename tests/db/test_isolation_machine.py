@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from memory import rls
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from memory.errors import CrossTenantAttempt, TenantNotBound
 from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.models import Chunk, Document
@@ -45,7 +45,7 @@ WORKERS = st.integers(0, THREADS - 1)
 def pool_of_two(django_db_setup, django_db_blocker):
     """The alias `two`: r1_app's own connection settings over a pool of two."""
     with django_db_blocker.unblock():
-        registered_space()  # looked up once a process, on the alias `default`
+        default_space()  # looked up once a process, on the alias `default`
         database = deepcopy(connections.settings["default"])
         database["OPTIONS"] |= {"pool": POOL, "application_name": APPLICATION}
         connections.settings[ALIAS] = database

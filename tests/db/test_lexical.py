@@ -9,7 +9,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
 from memory.indexing import store as storing
 from memory.indexing.seal import DocumentDraft, seal_document
@@ -21,7 +21,7 @@ from memory.lexical.terms import Blinder, blind
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
-from memory.sealing.keyring import Purpose, existing_keys
+from memory.sealing.keyring import Purpose, existing_profile
 from memory.sealing.protection import protect
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
@@ -93,7 +93,7 @@ def test_terms_in_the_memtable_in_segments_and_compacted_score_as_bm25_over_the_
     in_segments = [lexical_scores(alice, question) for question in QUESTIONS]
     assert in_segments == in_memtable  # to the last bit
     with tenant_transaction(alice.user_hash, write=True) as tx:
-        compact(tx, registered_space(), 1, 0)
+        compact(tx, default_space(), 1, 0)
     assert [lexical_scores(alice, question) for question in QUESTIONS] == in_memtable
     assert live_chunks(alice) == stored_chunks(alice)
 
@@ -215,7 +215,7 @@ def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
 
 def test_of_a_very_long_question_the_first_terms_count(alice):
     store(alice, "d", ["word0 word1"])
-    keys = existing_keys(alice.user_hash)
+    keys = existing_profile(alice.user_hash)
     question = " ".join(f"term{number}" for number in range(2 * QUERY_TERMS_MAX))
     asked = lexical_query(keys, question + " term0", "english")
     assert len(asked.ids) == QUERY_TERMS_MAX
@@ -229,7 +229,7 @@ def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(ali
     store(alice, "d", ["Die Häuser am Hafen"])
     assert lexical_scores(alice, "Haus")[("d", 0)] > 0
     assert lexical_scores(alice, "die am")[("d", 0)] is None
-    keys, draft = existing_keys(alice.user_hash), DocumentDraft("e", "notes", "running")
+    keys, draft = existing_profile(alice.user_hash), DocumentDraft("e", "notes", "running")
     piece, vector = Slice("running", 0, 7), unit_vector()[None, :]
     for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
         [chunk] = seal_document(keys, 1, draft, [piece], vector, language=language).chunks
@@ -350,9 +350,9 @@ def test_the_plan_visits_this_users_rows_only_in_every_table(alice, bob):
     for person in (alice, bob):
         store_all(person, random_texts(11, 12))
         flush_terms(person, chunks=8)
-    keys, limit = existing_keys(alice.user_hash), 5
+    keys, limit = existing_profile(alice.user_hash), 5
     searchable = half_vectors(protect(keys, unit_vector()[None, :]))[0]
-    plan, owned = explain_candidates(alice.user_hash, registered_space(), searchable, limit)
+    plan, owned = explain_candidates(alice.user_hash, default_space(), searchable, limit)
     assert set(owned) == set(SEARCHED_TABLES)
     assert all(plan.scans(table) for table in SEARCHED_TABLES)
     assert foreign_row_findings(plan, alice.user_hash, owned) == []

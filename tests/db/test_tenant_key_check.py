@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.management import call_command
 
-from memory.embedding.spaces import forget_space, registered_space
+from memory.embedding.spaces import default_space, forget_spaces
 from memory.errors import SpaceMismatch
 from memory.keys.master_keys import former_tenant_key_check, tenant_key_check
 
@@ -18,7 +18,7 @@ def stored_check(superuser):
 
     def store(check: bytes) -> None:
         superuser.execute("UPDATE memory_spaces SET tenant_key_check = %s WHERE active", [check])
-        forget_space()
+        forget_spaces()
 
     yield store
     store(tenant_key_check())
@@ -27,16 +27,16 @@ def stored_check(superuser):
 def test_the_check_of_an_earlier_version_is_told_and_register_space_renews_it(stored_check):
     stored_check(former_tenant_key_check())
     with pytest.raises(SpaceMismatch, match=r"run `manage\.py register_space`"):
-        registered_space()
+        default_space()
     # As every start of the launcher does.
     call_command("register_space", "--if-none")
-    forget_space()
-    assert registered_space() == 1
+    forget_spaces()
+    assert default_space() == 1
 
 
 def test_the_check_of_another_key_is_refused_and_never_renewed(stored_check):
     stored_check(bytes(32))
     call_command("register_space", "--if-none")
-    forget_space()
+    forget_spaces()
     with pytest.raises(SpaceMismatch, match="MEMORY_TENANT_HMAC_KEY is not the key"):
-        registered_space()
+        default_space()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from django.db import DatabaseError, connections
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space
 from memory.erasure import erase
 from memory.erasure.erase import erase_memory
 from memory.errors import KeyUnavailable, Overloaded, StaleKeys
@@ -21,7 +21,7 @@ from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice
 from memory.indexing.store import store_document
 from memory.rls import bind_tenant, tenant_transaction
-from memory.sealing.keyring import existing_keys, existing_or_new_keys, forget_keys
+from memory.sealing.keyring import existing_or_new_profile, existing_profile, forget_profiles
 from memory.services.documents import get_document
 from memory.services.export import export_documents
 from tests.db.memories import remember, unit_vector
@@ -38,15 +38,15 @@ def write(person, doc_id: str, *, keys=None) -> None:
     """As index_document does below the model: seal under the key at hand, store, and once more if it is not the one."""
     text = f"What is kept under {doc_id}."
     for attempt in range(2):
-        keys = keys or existing_or_new_keys(person.user_hash, person.user_id)
+        keys = keys or existing_or_new_profile(person.user_hash, person.user_id)
         draft = DocumentDraft(doc_id, "api", text)
-        sealed = seal_document(keys, registered_space(), draft, [Slice(text, 0, len(text))], unit_vector()[None, :])
+        sealed = seal_document(keys, default_space(), draft, [Slice(text, 0, len(text))], unit_vector()[None, :])
         try:
             with tenant_transaction(person.user_hash, write=True) as tx:
                 store_document(tx, sealed)
             return
         except StaleKeys:
-            forget_keys(person.user_hash)
+            forget_profiles(person.user_hash)
             keys = None
             if attempt:
                 raise
@@ -54,7 +54,7 @@ def write(person, doc_id: str, *, keys=None) -> None:
 
 def assert_every_row_opens(superuser, person) -> int:
     """Nobody's rows are without a key, and each document of the user reads back; how many there are."""
-    forget_keys()
+    forget_profiles()
     orphans = superuser.execute(
         "SELECT (SELECT count(*) FROM memory_chunks c WHERE user_hash = %(user)s AND NOT EXISTS (SELECT FROM"
         " memory_data_keys k WHERE k.user_hash = c.user_hash AND k.generation = c.generation)),"
@@ -78,11 +78,11 @@ def assert_every_row_opens(superuser, person) -> int:
 
 def test_a_key_cached_before_the_erasure_writes_nothing_after_it(alice, superuser):
     write(alice, "before")
-    cached = existing_keys(alice.user_hash)
+    cached = existing_profile(alice.user_hash)
     with bind_tenant(alice.user_hash):
         erase_memory()
     sealed = seal_document(
-        cached, registered_space(), DocumentDraft("late", "api", "x"), [Slice("x", 0, 1)], unit_vector()[None, :]
+        cached, default_space(), DocumentDraft("late", "api", "x"), [Slice("x", 0, 1)], unit_vector()[None, :]
     )
     with pytest.raises(StaleKeys):
         with tenant_transaction(alice.user_hash, write=True) as tx:
@@ -97,7 +97,7 @@ def test_a_key_cached_before_the_erasure_writes_nothing_after_it(alice, superuse
 
 def test_a_write_between_two_batches_is_refused(alice, superuser, monkeypatch):
     remember(alice, "a", "b", "c")
-    cached = existing_keys(alice.user_hash)
+    cached = existing_profile(alice.user_hash)
     refused = []
     delete_rows = erase._delete_rows
 
@@ -187,14 +187,14 @@ _WRITER = """
 import json, sys
 import django
 django.setup()
-from memory.sealing.keyring import begin_key_watch, existing_keys
+from memory.sealing.keyring import begin_key_watch, existing_profile
 from tests.people import Person
 from tests.security.test_erase_while_writing import REFUSALS, write
 
 person = Person(sys.argv[1])
 begin_key_watch()
 write(person, "first")
-key = existing_keys(person.user_hash)
+key = existing_profile(person.user_hash)
 print("ready", flush=True)
 counts = {"written": 0, "refused": 0}
 for line in sys.stdin:
@@ -203,7 +203,7 @@ for line in sys.stdin:
         counts["written"] += 1
     except REFUSALS:
         counts["refused"] += 1
-    print(json.dumps({**counts, "same_key": existing_keys(person.user_hash) is key}), flush=True)
+    print(json.dumps({**counts, "same_key": existing_profile(person.user_hash) is key}), flush=True)
 """
 
 

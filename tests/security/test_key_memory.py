@@ -16,7 +16,7 @@ import pytest
 from memory.sealing import key_changes, keyring
 from memory.sealing.key_cache import KeyCache
 from memory.sealing.key_changes import KeyChanges, slot_of
-from memory.sealing.keyring import Purpose, existing_keys, forget_keys
+from memory.sealing.keyring import Purpose, existing_profile, forget_profiles
 from tests.db.memories import remember
 from tests.people import Person
 
@@ -50,8 +50,8 @@ def still_referred_to(wanted: set[str]) -> int:
 
 def opened(person) -> tuple[weakref.ref, set[str]]:
     """The person's keys opened and used for every purpose: (a look at them that holds nothing, what to look for)."""
-    forget_keys()
-    keys = existing_keys(person.user_hash)
+    forget_profiles()
+    keys = existing_profile(person.user_hash)
     for purpose in Purpose:
         keys.cipher(purpose)
     return weakref.ref(keys), fingerprints(keys)
@@ -96,14 +96,14 @@ import sys
 import django
 django.setup()
 import weakref
-from memory.sealing.keyring import begin_key_watch, existing_keys
+from memory.sealing.keyring import begin_key_watch, existing_profile
 from tests.people import Person
 from tests.security.test_key_memory import opened, still_referred_to, wait_until
 
 begin_key_watch()
 people = [Person(user_id) for user_id in sys.argv[1:]]
 held, wanted = opened(people[0])
-others = [weakref.ref(existing_keys(person.user_hash)) for person in people[1:]]
+others = [weakref.ref(existing_profile(person.user_hash)) for person in people[1:]]
 print("held", len(wanted), still_referred_to(wanted) >= len(wanted), flush=True)
 # From here on this process asks for nothing: whatever happens, its own threads do.
 wait_until(lambda: held() is None)
@@ -219,7 +219,7 @@ def test_without_the_database_keys_stay_for_their_own_time(alice, monkeypatch, c
 
 def test_nobody_looks_while_no_key_is_held(alice):
     remember(alice, "a")
-    existing_keys(alice.user_hash)
+    existing_profile(alice.user_hash)
     assert keyring._changes._watcher.is_alive()
-    forget_keys()
+    forget_profiles()
     wait_until(lambda: keyring._changes._watcher is None and keyring._cache._sweeper is None)

@@ -24,7 +24,7 @@ from memory.indexing.seal import DocumentDraft
 from memory.keys.master_keys import master_keys
 from memory.rls import TenantState, bind_tenant, tenant_transaction
 from memory.sealing import keyring
-from memory.sealing.keyring import Purpose, TenantKeys, existing_keys, forget_keys
+from memory.sealing.keyring import Purpose, TenantKeys, existing_profile, forget_profiles
 from memory.security import open_sealed, seal
 from memory.services import index as index_service
 from memory.services.documents import get_document
@@ -148,7 +148,7 @@ def test_two_first_writes_of_a_new_user_agree_on_one_key(alice, superuser, monke
     for _ in range(2):
         assert read_back(alice, "one") == "First text."
         assert read_back(alice, "two") == "Second text."
-        forget_keys()
+        forget_profiles()
 
 
 def test_eight_first_writes_over_the_api_all_succeed_and_all_are_readable(alice, superuser):
@@ -168,13 +168,13 @@ def test_eight_first_writes_over_the_api_all_succeed_and_all_are_readable(alice,
 
 def test_a_write_with_an_erased_key_in_the_cache_lands_under_a_new_one(alice, superuser):
     remember(alice)
-    old = existing_keys(alice.user_hash)
+    old = existing_profile(alice.user_hash)
     erase(superuser, alice)
-    assert existing_keys(alice.user_hash) is old, "the key must still be cached for this test to mean anything"
+    assert existing_profile(alice.user_hash) is old, "the key must still be cached for this test to mean anything"
 
     assert alice.index("after", "Written after the erasure.").status_code == 201
     assert not old.matches(stored_state(superuser, alice))
-    forget_keys()
+    forget_profiles()
     assert read_back(alice, "after") == "Written after the erasure."
     assert alice.get("memory/documents/heating").status_code == 404
     assert [result.doc_id for result in ask(alice).results] == ["after"]
@@ -195,7 +195,7 @@ def test_an_erasure_between_sealing_and_storing_is_noticed_and_the_text_sealed_a
     assert alice.index("after", "Written across the erasure.").status_code == 201
     assert len(sealed_under) == 2 and sealed_under[0] is not sealed_under[1]
     assert sealed_under[1].matches(stored_state(superuser, alice))
-    forget_keys()
+    forget_profiles()
     assert read_back(alice, "after") == "Written across the erasure."
 
 
@@ -256,7 +256,7 @@ def test_writers_and_an_eraser_at_full_speed_never_leave_a_row_that_no_key_opens
 
     assert alice.index("last", "The last text.").status_code == 201
     reader = connect()
-    forget_keys()
+    forget_profiles()
     survivors = [
         row[0] for row in reader.execute("SELECT doc_id FROM memory_documents WHERE user_hash = %s", [alice.user_hash])
     ]
@@ -274,11 +274,11 @@ def test_writers_and_an_eraser_at_full_speed_never_leave_a_row_that_no_key_opens
 def test_an_erased_user_is_a_new_user_to_every_reader(alice, superuser):
     remember(alice)
     erase(superuser, alice)
-    assert existing_keys(alice.user_hash) is not None  # cached
+    assert existing_profile(alice.user_hash) is not None  # cached
     assert ask(alice).results == []
     with pytest.raises(NotFound):
         read_back(alice)
-    assert existing_keys(alice.user_hash) is None
+    assert existing_profile(alice.user_hash) is None
 
 
 # Replaced elsewhere
@@ -287,14 +287,14 @@ def test_an_erased_user_is_a_new_user_to_every_reader(alice, superuser):
 def test_a_key_sealed_anew_elsewhere_is_fetched_again_by_readers_and_writers(alice, superuser):
     remember(alice)
     for action in (lambda: ask(alice).results[0].text, lambda: read_back(alice)):
-        old = existing_keys(alice.user_hash)
+        old = existing_profile(alice.user_hash)
         reseal(superuser, alice)
         assert action() == TEXT
-        assert existing_keys(alice.user_hash) is not old
-    old = existing_keys(alice.user_hash)
+        assert existing_profile(alice.user_hash) is not old
+    old = existing_profile(alice.user_hash)
     reseal(superuser, alice)
     remember(alice, "new", "Another text.")
-    assert existing_keys(alice.user_hash) is not old
+    assert existing_profile(alice.user_hash) is not old
     assert (read_back(alice), read_back(alice, "new")) == (TEXT, "Another text.")
 
 
@@ -329,7 +329,7 @@ def rotate_data_key(connection: psycopg.Connection, person) -> None:
 
 def test_a_write_with_a_retired_data_key_in_the_cache_lands_under_the_live_one(alice, superuser):
     remember(alice)
-    assert existing_keys(alice.user_hash).generation == 1
+    assert existing_profile(alice.user_hash).generation == 1
     with superuser.transaction():
         rotate_data_key(superuser, alice)
     assert alice.index("after", "Written after the rotation.").status_code == 201
@@ -338,7 +338,7 @@ def test_a_write_with_a_retired_data_key_in_the_cache_lands_under_the_live_one(a
         " WHERE user_hash = %s AND doc_id = 'after'",
         [alice.user_hash],
     ).fetchall() == [(2, 2)]
-    forget_keys()
+    forget_profiles()
     assert read_back(alice, "after") == "Written after the rotation."
 
 
@@ -365,8 +365,8 @@ def test_a_write_that_waits_for_a_rotation_in_progress_lands_under_the_new_data_
     started = threading.Event()
     _, status = in_threads(rotate_once_the_writer_waits, write)
     assert status == 201
-    forget_keys()
-    assert existing_keys(alice.user_hash).generation == 2
+    forget_profiles()
+    assert existing_profile(alice.user_hash).generation == 2
     assert read_back(alice, "after") == "Written across the rotation."
 
 
@@ -385,17 +385,17 @@ def test_a_tenant_that_is_being_moved_or_erased_answers_nobody(alice, superuser,
 def test_an_opened_key_is_kept_for_the_set_time_and_no_longer(alice, settings):
     remember(alice)
     settings.MEMORY_KEY_CACHE_SECONDS = 3600.0
-    forget_keys()
-    first = existing_keys(alice.user_hash)
-    assert existing_keys(alice.user_hash) is first
+    forget_profiles()
+    first = existing_profile(alice.user_hash)
+    assert existing_profile(alice.user_hash) is first
     settings.MEMORY_KEY_CACHE_SECONDS = 0.05
-    forget_keys()
-    first = existing_keys(alice.user_hash)
+    forget_profiles()
+    first = existing_profile(alice.user_hash)
     time.sleep(0.06)
-    assert existing_keys(alice.user_hash) is not first
+    assert existing_profile(alice.user_hash) is not first
     settings.MEMORY_KEY_CACHE_SECONDS = 0.0
-    forget_keys()
-    assert existing_keys(alice.user_hash) is not existing_keys(alice.user_hash)
+    forget_profiles()
+    assert existing_profile(alice.user_hash) is not existing_profile(alice.user_hash)
 
 
 def test_the_cache_keeps_the_users_seen_last_and_no_more_than_the_set_number(transactional_db, settings):
@@ -405,27 +405,27 @@ def test_the_cache_keeps_the_users_seen_last_and_no_more_than_the_set_number(tra
     for person in people:
         remember(person)
     settings.MEMORY_KEY_CACHE_TENANTS = 3
-    forget_keys()
+    forget_profiles()
     first, second, third, fourth = (person.user_hash for person in people)
-    kept = {user_hash: existing_keys(user_hash) for user_hash in (first, second, third)}
-    assert existing_keys(first) is kept[first]  # now seen later than the second
-    kept[fourth] = existing_keys(fourth)
-    assert [existing_keys(user_hash) is kept[user_hash] for user_hash in (first, third, fourth)] == [True] * 3
-    assert existing_keys(second) is not kept[second]
+    kept = {user_hash: existing_profile(user_hash) for user_hash in (first, second, third)}
+    assert existing_profile(first) is kept[first]  # now seen later than the second
+    kept[fourth] = existing_profile(fourth)
+    assert [existing_profile(user_hash) is kept[user_hash] for user_hash in (first, third, fourth)] == [True] * 3
+    assert existing_profile(second) is not kept[second]
     assert len(keyring._cache) == 3
 
 
 def test_forgetting_one_user_leaves_the_others(alice, bob):
     remember(alice)
     remember(bob)
-    hers, his = existing_keys(alice.user_hash), existing_keys(bob.user_hash)
-    forget_keys(alice.user_hash)
-    assert existing_keys(bob.user_hash) is his
-    assert existing_keys(alice.user_hash) is not hers
+    hers, his = existing_profile(alice.user_hash), existing_profile(bob.user_hash)
+    forget_profiles(alice.user_hash)
+    assert existing_profile(bob.user_hash) is his
+    assert existing_profile(alice.user_hash) is not hers
 
 
 def test_a_user_without_rows_has_no_key_and_gets_none_by_asking(stranger, superuser):
-    assert existing_keys(stranger.user_hash) is None
+    assert existing_profile(stranger.user_hash) is None
     assert ask(stranger).results == []
     assert count(superuser, stranger, "memory_tenants") == 0
 
@@ -481,7 +481,7 @@ def test_a_data_key_sealed_under_the_old_master_key_opens_and_a_new_user_gets_th
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MEMORY_ENCRYPTION_KEYS", f"k1:{old},k2:{new}")
     monkeypatch.setenv("MEMORY_ENCRYPTION_ACTIVE_KEY", "k2")
-    forget_keys()
+    forget_profiles()
 
     assert read_back(alice) == TEXT
     remember(alice, "more", "Written after the promotion.")
@@ -494,7 +494,7 @@ def test_a_data_key_sealed_under_the_old_master_key_opens_and_a_new_user_gets_th
 
     # With the old key gone, everything that was sealed anew still opens.
     monkeypatch.setenv("MEMORY_ENCRYPTION_KEYS", f"k2:{new}")
-    forget_keys()
+    forget_profiles()
     assert read_back(alice) == read_back(bob) == TEXT
 
 
@@ -504,7 +504,7 @@ def test_a_master_key_that_is_gone_makes_the_key_unavailable(alice, monkeypatch)
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MEMORY_ENCRYPTION_KEYS", f"k2:{base64.b64encode(os.urandom(32)).decode()}")
     monkeypatch.setenv("MEMORY_ENCRYPTION_ACTIVE_KEY", "k2")
-    forget_keys()
+    forget_profiles()
     with pytest.raises(KeyUnavailable):
         read_back(alice)
 

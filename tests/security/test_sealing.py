@@ -22,7 +22,7 @@ from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
 from memory.sealing import columns as sealing
 from memory.sealing import keyring
-from memory.sealing.keyring import Purpose, TenantKeys, forget_keys, user_id_aad
+from memory.sealing.keyring import Purpose, TenantKeys, forget_profiles, user_id_aad
 from memory.sealing.quarantine import Damage, quarantine
 from memory.security import InvalidTag, open_sealed
 
@@ -114,7 +114,7 @@ def failures(column: str) -> float:
 
 
 def opened_keys(person) -> TenantKeys:
-    keys = keyring.existing_keys(person.user_hash)
+    keys = keyring.existing_profile(person.user_hash)
     assert keys is not None
     return keys
 
@@ -164,7 +164,7 @@ def test_another_users_sealed_data_key_does_not_open(alice, bob, superuser):
         assert_fails_closed(bob.query(QUESTION), 500, "decryption_failed")
         assert_fails_closed(bob.get("memory/documents/heating"), 500, "decryption_failed")
         assert_fails_closed(bob.index("new", "salamander"), 500, "decryption_failed")
-        forget_keys()
+        forget_profiles()
     assert superuser.execute(
         "SELECT count(*) FROM memory_documents WHERE user_hash = %s", [bob.user_hash]
     ).fetchone() == (1,)
@@ -180,7 +180,7 @@ def test_without_the_associated_data_the_same_theft_succeeds(alice, bob, superus
     for column in ("text_cipher", "meta_cipher"):
         chunk(superuser, bob, "heating")[column] = chunk(superuser, alice, "heating")[column]
     document(superuser, bob, "heating")["meta_cipher"] = document(superuser, alice, "heating")["meta_cipher"]
-    forget_keys()
+    forget_profiles()
     [result] = bob.query(QUESTION).json()["results"]
     assert result["text"] == HEATING
 
@@ -506,7 +506,7 @@ def test_one_flipped_bit_in_the_sealed_data_key_closes_everything_of_that_user(a
     remember(alice, heating=HEATING)
     remember(bob, heating=HEATING)
     if not cached:
-        forget_keys()
+        forget_profiles()
     row = data_key(superuser, alice)
     row["sealed_key"] = flipped(row["sealed_key"])
     for _ in range(2):
@@ -525,7 +525,7 @@ def test_one_flipped_bit_in_the_key_id_makes_the_key_unavailable(alice, superuse
     row = data_key(superuser, alice)
     row["key_id"] = flipped(row["key_id"], -8)
     assert row["key_id"] == "k0"
-    forget_keys()
+    forget_profiles()
     for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
         assert_fails_closed(response, 503, "key_unavailable")
         assert int(response.headers["Retry-After"]) >= 1
@@ -547,10 +547,10 @@ def test_the_key_id_is_authenticated_and_no_other_known_key_is_tried(alice, supe
     # k1 and k0 are even the same bytes: the row's claim alone differs.
     monkeypatch.setenv("MEMORY_ENCRYPTION_KEYS", f"k1:{key},k0:{key}")
     monkeypatch.setenv("MEMORY_ENCRYPTION_ACTIVE_KEY", "k1")
-    forget_keys()
+    forget_profiles()
     assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
     data_key(superuser, alice)["key_id"] = "k0"
-    forget_keys()
+    forget_profiles()
     assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
 
 
@@ -564,7 +564,7 @@ def test_a_master_key_of_the_right_name_and_the_wrong_bytes_opens_nothing(alice,
     remember(alice, heating=HEATING)
     monkeypatch.delenv("MEMORY_ENCRYPTION_KEY_FILE", raising=False)
     monkeypatch.setenv("MEMORY_ENCRYPTION_KEY", base64.b64encode(os.urandom(32)).decode())
-    forget_keys()
+    forget_profiles()
     counted = failures("data_key")
     for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
         assert_fails_closed(response, 500, "decryption_failed")

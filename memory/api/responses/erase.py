@@ -9,10 +9,10 @@ from memory.erasure.erase import Erasure
 from memory.erasure.receipts import signed_receipt
 
 
-def erasure_receipt(erasure: Erasure) -> dict:
-    """The receipt, signed over exactly these members and the user's hash."""
+def erasure_receipt(user_id: str, erasure: Erasure) -> dict:
+    """The user's receipt, signed over exactly these members."""
     receipt = signed_receipt(
-        erasure.user_hash,
+        user_id,
         erased_documents=erasure.erased_documents,
         erased_chunks=erasure.erased_chunks,
         key_destroyed=erasure.key_destroyed,

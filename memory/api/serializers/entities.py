@@ -10,13 +10,12 @@ from memory.api.fields import Identifier, StrictCharField, StrictSerializer
 from memory.api.fields.lists import StringList
 from memory.api.serializers.alternatives import exactly_one
 from memory.retrieval.chunks import ChunkScope
-from memory.services.index import count_chunks
 
 
 class MemoryEntityRequest(StrictSerializer):
     """A text, a stored document or a thread. Validated, `text` and `scope` are there, one of them None.
 
-    A text has the limits of one that is indexed, in chunks too.
+    A text has the limits of one that is indexed; the service looks at its chunks.
     """
 
     text = StrictCharField(max_bytes=conf.TEXT_MAX_BYTES, default=None, allow_null=True)
@@ -36,11 +35,9 @@ class MemoryEntityRequest(StrictSerializer):
     def validate(self, attrs: dict) -> dict:
         kind = exactly_one(attrs, "text", "doc_id", "thread_id")
         scope = None
-        if kind == "text":
-            count_chunks([attrs["text"]])
-        elif kind == "doc_id":
+        if kind == "doc_id":
             # A document is what it is, and damage in it an error; of a thread's, summaries are not its own words.
             scope = ChunkScope(doc_ids=(attrs["doc_id"],), summaries=True, quarantined=True)
-        else:
+        elif kind == "thread_id":
             scope = ChunkScope(thread_id=attrs["thread_id"], quarantined=True)
         return {"text": attrs["text"], "scope": scope, "labels": attrs["labels"]}

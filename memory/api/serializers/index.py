@@ -16,16 +16,19 @@ from memory.api.fields import Identifier, MetadataField, StrictCharField, Strict
 from memory.errors import FieldError, InvalidInput, TooManyChunks
 from memory.indexing.derived import DERIVED_FROM, derived_from
 from memory.indexing.seal import DocumentDraft
-from memory.services.index import ChunkedTexts, count_chunks
 
 
 @dataclass(frozen=True)
 class IndexRequest:
-    """What either body comes to. `chunked` is what was counted here; the service reuses it."""
+    """What either body comes to."""
 
     drafts: list[DocumentDraft]
-    chunked: ChunkedTexts
     is_batch: bool
+
+    @property
+    def field(self) -> str:
+        """What is at fault where the texts make too many chunks."""
+        return "documents" if self.is_batch else "text"
 
     def canonical(self) -> bytes:
         """The request with nothing left of how it was written: two of one meaning have the same bytes.
@@ -77,7 +80,7 @@ class MemoryIndexRequest(MemoryIndexDocument):
 
     def validate(self, attrs: dict) -> IndexRequest:
         draft = super().validate(attrs)
-        return IndexRequest([draft], count_chunks([draft.text]), is_batch=False)
+        return IndexRequest([draft], is_batch=False)
 
 
 class MemoryIndexBatchRequest(StrictSerializer):
@@ -109,8 +112,7 @@ class MemoryIndexBatchRequest(StrictSerializer):
         return drafts
 
     def validate(self, attrs: dict) -> IndexRequest:
-        drafts = attrs["documents"]
-        return IndexRequest(drafts, count_chunks([draft.text for draft in drafts], field="documents"), is_batch=True)
+        return IndexRequest(attrs["documents"], is_batch=True)
 
 
 def index_request(data: Any) -> IndexRequest:

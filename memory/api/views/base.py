@@ -7,8 +7,8 @@ from rest_framework.views import APIView
 
 from memory import metrics
 from memory.admission import concurrency
-from memory.api import throttles
 from memory.errors import MemoryDisabled
+from memory.services import rate_limits
 
 _REASONS = {
     "overloaded": "timeout",
@@ -36,7 +36,7 @@ class MemoryView(ApiView):
     """
 
     operation = ""
-    bucket = throttles.MEMORY
+    bucket = rate_limits.MEMORY
     budget = concurrency.requests
     deadline_setting = "MEMORY_QUERY_SECONDS"
 
@@ -44,7 +44,7 @@ class MemoryView(ApiView):
         if not settings.MEMORY_ENABLED:
             raise MemoryDisabled()
         # With a body to come, or a model to run on it, no connection is held meanwhile.
-        throttles.charge(self.bucket, keeps_connection=request.META.get("CONTENT_LENGTH") in (None, "", "0"))
+        rate_limits.charge(self.bucket, keeps_connection=request.META.get("CONTENT_LENGTH") in (None, "", "0"))
         super().initial(request, *args, **kwargs)
 
     def handle_exception(self, exc):

@@ -22,4 +22,4 @@ class EraseView(MemoryView):
         user_id = request.verified_token.user_id
         serializer = MemoryEraseRequest(data=request.data, context={"user_id": user_id})
         serializer.is_valid(raise_exception=True)
-        return Response(erasure_receipt(erase_memory()))
+        return Response(erasure_receipt(user_id, erase_memory()))

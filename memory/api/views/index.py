@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 
-from django.http import HttpResponse
+from rest_framework.response import Response
 
-from memory.api import throttles
 from memory.api.permissions import HasScope
 from memory.api.responses import index as responses
 from memory.api.serializers.index import index_request
 from memory.api.views.base import MemoryView
 from memory.errors import FieldError, InvalidInput
+from memory.services import rate_limits
 from memory.services.idempotency import IdempotentCall
-from memory.services.index import index_documents, index_once, look_first
+from memory.services.index import index_documents
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -30,24 +29,17 @@ class IndexView(MemoryView):
 
     operation = "index"
     deadline_setting = "MEMORY_INDEX_SECONDS"
-    bucket = throttles.INDEX
+    bucket = rate_limits.INDEX
     permission_classes = [HasScope.write]
 
     def post(self, request):
         key = _idempotency_key(request)
         asked = index_request(request.data)
-        render = partial(responses.indexed, is_batch=asked.is_batch)
-        user_id = request.verified_token.user_id
-        call = None if key is None else IdempotentCall(key, asked.canonical(), render)
-        answer = look_first(asked.drafts, asked.chunked, call)
-        if answer is None:
-            throttles.charge_chunks(asked.chunked.chunk_count)
-            if call is None:
-                answer = render(index_documents(user_id, asked.drafts, asked.chunked))
-            else:
-                answer = index_once(user_id, asked.drafts, asked.chunked, call)
-        headers = {REPLAYED: "true"} if answer.replayed else {}
-        return HttpResponse(answer.body, status=answer.status, content_type="application/json", headers=headers)
+        call = None if key is None else IdempotentCall(key, asked.canonical())
+        batch = index_documents(request.verified_token.user_id, asked.drafts, call, field=asked.field)
+        answer = responses.indexed_documents(batch) if asked.is_batch else responses.indexed_document(batch)
+        headers = {REPLAYED: "true"} if batch.replayed else {}
+        return Response(answer, status=responses.status_of(batch), headers=headers)
 
 
 def _idempotency_key(request) -> str | None:

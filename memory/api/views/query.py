@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api import throttles
 from memory.api.permissions import HasScope
 from memory.api.responses import query as responses
 from memory.api.serializers.query import MemoryQueryRequest
 from memory.api.views.base import MemoryView
+from memory.services import rate_limits
 from memory.services.query import query_memory
 
 
@@ -16,7 +16,7 @@ class QueryView(MemoryView):
     """Answer a question."""
 
     operation = "query"
-    bucket = throttles.QUERY
+    bucket = rate_limits.QUERY
     permission_classes = [HasScope.read]
 
     def post(self, request):

@@ -13,13 +13,13 @@ from rest_framework.views import APIView
 
 from memory import metrics
 from memory.admission import concurrency
-from memory.api import throttles
 from memory.api.permissions import HasScope, HasToken
 from memory.api.serializers.stream import MemoryStreamRequest
 from memory.api.streaming.client import StreamClient
 from memory.api.streaming.sse import CONTENT_TYPE, MEDIA_TYPE, EventStream
 from memory.api.views.base import MemoryView
 from memory.errors import MemoryDisabled
+from memory.services import rate_limits
 from memory.services.stream import StreamedQuestion, stream_answer
 
 
@@ -48,11 +48,11 @@ class StreamView(MemoryView):
         self.started = time.perf_counter()
         self.limiter_failure = None
         self.is_charged = False
-        if not throttles.has_just_failed():
+        if not rate_limits.has_just_failed():
             try:
-                throttles.charge(throttles.DEFAULT)
+                rate_limits.charge(rate_limits.DEFAULT)
                 self.is_charged = True
-            except throttles.FAILURES as failure:
+            except rate_limits.FAILURES as failure:
                 self.limiter_failure = failure
         # Not MemoryView's, which asks for all of memory.
         APIView.initial(self, request, *args, **kwargs)
@@ -87,8 +87,8 @@ class StreamView(MemoryView):
         if self.limiter_failure is not None:
             raise self.limiter_failure
         if not self.is_charged:
-            throttles.charge(throttles.DEFAULT)
-        throttles.charge(throttles.QUERY)
+            rate_limits.charge(rate_limits.DEFAULT)
+        rate_limits.charge(rate_limits.QUERY)
         HasScope.read().has_permission(request, self)
 
 

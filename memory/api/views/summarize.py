@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rest_framework.response import Response
 
-from memory.api import throttles
 from memory.api.permissions import HasScope
 from memory.api.responses import summarize as responses
 from memory.api.serializers.summarize import MemorySummaryRequest
 from memory.api.views.base import MemoryView
+from memory.services import rate_limits
 from memory.services.summarize import summarize_memory
 
 
@@ -27,5 +27,5 @@ class SummarizeView(MemoryView):
         serializer.is_valid(raise_exception=True)
         asked = serializer.validated_data
         if asked["scope"].kind == "query":
-            throttles.charge(throttles.QUERY)
-        return Response(responses.summary(summarize_memory(**asked)))
+            rate_limits.charge(rate_limits.QUERY)
+        return Response(responses.summary(summarize_memory(request.verified_token.user_id, **asked)))

@@ -7,12 +7,12 @@ import numpy as np
 from django.core.management.base import CommandError
 from django.db import connections
 
-from memory.embedding.spaces import registered_space
+from memory.embedding.spaces import default_space, dimension_of
 from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
 from memory.maintenance.command import ServiceCommand
-from memory.models.chunk import EMBEDDING_DIMENSION
 from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
+from memory.rls import tenant_transaction
 from memory.security import hmac_user
 
 
@@ -31,8 +31,12 @@ class Command(ServiceCommand):
         if candidates < 1:
             raise CommandError("--candidates must be at least 1", returncode=2)
         user_hash = self._user_hash(user)
-        vector = half_vectors(np.full((1, EMBEDDING_DIMENSION), EMBEDDING_DIMENSION**-0.5, np.float32))[0]
-        plan, owned = explain_candidates(user_hash, registered_space(), vector, candidates)
+        with tenant_transaction(user_hash) as tx:
+            state = tx.state()
+        space = default_space() if state is None else state.active_space
+        dimension = dimension_of(space)
+        vector = half_vectors(np.full((1, dimension), dimension**-0.5, np.float32))[0]
+        plan, owned = explain_candidates(user_hash, space, vector, candidates)
         findings = foreign_row_findings(plan, user_hash, owned)
         self.stderr.write(plan.text)
         self.stdout.write(json.dumps({"owned_rows": owned[CHUNKS], **plan.summary(), "findings": findings}))

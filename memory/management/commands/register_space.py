@@ -4,8 +4,9 @@ import json
 
 from django.core.management.base import CommandError
 
-from memory.embedding.process import get_embedder
-from memory.embedding.spaces import describe, register_space, renew_tenant_key_check
+from memory.embedding.embedder import Embedder
+from memory.embedding.process import configured_embedders
+from memory.embedding.spaces import describe, register_space
 from memory.errors import MemoryServiceError
 from memory.maintenance.command import ServiceCommand
 from memory.models import Space
@@ -13,30 +14,35 @@ from memory.models import Space
 
 class Command(ServiceCommand):
     help = (
-        "Load the embedding model, check its weights, and register model, chunking and protection as an embedding "
-        "space; the first one becomes the active one. Repeatable. Exit 1 when another space is the active one."
+        "Load the embedding models, check their weights, and register each with chunking and protection as a "
+        "space; the first one becomes the default for new users. Repeatable. Exit 1 when another space is the default."
     )
 
     def add_arguments(self, parser):
         parser.add_argument(
             "--if-none",
             action="store_true",
-            help="do nothing where a space is active already: each worker compares its own model with it anyway",
+            help="do nothing where there is a default space already: each worker compares its own model with it anyway",
         )
 
     def handle(self, *, if_none, **options):
-        renew_tenant_key_check()
-        if if_none and Space.objects.using("owner").filter(active=True).exists():
+        if if_none and Space.objects.using("owner").filter(is_default=True).exists():
             return
         try:
-            embedder = get_embedder()
-            space, active = register_space(embedder)
+            spaces = [_registered(embedder) for embedder in configured_embedders()]
         except MemoryServiceError as exc:
             raise CommandError(exc.detail, returncode=1) from None
-        self.stdout.write(json.dumps({"space": space, "active": active, **describe(embedder)}))
-        if not active:
+        first, *others = spaces
+        self.stdout.write(json.dumps({**first, "next": others[0]} if others else first))
+        if not first["default"]:
             raise CommandError(
-                f"the settings describe space {space}, but the stored chunks are in another one: "
-                "restore the model and chunk settings they were made with",
+                f"the settings describe space {first['space']}, but new users begin in another one: "
+                "restore the model and chunk settings that it was made with",
                 returncode=1,
             )
+
+
+def _registered(embedder: Embedder) -> dict:
+    embedder.load()
+    space, is_default = register_space(embedder)
+    return {"space": space, "default": is_default, **describe(embedder)}

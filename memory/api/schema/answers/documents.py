@@ -116,12 +116,15 @@ ANSWERS: dict[str, Schema] = {
     "ErasureReceipt": obj(
         "What was erased, signed: `manage.py verify_receipt` checks it.",
         {
+            "version": integer("Of this form.", minimum=1),
+            "key_id": string("Which key signed it.", pattern="^[0-9a-f]{16}$"),
+            "subject": string("Whose it is: an HMAC of the user id, hex.", pattern="^[0-9a-f]{64}$"),
             "erased_documents": integer(),
             "erased_chunks": integer(),
             "key_destroyed": boolean("False only where there was nothing to erase."),
             "unrecoverable_after": moment("From then on no backup of the keys is left that could open anything."),
             "at": moment("When it was done."),
-            "signature": string("Ed25519 over the other members and the user's hash, base64url.", pattern=BASE64URL),
+            "signature": string("Ed25519 over the other members as canonical JSON, base64url.", pattern=BASE64URL),
         },
     ),
 }

@@ -1,0 +1,56 @@
+"""The keys of receipts, parsed from the environment: apart from all others, whose rotation makes no receipt invalid.
+
+`MEMORY_RECEIPT_KEY` = base64 of 32 bytes, or several with commas between them, the newest first: the newest signs, each
+verifies. Ids of summaries hang on the oldest, so that a summary made anew replaces the one before. Pure: no Django.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memory.keys.derivation import derived_key
+from memory.keys.master_keys import parse_key
+from memory.keys.secret_files import Secret, SettingError
+
+RECEIPT_KEY_BYTES = 32
+KEY_ID_BYTES = 8
+
+_setting = Secret("MEMORY_RECEIPT_KEY")
+_parsed: tuple[str, tuple[ReceiptKey, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class ReceiptKey:
+    """One of them. `key_id`: 16 hex digits that name it and give nothing of it away."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def key_id(self) -> str:
+        return self.derived("receipt-key-id")[:KEY_ID_BYTES].hex()
+
+    def derived(self, purpose: str) -> bytes:
+        """32 bytes for one purpose."""
+        return derived_key(self.secret, purpose)
+
+
+def receipt_keys() -> tuple[ReceiptKey, ...]:
+    """Every key, the newest first, at least one. Raises SettingError when missing, weak or given twice."""
+    global _parsed
+    text = _setting.value()
+    if _parsed is None or _parsed[0] != text:
+        if not text:
+            raise SettingError("MEMORY_RECEIPT_KEY is required: base64 of 32 random bytes")
+        keys = tuple(
+            ReceiptKey(parse_key("MEMORY_RECEIPT_KEY", each.strip(), exactly=RECEIPT_KEY_BYTES))
+            for each in text.split(",")
+        )
+        if len({key.secret for key in keys}) < len(keys):
+            raise SettingError("MEMORY_RECEIPT_KEY names one key twice")
+        _parsed = (text, keys)
+    return _parsed[1]
+
+
+def summary_key() -> bytes:
+    """32 bytes that ids of summaries are made with."""
+    return receipt_keys()[-1].derived("summary-scope")

@@ -1,2 +1,0 @@
-DROP TABLE memory_data_keys;
-DROP TABLE memory_tenants;

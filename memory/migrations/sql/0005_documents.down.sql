@@ -1,0 +1,2 @@
+DROP TABLE memory_document_sources;
+DROP TABLE memory_documents;

@@ -1,0 +1,2 @@
+DROP TABLE memory_rate_buckets;
+DROP TABLE memory_idempotency;

@@ -1,0 +1,47 @@
+-- What staff may see: metadata, never content, not even sealed. The views belong to r1_backup
+-- (BYPASSRLS, read-only), so that they see every row; r1_staff has no right on the tables beneath.
+CREATE VIEW memory_tenants_meta AS
+    SELECT user_hash, state, moved_to, active_space, generation, seal_count, document_count, chunk_count, created_at,
+           updated_at
+    FROM memory_tenants;
+
+CREATE VIEW memory_data_keys_meta AS
+    SELECT user_hash, generation, key_id, seal_count, created_at
+    FROM memory_data_keys;
+
+CREATE VIEW memory_search_keys_meta AS
+    SELECT user_hash, space, key_id, created_at
+    FROM memory_search_keys;
+
+CREATE VIEW memory_documents_meta AS
+    SELECT user_hash, doc_id, source, thread_id, sequence, chunk_count, char_count, generation,
+           octet_length(meta_cipher) AS meta_cipher_bytes, speaker IS NOT NULL AS has_speaker,
+           (SELECT count(*)::integer FROM memory_document_sources s
+            WHERE s.user_hash = d.user_hash AND s.doc_id = d.doc_id) AS derived_from_count,
+           created_at, expires_at, updated_at
+    FROM memory_documents d;
+
+CREATE VIEW memory_chunks_meta AS
+    SELECT user_hash, id, space, doc_id, chunk_index, source, thread_id, sequence, char_start, char_end, generation,
+           octet_length(text_cipher) AS text_cipher_bytes, octet_length(meta_cipher) AS meta_cipher_bytes,
+           quarantined_at, created_at, expires_at, updated_at
+    FROM memory_chunks;
+
+-- Handing a view over needs CREATE on the schema for the new owner, at that moment only.
+GRANT CREATE ON SCHEMA public TO r1_backup;
+DO $views$
+DECLARE
+    view_name text;
+BEGIN
+    FOREACH view_name IN ARRAY ARRAY['memory_tenants_meta', 'memory_data_keys_meta', 'memory_search_keys_meta',
+                                     'memory_documents_meta', 'memory_chunks_meta'] LOOP
+        EXECUTE format('REVOKE ALL ON %I FROM PUBLIC, r1_maint', view_name);
+        EXECUTE format('GRANT SELECT ON %I TO r1_staff', view_name);
+        EXECUTE format('ALTER VIEW %I OWNER TO r1_backup', view_name);
+    END LOOP;
+END
+$views$;
+REVOKE CREATE ON SCHEMA public FROM r1_backup;
+
+-- The readiness probe compares what is applied with what the code has.
+GRANT SELECT ON django_migrations TO r1_app;

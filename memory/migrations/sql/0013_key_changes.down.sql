@@ -1,1 +1,0 @@
-DROP TABLE memory_key_changes;

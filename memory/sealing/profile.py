@@ -1,0 +1,136 @@
+"""A user's profile: what must be known of him before his question is embedded or his text is sealed.
+
+His keys and his active space, as one transaction read them, under a version that changes with each of them. Whoever
+goes on with a cached profile has it verified inside the transaction that reads or writes his rows (`verify`), so that a
+key erased or rotated by another process is never used for a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from memory import metrics
+from memory.errors import DecryptionFailed, KeyUnavailable, StaleKeys
+from memory.keys.master_keys import master_keys
+from memory.rls import TenantState, TenantTransaction
+from memory.sealing.user_keys import DataKey, SearchKey
+from memory.security import InvalidTag, associated_data, open_sealed, seal
+
+DATA_KEY_COLUMN = "memory_data_keys.sealed_key"
+SEARCH_KEY_COLUMN = "memory_search_keys.sealed_key"
+
+_DATA_KEYS = """
+SELECT generation, key_id, sealed_key FROM memory_data_keys WHERE user_hash = %s ORDER BY generation DESC"""
+# Whether a user has the key that seals. Params [user_hash].
+HAS_KEY = """
+SELECT EXISTS (SELECT FROM memory_tenants t JOIN memory_data_keys k USING (user_hash, generation) WHERE t.user_hash = %s)
+"""
+_SEARCH_KEY = """
+SELECT k.key_id, k.sealed_key FROM memory_tenants t
+JOIN memory_search_keys k ON k.user_hash = t.user_hash AND k.space = t.active_space
+WHERE t.user_hash = %s"""
+
+
+@dataclass(frozen=True)
+class SealedKey:
+    """A key as it is stored: 32 bytes sealed under the master key `key_id`, bound to its user and to what it is."""
+
+    key_id: str
+    blob: bytes
+
+    @classmethod
+    def of(cls, key: bytes, user_hash: str, column: str, number: int) -> SealedKey:
+        """Seal a new key under the active master key. `number`: its generation, or its space."""
+        master = master_keys()
+        return cls(master.active_id, seal(key, _aad(user_hash, column, master.active_id, number), master.active))
+
+    def open(self, user_hash: str, column: str, number: int) -> bytes:
+        """The 32 bytes. Raises KeyUnavailable where the master key is unknown, DecryptionFailed where it does not open.
+
+        No other key is ever tried.
+        """
+        master = master_keys().by_id(self.key_id)
+        try:
+            return open_sealed(self.blob, _aad(user_hash, column, self.key_id, number), master)
+        except InvalidTag:
+            metrics.decrypt_failed.labels(column.split(".")[0].removeprefix("memory_").removesuffix("s")).inc()
+            raise DecryptionFailed() from None
+
+
+class TenantProfile:
+    """One user's keys and active space. A key is opened when it is first needed, and then stays with the profile."""
+
+    def __init__(
+        self, user_hash: str, version: UUID, space: int, generation: int,
+        data_keys: Mapping[int, SealedKey], search_key: SealedKey | None,
+    ):  # fmt: skip
+        self.user_hash = user_hash
+        self.version = version
+        self.space = space
+        self.generation = generation
+        self._sealed_data_keys = dict(data_keys)
+        self._sealed_search_key = search_key
+        self._data_keys: dict[int, DataKey] = {}
+        self._search_key: SearchKey | None = None
+
+    def __repr__(self) -> str:
+        return f"TenantProfile({self.user_hash[:8]}…, space={self.space}, generation={self.generation})"
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """Every live generation, the newest first."""
+        return tuple(self._sealed_data_keys)
+
+    @property
+    def newest(self) -> DataKey:
+        """The data key that seals. Raises as `data_key`."""
+        return self.data_key(self.generation)
+
+    def data_key(self, generation: int) -> DataKey:
+        """The data key of a live generation.
+
+        Raises KeyUnavailable for a generation that is not, and as `SealedKey.open`.
+        """
+        if generation not in self._data_keys:
+            sealed = self._sealed_data_keys.get(generation)
+            if sealed is None:
+                raise KeyUnavailable()
+            opened = sealed.open(self.user_hash, DATA_KEY_COLUMN, generation)
+            self._data_keys[generation] = DataKey(self.user_hash, generation, opened)
+        return self._data_keys[generation]
+
+    @property
+    def search_key(self) -> SearchKey:
+        """The search key of the active space. Raises KeyUnavailable where there is none, and as `SealedKey.open`."""
+        if self._search_key is None:
+            if self._sealed_search_key is None:
+                raise KeyUnavailable()
+            opened = self._sealed_search_key.open(self.user_hash, SEARCH_KEY_COLUMN, self.space)
+            self._search_key = SearchKey(self.user_hash, self.space, opened)
+        return self._search_key
+
+    def verify(self, tx: TenantTransaction) -> TenantState:
+        """The tenant's state as `tx` sees it; raises StaleKeys unless this is the profile that `tx` must use."""
+        state = tx.state()
+        if state is None or state.profile != self.version:
+            raise StaleKeys(retry_after_seconds=1)
+        return state
+
+
+def read_profile(tx: TenantTransaction) -> TenantProfile | None:
+    """The profile as `tx` sees it; None where there is no such user. Raises KeyUnavailable as `tx.state()`."""
+    data_keys = tx.execute(_DATA_KEYS, [tx.user_hash])
+    search_key = tx.execute(_SEARCH_KEY, [tx.user_hash])
+    state = tx.state()
+    if state is None:
+        return None
+    sealed = {generation: SealedKey(key_id, bytes(blob)) for generation, key_id, blob in data_keys.fetchall()}
+    row = search_key.fetchone()
+    found = None if row is None else SealedKey(row[0], bytes(row[1]))
+    return TenantProfile(tx.user_hash, state.profile, state.active_space, state.generation, sealed, found)
+
+
+def _aad(user_hash: str, column: str, key_id: str, number: int) -> bytes:
+    return associated_data(user_hash, column, key_id, number)
