@@ -125,7 +125,7 @@ class BlindTerms:
 
 
 class Blinder:
-    """Terms to ids under a search key's sub-key for words, each term reckoned once: make one for a call, and drop it."""
+    """Terms to ids under a search key's sub-key for words, each term reckoned once: made for one call."""
 
     def __init__(self, key: bytes):
         self._hmac = hmac.new(key, digestmod="sha256")

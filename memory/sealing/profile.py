@@ -25,8 +25,8 @@ _DATA_KEYS = """
 SELECT generation, key_id, sealed_key FROM memory_data_keys WHERE user_hash = %s ORDER BY generation DESC"""
 # Whether a user has the key that seals. Params [user_hash].
 HAS_KEY = """
-SELECT EXISTS (SELECT FROM memory_tenants t JOIN memory_data_keys k USING (user_hash, generation) WHERE t.user_hash = %s)
-"""
+SELECT EXISTS (
+    SELECT FROM memory_tenants t JOIN memory_data_keys k USING (user_hash, generation) WHERE t.user_hash = %s)"""
 _SEARCH_KEY = """
 SELECT k.key_id, k.sealed_key FROM memory_tenants t
 JOIN memory_search_keys k ON k.user_hash = t.user_hash AND k.space = t.active_space

@@ -31,16 +31,6 @@ CREATE TABLE memory_search_keys (
 ALTER TABLE memory_data_keys ALTER COLUMN sealed_key SET STATISTICS 0;
 ALTER TABLE memory_search_keys ALTER COLUMN sealed_key SET STATISTICS 0;
 
--- A deleted row stays in the table's file until a VACUUM. From PostgreSQL 17 on that can be granted; before, it is the
--- owner's alone, and `manage.py prune_expired` does it.
-DO $maintain$
-BEGIN
-    IF current_setting('server_version_num')::integer >= 170000 THEN
-        GRANT MAINTAIN ON memory_data_keys, memory_search_keys TO r1_app, r1_maint;
-    END IF;
-END
-$maintain$;
-
 -- One counter for each first byte of a user's hash, made and raised in the transaction that destroys or
 -- replaces a key of such a user. Processes that hold opened keys compare them with what they saw last. No tenant data: a counter says that
 -- somebody among 1/256 of all users was erased, and nothing more.

@@ -1,3 +1,10 @@
+DO $maintain$
+BEGIN
+    IF current_setting('server_version_num')::integer >= 170000 THEN
+        REVOKE MAINTAIN ON memory_data_keys, memory_search_keys FROM r1_app, r1_maint;
+    END IF;
+END
+$maintain$;
 GRANT UPDATE ON memory_erasures TO r1_maint;
 GRANT UPDATE, DELETE ON memory_erasures TO r1_app;
 

@@ -42,3 +42,13 @@ $isolation$;
 -- ledger, and nobody but the owner changes one. r1_maint may still delete those of users that never were.
 REVOKE UPDATE, DELETE ON memory_erasures FROM r1_app;
 REVOKE UPDATE ON memory_erasures FROM r1_maint;
+
+-- A deleted key stays in the table's file until a VACUUM. From PostgreSQL 17 on that can be granted; before, it is the
+-- owner's alone, and `manage.py prune_expired` does it.
+DO $maintain$
+BEGIN
+    IF current_setting('server_version_num')::integer >= 170000 THEN
+        GRANT MAINTAIN ON memory_data_keys, memory_search_keys TO r1_app, r1_maint;
+    END IF;
+END
+$maintain$;
