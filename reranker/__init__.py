@@ -11,6 +11,7 @@ from typing import Any
 
 from reranker.config import (
     BACKEND_CHOICES,
+    BACKENDS,
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT_MS,
     BackendChoice,
@@ -21,6 +22,7 @@ from reranker.reranker import Reranker
 from reranker.results import REASONS, Reason, RerankedResult, RerankOutcome, RerankSkipped
 
 __all__ = [
+    "BACKENDS",
     "BACKEND_CHOICES",
     "DEFAULT_MODEL",
     "REASONS",

@@ -8,7 +8,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-BackendChoice = Literal["auto", "cross_encoder", "late_interaction", "none"]
+# What reranks, and what may be asked for: of either there is no other list.
+BackendName = Literal["cross_encoder", "late_interaction"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+BackendChoice = Literal["auto", BackendName, "none"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
 
 DEFAULT_MODEL = "cross-encoder/ms-marco-TinyBERT-L-2-v2"

@@ -14,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reranker
-from reranker import RerankConfig, Reranker, RerankSkipped
+from reranker import BACKEND_CHOICES, BACKENDS, RerankConfig, Reranker, RerankSkipped
 from reranker.backends import Pair
 from reranker.backends.late_interaction import max_sim
 from reranker.backends.windows import best_windows, estimated_tokens
 from reranker.bench import WAYS, BenchPlan, run_bench
 from reranker.blend import best_first, blended, sigmoid
+from reranker.faults import LoadFailure
 from reranker.jobs import Job, next_batch
-from reranker.loader import Load, LoadFailure
+from reranker.loader import Load
 from reranker.pass_time import PassTime
+from reranker.reranker import _MAKERS
 from reranker.verify import as_reference, read_reference, verify, write_reference
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
@@ -147,6 +149,11 @@ def test_special_tokens_in_a_text_are_only_its_characters(tiny, gate):
     tiny.rerank("query", ["plain [SEP] [CLS] good"], PLENTY_MS)
     (pair,) = gate.batches[-1]
     assert pair.count("[SEP]") == 2 and pair.count("[CLS]") == 1
+
+
+def test_each_backend_of_the_list_can_be_made():
+    assert tuple(_MAKERS) == BACKENDS
+    assert {*BACKEND_CHOICES} == {"auto", *BACKENDS, "none"}
 
 
 def test_nothing_to_rerank_is_no_failure_and_no_rerank(tiny, folder):
