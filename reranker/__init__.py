@@ -6,6 +6,8 @@ and starts no thread; `warm()` or the first call does.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +36,8 @@ __all__ = [
     "RerankedResult",
     "Reranker",
     "TokenEncoder",
+    "amaybe_rerank",
+    "arerank",
     "close",
     "configure",
     "configure_lazily",
@@ -48,7 +52,7 @@ _process_reranker = Reranker()
 
 
 def rerank(query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS) -> list[RerankedResult]:
-    """All candidates, best first; see `Reranker.rerank`. Raises `RerankSkipped`."""
+    """All candidates, best first, or past `timeout_ms` in their own order; see `Reranker.rerank`."""
     return _process_reranker.rerank(query, candidates, timeout_ms)
 
 
@@ -56,12 +60,39 @@ def maybe_rerank(
     query: str,
     candidates: Sequence[Any],
     *,
-    enabled: bool = True,
+    enabled: bool | None = None,
     timeout_ms: float = DEFAULT_TIMEOUT_MS,
     backend: BackendChoice | None = None,
 ) -> RerankOutcome:
-    """As `rerank`, or the candidates' own order and the reason; see `Reranker.maybe_rerank`."""
+    """As `rerank` if RERANK_ENABLED, and why where the order is the candidates'; see `Reranker.maybe_rerank`."""
     return _process_reranker.maybe_rerank(query, candidates, enabled=enabled, timeout_ms=timeout_ms, backend=backend)
+
+
+async def arerank(
+    query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS
+) -> list[RerankedResult]:
+    """`rerank` in another thread, so that the event loop goes on; waiting for the thread is part of `timeout_ms`."""
+    give_up = time.monotonic() + timeout_ms / 1000
+    return await asyncio.to_thread(lambda: rerank(query, candidates, _ms_until(give_up)))
+
+
+async def amaybe_rerank(
+    query: str,
+    candidates: Sequence[Any],
+    *,
+    enabled: bool | None = None,
+    timeout_ms: float = DEFAULT_TIMEOUT_MS,
+    backend: BackendChoice | None = None,
+) -> RerankOutcome:
+    """`maybe_rerank` in another thread, as `arerank`."""
+    give_up = time.monotonic() + timeout_ms / 1000
+    return await asyncio.to_thread(
+        lambda: maybe_rerank(query, candidates, enabled=enabled, timeout_ms=_ms_until(give_up), backend=backend)
+    )
+
+
+def _ms_until(moment: float) -> float:
+    return max(0.0, moment - time.monotonic()) * 1000
 
 
 def get_cross_encoder() -> Any:

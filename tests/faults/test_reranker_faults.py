@@ -106,7 +106,7 @@ def test_a_batch_that_does_not_fit_is_read_in_halves_once(tiny, gate):
     assert results[0].candidate == "good good good"
     assert [len(batch) for batch in gate.batches] == [3, 1, 2]
     with pytest.raises(RerankSkipped) as skipped:
-        tiny.rerank("query", TEXTS * 3, PLENTY_MS)
+        tiny.rerank_or_raise("query", TEXTS * 3, PLENTY_MS)
     assert skipped.value.reason == "out_of_memory"
     assert [len(batch) for batch in gate.batches[3:]] == [9, 4]
 
