@@ -9,13 +9,16 @@ transaction-local, always: a session-level SET would outlive its request in ever
 
 Statements inside are pipelined, BEGIN and COMMIT with them: they travel together, and only a fetch waits for
 the server. Who has asked everything says so with `tx.end()`, and waits once for the whole transaction.
+
+Longer than 250 lines on purpose: there is one door, and nobody is bound but here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NoReturn
@@ -28,13 +31,20 @@ from memory import metrics
 from memory.admission.deadline import require_time
 from memory.admission.writers import writers_turn
 from memory.errors import CrossTenantAttempt, TenantNotBound
-from memory.isolation.audit import AnyConnection, require_safe_database, verify_rls_isolation
+from memory.isolation.audit import (
+    AnyConnection,
+    require_safe_database,
+    require_safe_server,
+    verify_rls_isolation,
+)
 from memory.isolation.pipeline import TenantState, TenantTransaction, limit_waits, pipelined
+from memory.security import hmac_user
 
 __all__ = [
     "TenantState",
     "TenantTransaction",
     "bind_tenant",
+    "bind_transaction",
     "bound_tenant",
     "give_back_connection",
     "joined_transaction",
@@ -46,6 +56,7 @@ __all__ = [
 
 USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
+GET_CONTEXT = "SELECT current_setting('app.user_hash', true)"
 
 _bound: ContextVar[str | None] = ContextVar("memory_bound_tenant", default=None)
 _open: ContextVar[dict[str, TenantTransaction]] = ContextVar("memory_open_transactions", default={})  # noqa: B039
@@ -75,7 +86,7 @@ def bound_tenant() -> str:
     return user_hash
 
 
-def set_rls_context(conn: AnyConnection, user_hash: str) -> None:
+def bind_transaction(conn: AnyConnection, user_hash: str) -> None:
     """Set `app.user_hash` for the transaction that `conn` is in, and for that transaction only.
 
     `conn` is a Django connection or a psycopg connection inside a transaction. The one place that
@@ -131,7 +142,7 @@ def tenant_transaction(
             require_time()
             require_safe_database(connection)
             with transaction.atomic(using=using, durable=True), pipelined(connection, tenant, write=write) as tx:
-                set_rls_context(connection, tenant)
+                bind_transaction(connection, tenant)
                 limit_waits(connection)
                 if reads_state:
                     tx.ask_state()
@@ -162,27 +173,27 @@ def give_back_connection(using: str = DEFAULT_DB_ALIAS) -> None:
 
 
 @contextmanager
-def joined_transaction(conn: AnyConnection, user_hash: str) -> Iterator[TenantTransaction]:
+def joined_transaction(conn: AnyConnection, user_hash: str, *, reads_state: bool = True) -> Iterator[TenantTransaction]:
     """A writing transaction of `user_hash` on `conn`, for callers that bring their own connection.
 
     `conn` is a Django connection or a psycopg one. Joins its open transaction, or opens and commits
-    one. Raises CrossTenantAttempt when that transaction is another tenant's.
+    one. `reads_state` as in `tenant_transaction`. Raises CrossTenantAttempt when that transaction is another tenant's.
     """
     if not isinstance(conn, psycopg.Connection) and (not conn.in_atomic_block or conn.alias in _open.get()):
-        with tenant_transaction(user_hash, write=True, using=conn.alias) as tx:
+        with tenant_transaction(user_hash, write=True, reads_state=reads_state, using=conn.alias) as tx:
             yield tx
         return
     try:
         require_safe_database(conn)
         with _block(conn):
             with conn.cursor() as cursor:
-                cursor.execute("SELECT current_setting('app.user_hash', true)")
+                cursor.execute(GET_CONTEXT)
                 [before] = cursor.fetchone() or [None]
-            if before not in (None, "", user_hash) or _bound.get() not in (None, user_hash):
-                refuse_cross_tenant()
-            set_rls_context(conn, user_hash)
+            _require_nobody_elses(before, user_hash)
+            bind_transaction(conn, user_hash)
             tx = TenantTransaction(conn, user_hash, write=True)
-            tx.ask_state()
+            if reads_state:
+                tx.ask_state()
             yield tx
             if not before:
                 # The caller's transaction goes on as it came: with nobody bound.
@@ -191,6 +202,63 @@ def joined_transaction(conn: AnyConnection, user_hash: str) -> Iterator[TenantTr
     except (DatabaseError, psycopg.Error) as exc:
         count_refusal(exc)
         raise
+
+
+class set_rls_context:
+    """Bind `user_id` on `conn` for a block, in the transaction that is open there or in one that the block commits.
+
+        with set_rls_context(conn, "alice") as user_hash:          # conn: a Django or a psycopg connection
+        async with set_rls_context(conn, "alice") as user_hash:    # conn: a psycopg.AsyncConnection
+
+    Gives the user's hash, which every statement's WHERE names too. Afterwards `conn` is as it came: with nobody
+    bound. Raises InvalidUserId, CrossTenantAttempt when another user is bound, UnsafeDatabase, and TypeError for a
+    connection of the other kind.
+    """
+
+    def __init__(self, conn: AnyConnection | psycopg.AsyncConnection[Any], user_id: str):
+        self._conn = conn
+        self._user_hash = hmac_user(user_id)
+
+    def __enter__(self) -> str:
+        if isinstance(self._conn, psycopg.AsyncConnection):
+            raise TypeError("an asynchronous connection is bound by `async with`")
+        self._joined = joined_transaction(self._conn, self._user_hash, reads_state=False)
+        return self._joined.__enter__().user_hash
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._joined.__exit__(*error)
+
+    async def __aenter__(self) -> str:
+        if not isinstance(self._conn, psycopg.AsyncConnection):
+            raise TypeError("a synchronous connection is bound by `with`")
+        self._awaited = _joined_async(self._conn, self._user_hash)
+        return await self._awaited.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._awaited.__aexit__(*error)
+
+
+@asynccontextmanager
+async def _joined_async(conn: psycopg.AsyncConnection[Any], user_hash: str) -> AsyncIterator[str]:
+    """`joined_transaction`, as far as it goes without the tenant's state, on an asynchronous connection."""
+    try:
+        await asyncio.to_thread(require_safe_server, conn.info)
+        async with conn.transaction():
+            [before] = await (await conn.execute(GET_CONTEXT)).fetchone() or [None]
+            _require_nobody_elses(before, user_hash)
+            await conn.execute(SET_CONTEXT, [user_hash])
+            yield user_hash
+            if not before:
+                await conn.execute(SET_CONTEXT, [""])
+    except psycopg.Error as exc:
+        count_refusal(exc)
+        raise
+
+
+def _require_nobody_elses(before: str | None, user_hash: str) -> None:
+    """Neither the transaction, of whom `before` says whose it is, nor this context may be another tenant's."""
+    if before not in (None, "", user_hash) or _bound.get() not in (None, user_hash):
+        refuse_cross_tenant()
 
 
 def count_refusal(exc: DatabaseError | psycopg.Error) -> None:

@@ -6,11 +6,14 @@ and starts no thread; `warm()` or the first call does.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from reranker.config import (
     BACKEND_CHOICES,
+    BACKENDS,
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT_MS,
     BackendChoice,
@@ -21,6 +24,7 @@ from reranker.reranker import Reranker
 from reranker.results import REASONS, Reason, RerankedResult, RerankOutcome, RerankSkipped
 
 __all__ = [
+    "BACKENDS",
     "BACKEND_CHOICES",
     "DEFAULT_MODEL",
     "REASONS",
@@ -32,6 +36,8 @@ __all__ = [
     "RerankedResult",
     "Reranker",
     "TokenEncoder",
+    "amaybe_rerank",
+    "arerank",
     "close",
     "configure",
     "configure_lazily",
@@ -46,7 +52,7 @@ _process_reranker = Reranker()
 
 
 def rerank(query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS) -> list[RerankedResult]:
-    """All candidates, best first; see `Reranker.rerank`. Raises `RerankSkipped`."""
+    """All candidates, best first, or past `timeout_ms` in their own order; see `Reranker.rerank`."""
     return _process_reranker.rerank(query, candidates, timeout_ms)
 
 
@@ -54,12 +60,39 @@ def maybe_rerank(
     query: str,
     candidates: Sequence[Any],
     *,
-    enabled: bool = True,
+    enabled: bool | None = None,
     timeout_ms: float = DEFAULT_TIMEOUT_MS,
     backend: BackendChoice | None = None,
 ) -> RerankOutcome:
-    """As `rerank`, or the candidates' own order and the reason; see `Reranker.maybe_rerank`."""
+    """As `rerank` if RERANK_ENABLED, and why where the order is the candidates'; see `Reranker.maybe_rerank`."""
     return _process_reranker.maybe_rerank(query, candidates, enabled=enabled, timeout_ms=timeout_ms, backend=backend)
+
+
+async def arerank(
+    query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS
+) -> list[RerankedResult]:
+    """`rerank` in another thread, so that the event loop goes on; waiting for the thread is part of `timeout_ms`."""
+    give_up = time.monotonic() + timeout_ms / 1000
+    return await asyncio.to_thread(lambda: rerank(query, candidates, _ms_until(give_up)))
+
+
+async def amaybe_rerank(
+    query: str,
+    candidates: Sequence[Any],
+    *,
+    enabled: bool | None = None,
+    timeout_ms: float = DEFAULT_TIMEOUT_MS,
+    backend: BackendChoice | None = None,
+) -> RerankOutcome:
+    """`maybe_rerank` in another thread, as `arerank`."""
+    give_up = time.monotonic() + timeout_ms / 1000
+    return await asyncio.to_thread(
+        lambda: maybe_rerank(query, candidates, enabled=enabled, timeout_ms=_ms_until(give_up), backend=backend)
+    )
+
+
+def _ms_until(moment: float) -> float:
+    return max(0.0, moment - time.monotonic()) * 1000
 
 
 def get_cross_encoder() -> Any:

@@ -81,7 +81,7 @@ def run_bench(
 
 
 def _queued(reranker: Reranker) -> Ask:
-    return lambda query, passages: reranker.rerank(query, passages, timeout_ms=_PATIENCE_MS)
+    return lambda query, passages: reranker.rerank_or_raise(query, passages, timeout_ms=_PATIENCE_MS)
 
 
 def _own_passes(reranker: Reranker) -> Ask:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-BackendChoice = Literal["auto", "cross_encoder", "late_interaction", "none"]
+# What reranks, and what may be asked for: of either there is no other list.
+BackendName = Literal["cross_encoder", "late_interaction"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+BackendChoice = Literal["auto", BackendName, "none"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
 
 DEFAULT_MODEL = "cross-encoder/ms-marco-TinyBERT-L-2-v2"
@@ -23,6 +27,13 @@ GPU_BATCH_TOKENS = 65_536
 
 # Texts in, and for each the float32[n_tokens, d] vectors of its tokens.
 TokenEncoder = Callable[[Sequence[str]], list[np.ndarray]]
+
+_OFF = frozenset({"0", "false", "no", "off"})
+
+
+def enabled_by_environment() -> bool:
+    """Whether RERANK_ENABLED lets rerank; it does unless it says no."""
+    return os.environ.get("RERANK_ENABLED", "true").strip().lower() not in _OFF
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class RerankConfig:
     token_encoder: for late interaction. It may raise `RerankSkipped` to refuse without blame.
     window_tokens: late interaction reads the best window of about this length from each passage.
     blend: late interaction's weight against the candidates' own scores, 0-1.
+    is_enabled: asked by each `maybe_rerank` that is not told. Where it raises, the environment decides.
     """
 
     backend: BackendChoice = "auto"
@@ -68,6 +80,7 @@ class RerankConfig:
     token_encoder: TokenEncoder | None = None
     window_tokens: int = 32
     blend: float = 0.5
+    is_enabled: Callable[[], bool] = enabled_by_environment
 
     def __post_init__(self):
         if self.backend not in BACKEND_CHOICES:

@@ -1,8 +1,17 @@
-"""Which reason a model's exception stands for."""
+"""What can go wrong with a model, and which reason its exception stands for."""
 
 from __future__ import annotations
 
 from reranker.results import Reason, RerankSkipped
+
+
+class LoadFailure(Exception):
+    """A model cannot be used; `reason` is what its calls are refused with, `detail` a clause for operators."""
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(detail)
+        self.reason: Reason = reason
+        self.detail = detail
 
 
 class TokenizerFault(Exception):

@@ -1,4 +1,4 @@
-"""Finding and loading the cross-encoder, and remembering how that went.
+"""Loading the cross-encoder, and remembering how that went.
 
 torch, transformers and sentence-transformers are imported by the load and not before it, so that a
 gunicorn master can import this package and fork.
@@ -6,9 +6,7 @@ gunicorn master can import this package and fork.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reranker.config import RerankConfig
-from reranker.faults import reason_of
-from reranker.model_files import HUB_FILES, HUB_FILES_LEFT, files_digest, weights_digests
+from reranker.faults import LoadFailure, reason_of
+from reranker.model_files import expected_weights, model_folder
 from reranker.results import Reason
 
 logger = logging.getLogger(__name__)
@@ -26,15 +24,6 @@ logger = logging.getLogger(__name__)
 LoadState = Literal["cold", "loading", "ready", "failed"]
 MOST_RELOAD_BACKOFF = 16
 _BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-
-
-class LoadFailure(Exception):
-    """The model cannot be used; `reason` is what its calls are refused with."""
-
-    def __init__(self, reason: Reason, detail: str):
-        super().__init__(detail)
-        self.reason: Reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -107,16 +96,8 @@ class Load:
 
 def load_cross_encoder(config: RerankConfig) -> LoadedModel:
     """Load the configured model; raises `LoadFailure`, and whatever torch raises."""
-    try:
-        folder = model_folder(config)
-    except LoadFailure:
-        raise
-    except Exception as error:  # the hub's errors are of many families, its network's among them
-        raise LoadFailure("no_backend", f"the model cannot be fetched ({type(error).__name__})") from error
-    digest = weights_digest(folder)
-    _require("weights", digest, config.expected_sha256)
-    if config.expected_files_sha256:
-        _require("tokenizer and configuration", files_digest(folder), config.expected_files_sha256)
+    folder = model_folder(config.model, revision=config.pinned_revision, cache_folder=config.cache_folder)
+    digest = expected_weights(folder, config.expected_sha256, config.expected_files_sha256)
 
     import torch
     from sentence_transformers import CrossEncoder
@@ -124,7 +105,7 @@ def load_cross_encoder(config: RerankConfig) -> LoadedModel:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    device = config.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = config.device or best_device()
     dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
     try:
         AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -142,44 +123,11 @@ def load_cross_encoder(config: RerankConfig) -> LoadedModel:
     return LoadedModel(model, device, dtype, digest)
 
 
-def model_folder(config: RerankConfig) -> Path:
-    """The model's folder: itself, the hub cache's, or fetched from the hub unless HF_HUB_OFFLINE."""
-    if os.path.isdir(config.model):
-        return Path(config.model)
-    if os.path.isabs(config.model) or config.model.startswith("."):
-        raise LoadFailure("no_backend", "the model's folder does not exist")
+def best_device() -> str:
+    """`cuda:0` where there is one, else `cpu`."""
+    import torch
 
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    wanted: dict[str, Any] = {
-        "revision": config.pinned_revision,
-        "cache_dir": config.cache_folder,
-        "allow_patterns": HUB_FILES,
-        "ignore_patterns": HUB_FILES_LEFT,
-    }
-    try:
-        folder = Path(snapshot_download(config.model, local_files_only=True, **wanted))
-        if any(folder.glob("*.safetensors")):  # else a download that was cut off
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    if constants.HF_HUB_OFFLINE:
-        raise LoadFailure("no_backend", "the model is not in the hub cache, and HF_HUB_OFFLINE is set")
-    return Path(snapshot_download(config.model, **wanted))
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 (hex) of `model.safetensors`, or of the digests, in the order of paths, where there are several files."""
-    digests = list(weights_digests(folder).values())
-    if not digests:
-        raise LoadFailure("no_backend", "the model has no safetensors weights")
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _require(what: str, found: str, expected: str | None) -> None:
-    if expected and found != expected.lower():
-        raise LoadFailure("no_backend", f"the model's {what} are not the expected ones: found SHA-256 {found}")
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def best_dtype(device: str) -> str:

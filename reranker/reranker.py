@@ -5,6 +5,7 @@ Longer than 250 lines on purpose: one class, whose outcome, counts and log lines
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -17,10 +18,12 @@ from reranker.backends.cross_encoder import load_cross_encoder_backend
 from reranker.backends.late_interaction import make_late_interaction_backend
 from reranker.batcher import Batcher, SkippedAfterAdmission
 from reranker.blend import best_first, blended, sigmoid
-from reranker.config import BACKEND_CHOICES, DEFAULT_TIMEOUT_MS, BackendChoice, RerankConfig
+from reranker.config import BACKEND_CHOICES, DEFAULT_TIMEOUT_MS, BackendChoice, RerankConfig, enabled_by_environment
 from reranker.faults import reason_of
 from reranker.metrics import CallLog
 from reranker.results import RerankedResult, RerankOutcome, RerankSkipped, candidate_order
+
+logger = logging.getLogger(__name__)
 
 _MAKERS: dict[str, Callable[[RerankConfig], Backend]] = {
     "cross_encoder": load_cross_encoder_backend,
@@ -57,10 +60,20 @@ class Reranker:
         """All candidates, best first; a candidate is a str or has a `.text`, and may have a `.score`.
 
         Scores are 0-1: a cross-encoder's are the sigmoid of its logit; late interaction's are
-        the sigmoid of the blend of standardised scores, and so relative to this pool. Returns or
-        raises within `timeout_ms` of the call. Raises `RerankSkipped` (not for no candidates, which are
-        already in order), and `ValueError` for a backend that is not one of `BACKEND_CHOICES`.
+        the sigmoid of the blend of standardised scores, and so relative to this pool. Returns within `timeout_ms`
+        of the call: past it, and where nothing can rerank, the candidates' own order, the i-th of n with score
+        `1 - i / n`. Raises `ValueError` for a backend that is not one of `BACKEND_CHOICES`.
         """
+        return self._reranked(query, candidates, timeout_ms, backend).results
+
+    def rerank_or_raise(
+        self,
+        query: str,
+        candidates: Sequence[Any],
+        timeout_ms: float = DEFAULT_TIMEOUT_MS,
+        backend: BackendChoice | None = None,
+    ) -> list[RerankedResult]:
+        """As `rerank`, but raises `RerankSkipped` for the candidates' own order: for who measures or compares."""
         outcome = self._reranked(query, candidates, timeout_ms, backend)
         if outcome.skipped and outcome.skipped != "empty":
             raise RerankSkipped(outcome.skipped)
@@ -71,15 +84,16 @@ class Reranker:
         query: str,
         candidates: Sequence[Any],
         *,
-        enabled: bool = True,
+        enabled: bool | None = None,
         timeout_ms: float = DEFAULT_TIMEOUT_MS,
         backend: BackendChoice | None = None,
     ) -> RerankOutcome:
-        """As `rerank`, but open to failure: then the candidates' own order, and the reason.
+        """As `rerank`, unless it is switched off, and with the reason for the candidates' own order.
 
-        `backend` overrides the configured one. Raises only what a caller did wrong.
+        `enabled`: None asks the settings' `is_enabled`. `backend` overrides the configured one.
+        Raises only what a caller did wrong.
         """
-        if not enabled:
+        if not (self._is_enabled() if enabled is None else enabled):
             self._log.skipped("disabled", 0.0, asked_model=False)
             return RerankOutcome(candidate_order(candidates), False, "none", "disabled", 0.0)
         return self._reranked(query, candidates, timeout_ms, backend)
@@ -159,6 +173,13 @@ class Reranker:
             batchers, self._batchers = list(self._batchers.values()), {}
         for batcher in batchers:
             batcher.close()
+
+    def _is_enabled(self) -> bool:
+        try:
+            return self.config.is_enabled()
+        except Exception as error:  # it is somebody else's, and no query fails because of reranking
+            logger.warning("whether to rerank cannot be asked (%s); the environment decides", type(error).__name__)
+            return enabled_by_environment()
 
     def _reranked(
         self, query: str, candidates: Sequence[Any], timeout_ms: float, backend: BackendChoice | None

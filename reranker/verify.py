@@ -86,7 +86,7 @@ def fixed_scores(reranker: Reranker) -> list[list[float]]:
     """Scores of the fixed texts in the order they are written, for each question."""
     rows = []
     for question, texts in _QUESTIONS:
-        score_of = {result.candidate: result.score for result in reranker.rerank(question, texts, 60_000)}
+        score_of = {result.candidate: result.score for result in reranker.rerank_or_raise(question, texts, 60_000)}
         rows.append([score_of[text] for text in texts])
     return rows
 

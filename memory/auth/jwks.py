@@ -41,7 +41,7 @@ ALGORITHM_BY_KEY_TYPE = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP
 
 @dataclass(frozen=True)
 class _KeySet:
-    keys: dict[tuple[str | None, str], Any]
+    keys: dict[tuple[str | None, str], jwt.PyJWK]
     fetched_at: float
 
     def has_kid(self, kid: str | None) -> bool:
@@ -66,18 +66,15 @@ class JwksCache:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingError("the JWKS address is not an absolute http or https URL")
-        self._url = url
-        self._opener = _opener()
-        self._algorithms = algorithms
-        self._timeout_seconds = timeout_seconds
+        self._client = _Client(url, algorithms, timeout_seconds)
         self._clock = clock
         self._fetching = threading.Lock()
         self._latest: _KeySet | None = None
         self._failed_at = -math.inf
         self._refetched_at = -math.inf
 
-    def key(self, kid: str | None, algorithm: str) -> Any | None:
-        """The public key for a token's `kid` and `alg`, as PyJWT takes it; None where the issuer has none.
+    def key(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The public key for a token's `kid` and `alg`; None where the issuer has none.
 
         A token without `kid` gets the issuer's only key for its algorithm, if there is just one.
         Raises KeyUnavailable when no key fits and the issuer cannot be asked.
@@ -98,7 +95,7 @@ class JwksCache:
         latest = self._latest
         return latest if latest and self._clock() - latest.fetched_at < MAX_AGE_SECONDS else None
 
-    def _cached(self, kid: str | None, algorithm: str) -> Any | None:
+    def _cached(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         usable = self._usable()
         if usable is None:
             return None
@@ -138,8 +135,8 @@ class JwksCache:
             if refetch:
                 self._refetched_at = self._clock()
             try:
-                keys = self._usable_keys(self._read())
-            except (OSError, http.client.HTTPException, ValueError, MemoryServiceError):
+                keys = _by_name(self._client.get_jwk_set())
+            except (OSError, http.client.HTTPException, ValueError, MemoryServiceError, jwt.PyJWTError):
                 self._failed_at = self._clock()
             else:
                 self._latest = _KeySet(keys, self._clock())
@@ -147,11 +144,28 @@ class JwksCache:
         finally:
             self._fetching.release()
 
+
+class _Client(jwt.PyJWKClient):
+    """PyJWT's client, which fetches no more, from nowhere else and for no longer than is allowed here."""
+
+    def __init__(self, url: str, algorithms: frozenset[str], timeout_seconds: float):
+        super().__init__(url, cache_jwk_set=False, headers={"Accept": "application/json"}, timeout=timeout_seconds)
+        self._algorithms = algorithms
+        self._opener = _opener()
+
+    def fetch_data(self) -> dict[str, Any]:
+        """The set with its public signature keys only; the rest is passed over, as RFC 7517 section 5 asks."""
+        document = parse_json(self._read())
+        members = document.get("keys") if isinstance(document, dict) else None
+        if not isinstance(members, list):
+            raise ValueError("not a key set")
+        return {"keys": [key for key in members[:MAX_SET_KEYS] if _algorithm_of(key) in self._algorithms]}
+
     def _read(self) -> bytes:
-        request = urllib.request.Request(self._url, headers={"Accept": "application/json"})
-        deadline = time.monotonic() + 2 * self._timeout_seconds
+        request = urllib.request.Request(self.uri, headers=self.headers)
+        deadline = time.monotonic() + 2 * self.timeout
         body = b""
-        with self._opener.open(request, timeout=self._timeout_seconds) as response:
+        with self._opener.open(request, timeout=self.timeout) as response:
             # The timeout bounds one read; the deadline bounds an issuer that answers by the byte.
             while chunk := response.read1(65536):
                 body += chunk
@@ -159,28 +173,17 @@ class JwksCache:
                     raise ValueError("the key set is too long or too slow")
         return body
 
-    def _usable_keys(self, raw: bytes) -> dict[tuple[str | None, str], Any]:
-        """The set's public signature keys; the rest is passed over, as RFC 7517 section 5 asks."""
-        document = parse_json(raw)
-        members = document.get("keys") if isinstance(document, dict) else None
-        if not isinstance(members, list):
-            raise ValueError("not a key set")
-        keys: dict[tuple[str | None, str], Any] = {}
-        for member in members[:MAX_SET_KEYS]:
-            algorithm = _algorithm_of(member)
-            if algorithm not in self._algorithms:
-                continue
-            implementation = jwt.get_algorithm_by_name(algorithm)
-            try:
-                key = implementation.from_jwk(member)
-            except (jwt.PyJWTError, ValueError, TypeError):
-                continue
-            if implementation.check_key_length(key) is None:
-                kid = member.get("kid")
-                keys.setdefault((kid if isinstance(kid, str) else None, algorithm), key)
-        if not keys:
-            raise ValueError("no usable key")
-        return keys
+
+def _by_name(jwk_set: jwt.PyJWKSet) -> dict[tuple[str | None, str], jwt.PyJWK]:
+    """The keys that are long enough, by `kid` and the one algorithm each is for; ValueError where there is none."""
+    keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
+    for key in jwk_set:
+        if key.Algorithm.check_key_length(key.key) is None:
+            kid = key.key_id if isinstance(key.key_id, str) else None
+            keys.setdefault((kid, key.algorithm_name), key)
+    if not keys:
+        raise ValueError("no usable key")
+    return keys
 
 
 def _algorithm_of(member: Any) -> str | None:

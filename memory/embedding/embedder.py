@@ -22,11 +22,13 @@ from memory.embedding.model import (
     PACKAGED_NAMES,
     PACKAGED_SHA256,
     EmbeddingModel,
-    model_folder,
+    resolve_model,
 )
 from memory.embedding.model_text import breakable
 from memory.embedding.queue import EmbedderQueue
 from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable, Overloaded
+from reranker.faults import LoadFailure
+from reranker.model_files import model_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -175,7 +177,9 @@ class Embedder:
             raise type(self._failure[1])(self._failure[1].detail)
         self._loading_pid = os.getpid()
         try:
-            folder = model_folder(self.model_name, self._revision, self._cache_folder)
+            folder = resolve_model(self.model_name)
+            if isinstance(folder, str):
+                folder = model_folder(folder, revision=self._revision, cache_folder=self._cache_folder)
             model = EmbeddingModel(
                 folder,
                 self._expected_sha256,
@@ -187,7 +191,8 @@ class Embedder:
             _unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
         except Exception as error:
             if not isinstance(error, MemoryServiceError):
-                failure = ModelUnavailable("The embedding model could not be loaded.")
+                why = f"cannot be used: {error.detail}" if isinstance(error, LoadFailure) else "could not be loaded"
+                failure = ModelUnavailable(f"The embedding model {why}.")
                 failure.__cause__ = error
                 error = failure
             self._failure = time.monotonic() + RELOAD_AFTER_SECONDS, error

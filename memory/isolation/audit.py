@@ -259,10 +259,20 @@ def require_safe_database(connection: AnyConnection) -> None:
     _verified_databases.add(database)
 
 
+def require_safe_server(info: psycopg.ConnectionInfo) -> None:
+    """`require_safe_database` for an asynchronous connection's `info`, on a connection of its own."""
+    if _named(info) not in _verified_databases:
+        with psycopg.connect(info.dsn, password=info.password or None, autocommit=True) as connection:
+            require_safe_database(connection)
+
+
 def _database_of(connection: AnyConnection) -> Row:
     """Server, port, name and role: what `_verified_databases` knows a database by."""
-    if hasattr(connection, "settings_dict"):
-        params = connection.settings_dict
-        return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]
-    info = connection.info
+    if isinstance(connection, psycopg.Connection):
+        return _named(connection.info)
+    params = connection.settings_dict
+    return params["HOST"], str(params["PORT"] or ""), params["NAME"], params["USER"]
+
+
+def _named(info: psycopg.ConnectionInfo) -> Row:
     return info.host, str(info.port), info.dbname, info.user

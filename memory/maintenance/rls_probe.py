@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from django.db import DatabaseError, connections, transaction
 
-from memory.rls import set_rls_context
+from memory.rls import bind_transaction
 
 _INSERT = "INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (%s, %s)"
 _VISIBLE = "SELECT user_hash FROM memory_tenants WHERE user_hash = ANY(%s)"
@@ -42,12 +42,12 @@ def probe_two_users(using: str = "default") -> list[str]:
 
 def _probe(connection, cursor) -> Iterator[str]:
     alice, bob = os.urandom(32).hex(), os.urandom(32).hex()
-    set_rls_context(connection, alice)
+    bind_transaction(connection, alice)
     cursor.execute(_INSERT, [alice, b"probe"])
     cursor.execute(_VISIBLE, [[alice, bob]])
     if cursor.fetchall() != [(alice,)]:
         yield "a user does not see the row they just wrote: the probe proves nothing"
-    set_rls_context(connection, bob)
+    bind_transaction(connection, bob)
     cursor.execute(_VISIBLE, [[alice, bob]])
     if cursor.fetchall():
         yield "a user sees another user's row"

@@ -69,7 +69,7 @@ def warm_reranker() -> None:
 
 
 def deployed_config() -> reranker.RerankConfig:
-    """This deployment's settings as the reranker takes them (`memory/apps.py`); reads no flag, and so no database."""
+    """This deployment's settings for the reranker (`memory/apps.py`); reads no flag, and so no database, yet."""
     return reranker.RerankConfig(
         backend=cast(BackendChoice, settings.RERANK_BACKEND),
         model=settings.CROSS_ENCODER_MODEL,
@@ -79,7 +79,12 @@ def deployed_config() -> reranker.RerankConfig:
         token_encoder=_token_vectors,
         blend=settings.RERANK_BLEND,
         window_tokens=settings.RERANK_WINDOW_TOKENS,
+        is_enabled=_is_enabled,
     )
+
+
+def _is_enabled() -> bool:
+    return flag("RERANK_ENABLED")
 
 
 def _token_vectors(texts: Sequence[str]) -> list[np.ndarray]:

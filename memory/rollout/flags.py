@@ -18,6 +18,7 @@ from django.db import DatabaseError, connections
 from django.db.models.functions import Now
 
 from memory.models import Flag
+from reranker import BACKEND_CHOICES
 
 REREAD_SECONDS = 0.5
 
@@ -39,13 +40,12 @@ def _whole(low: int, high: int) -> FlagKind:
     )
 
 
-BACKENDS = ("auto", "cross_encoder", "late_interaction", "none")
 # The default of each is the Django setting of the same name.
 FLAGS = {
     "RERANK_ENABLED": FlagKind(lambda value: isinstance(value, bool), "true or false"),
     "RERANK_CIRCUIT_MS": _whole(1, 10_000),
     "RERANK_POOL": _whole(1, 100),
-    "RERANK_BACKEND": FlagKind(lambda value: value in BACKENDS, f"one of {', '.join(BACKENDS)}"),
+    "RERANK_BACKEND": FlagKind(lambda value: value in BACKEND_CHOICES, f"one of {', '.join(BACKEND_CHOICES)}"),
 }
 
 _lock = threading.Lock()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memory.lexical import terms
 from r1site.settings import databases, env, transport_rules
+from reranker import config as rerank_config
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
@@ -65,7 +66,7 @@ MEMORY_DECAY_WEIGHT = env.decimal("MEMORY_DECAY_WEIGHT", 0.2, at_least=0.0, at_m
 RERANK_ENABLED = env.boolean("RERANK_ENABLED", True)
 RERANK_CIRCUIT_MS = env.integer("RERANK_CIRCUIT_MS", 250, at_least=1, at_most=10_000)
 RERANK_POOL = env.integer("RERANK_POOL", 8, at_least=1, at_most=100)
-RERANK_BACKEND = env.text("RERANK_BACKEND", "auto", choices=("auto", "cross_encoder", "late_interaction", "none"))
+RERANK_BACKEND = env.text("RERANK_BACKEND", "auto", choices=rerank_config.BACKEND_CHOICES)
 CROSS_ENCODER_MODEL = env.text("CROSS_ENCODER_MODEL", "cross-encoder/ms-marco-TinyBERT-L-2-v2")
 CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
 CROSS_ENCODER_SHA256 = env.text("CROSS_ENCODER_SHA256")

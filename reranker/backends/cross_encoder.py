@@ -13,8 +13,8 @@ from reranker.backends import Pair
 from reranker.backends.first_token import shorten_last_layer
 from reranker.backends.parallel_passes import ParallelPasses, cpu_threads
 from reranker.config import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, RerankConfig
-from reranker.faults import TokenizerFault
-from reranker.loader import LoadedModel, LoadFailure, load_cross_encoder
+from reranker.faults import LoadFailure, TokenizerFault
+from reranker.loader import LoadedModel, load_cross_encoder
 from reranker.results import RerankSkipped
 
 logger = logging.getLogger(__name__)

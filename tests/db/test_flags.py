@@ -7,7 +7,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connections
 
+from memory.retrieval.rerank import deployed_config
 from memory.rollout import flags
+from reranker import Reranker
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
 
@@ -34,6 +36,15 @@ def test_a_row_wins_and_clearing_it_gives_the_setting_back(settings):
         assert json.loads(out.getvalue()) == {"RERANK_ENABLED": expected}
         flags.forget_flags()
         assert flags.flag("RERANK_ENABLED") is expected
+
+
+def test_a_reranker_with_this_deployments_settings_asks_the_flag_itself(settings):
+    settings.RERANK_BACKEND, settings.RERANK_ENABLED = "none", True
+    deployed = Reranker(deployed_config())
+    for value, skipped in ((None, "no_backend"), (False, "disabled")):
+        flags.set_flag("RERANK_ENABLED", value)
+        flags.forget_flags()
+        assert deployed.maybe_rerank("query", ["a text"]).skipped == skipped
 
 
 @pytest.mark.parametrize(

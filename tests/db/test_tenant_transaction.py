@@ -16,7 +16,7 @@ from memory import metrics
 from memory.errors import CrossTenantAttempt, TenantNotBound, UnsafeDatabase
 from memory.isolation import audit as rls_audit
 from memory.models import Chunk, DataKey, Document, Tenant
-from memory.rls import bind_tenant, bound_tenant, joined_transaction, set_rls_context, tenant_transaction
+from memory.rls import bind_tenant, bind_transaction, bound_tenant, joined_transaction, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import remember
 from tests.db.server import bind, connect
@@ -609,9 +609,9 @@ def test_a_context_copied_into_another_thread_cannot_use_the_open_transaction(al
 
 def test_the_setting_is_refused_outside_a_transaction(alice):
     with pytest.raises(TenantNotBound, match="open a transaction first"):
-        set_rls_context(connections["default"], alice.user_hash)
+        bind_transaction(connections["default"], alice.user_hash)
     with connect("r1_app") as raw, pytest.raises(TenantNotBound, match="open a transaction first"):
-        set_rls_context(raw, alice.user_hash)
+        bind_transaction(raw, alice.user_hash)
 
 
 def test_joining_on_a_django_connection_outside_any_transaction_opens_and_commits_one(alice):

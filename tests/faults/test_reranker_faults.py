@@ -3,6 +3,7 @@
 The models are real and really loaded; what goes wrong, goes wrong in their forward pass or on disk.
 """
 
+import hashlib
 import json
 import shutil
 import threading
@@ -14,9 +15,8 @@ import pytest
 import torch
 
 from reranker import RerankConfig, Reranker, RerankSkipped
-from reranker.loader import weights_digest
 from reranker.metrics import breaker_state
-from reranker.model_files import files_digest
+from reranker.model_files import files_digest, weights_digest
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
 PLENTY_MS = 30_000
@@ -106,7 +106,7 @@ def test_a_batch_that_does_not_fit_is_read_in_halves_once(tiny, gate):
     assert results[0].candidate == "good good good"
     assert [len(batch) for batch in gate.batches] == [3, 1, 2]
     with pytest.raises(RerankSkipped) as skipped:
-        tiny.rerank("query", TEXTS * 3, PLENTY_MS)
+        tiny.rerank_or_raise("query", TEXTS * 3, PLENTY_MS)
     assert skipped.value.reason == "out_of_memory"
     assert [len(batch) for batch in gate.batches[3:]] == [9, 4]
 
@@ -317,6 +317,24 @@ def test_pickled_weights_are_not_read(copied):
     (copied / "model.safetensors").unlink()
     torch.save(weights, copied / "pytorch_model.bin")
     assert skipped_by(RerankConfig(model=str(copied)))[0] == "no_backend"
+
+
+def test_pickled_weights_in_a_folder_of_their_own_are_not_read_but_another_runtimes_are_let_lie(copied):
+    digest = weights_digest(copied)
+    (copied / "openvino").mkdir()
+    (copied / "openvino" / "openvino_model.bin").write_bytes(b"not ours")
+    assert weights_digest(copied) == digest
+    (copied / "2_Dense").mkdir()
+    (copied / "2_Dense" / "pytorch_model.bin").write_bytes(b"a pickle")
+    reason, detail = skipped_by(RerankConfig(model=str(copied)))
+    assert reason == "no_backend" and "not safetensors" in detail
+
+
+def test_the_digest_of_several_weight_files_is_that_of_their_sha256sums(copied):
+    (copied / "a.safetensors").write_bytes(b"one")
+    names = ("a.safetensors", "model.safetensors")
+    lines = [f"{hashlib.sha256((copied / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    assert weights_digest(copied) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def test_weights_of_another_shape_or_cut_off_are_not_used(copied):

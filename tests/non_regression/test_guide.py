@@ -179,7 +179,7 @@ def test_every_metric_is_of_those_that_the_memory_exposition_shows():
 def test_the_reasons_shown_are_those_that_are_counted():
     text = guide("metrics").partition("`reason` is one of:")[2].partition("\n## ")[0]
     assert {quoted(row[0])[0] for row in rows(text)} == {*views._REASONS.values(), "bad_request", "server"}
-    skipped = guide("reranking").partition("## Why it was skipped")[2]
+    skipped = guide("reranking").partition("## Why it was skipped")[2].partition("\n## ")[0]
     assert {quoted(row[0])[0] for row in rows(skipped)} == {*REASONS, "not_requested"}
 
 

@@ -17,10 +17,10 @@ import pytest
 
 from memory.embedding.embedder import PACKAGED_SHA256, Embedder
 from memory.embedding.job import Job
-from memory.embedding.model import resolve_model, weights_digest
+from memory.embedding.model import resolve_model
 from memory.errors import InvalidEmbedding, ModelUnavailable, Overloaded
 from memory.indexing.chunker import chunk_text
-from reranker.model_files import files_digest
+from reranker.model_files import files_digest, weights_digest
 
 TINY_DIMENSION = 32
 WORDS = ["query", "passage", "small", "large", "late", "bad", "good", "one", "two", "three", "four"]

@@ -1,5 +1,6 @@
 """Reranking: exact order, batches shared between callers, and a facade that never fails."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -14,15 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reranker
-from reranker import RerankConfig, Reranker, RerankSkipped
+from reranker import BACKEND_CHOICES, BACKENDS, RerankConfig, Reranker, RerankSkipped
 from reranker.backends import Pair
 from reranker.backends.late_interaction import max_sim
 from reranker.backends.windows import best_windows, estimated_tokens
 from reranker.bench import WAYS, BenchPlan, run_bench
 from reranker.blend import best_first, blended, sigmoid
+from reranker.faults import LoadFailure
 from reranker.jobs import Job, next_batch
-from reranker.loader import Load, LoadFailure
+from reranker.loader import Load
 from reranker.pass_time import PassTime
+from reranker.reranker import _MAKERS
 from reranker.verify import as_reference, read_reference, verify, write_reference
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
@@ -149,6 +152,11 @@ def test_special_tokens_in_a_text_are_only_its_characters(tiny, gate):
     assert pair.count("[SEP]") == 2 and pair.count("[CLS]") == 1
 
 
+def test_each_backend_of_the_list_can_be_made():
+    assert tuple(_MAKERS) == BACKENDS
+    assert {*BACKEND_CHOICES} == {"auto", *BACKENDS, "none"}
+
+
 def test_nothing_to_rerank_is_no_failure_and_no_rerank(tiny, folder):
     for asked in (tiny, Reranker(RerankConfig(model=str(folder / "nothing")))):
         before = asked.metrics()
@@ -171,11 +179,69 @@ def test_skipped_answers_are_the_candidates_in_order_with_falling_scores(tiny):
         assert [result.candidate for result in outcome.results] == TEXTS
         assert [result.score for result in outcome.results] == [1 - i / 5 for i in range(5)]
         assert [result.rank for result in outcome.results] == [1, 2, 3, 4, 5]
-    with pytest.raises(RerankSkipped) as refused:
-        tiny.rerank("query", TEXTS, 0)
-    assert refused.value.reason == "deadline"
     with pytest.raises(ValueError):
         tiny.maybe_rerank("query", TEXTS, backend="something")
+
+
+def test_past_its_budget_rerank_answers_in_candidate_order_unless_who_asks_must_know(tiny):
+    past = tiny.rerank("query", TEXTS, 0)
+    assert [(result.candidate, result.score) for result in past] == [(TEXTS[i], 1 - i / 5) for i in range(5)]
+    with pytest.raises(RerankSkipped) as refused:
+        tiny.rerank_or_raise("query", TEXTS, 0)
+    assert refused.value.reason == "deadline"
+    assert tiny.rerank_or_raise("query", []) == []
+
+
+@pytest.mark.parametrize("said", ["false", "0", "No", " off "])
+def test_untold_it_asks_the_environment_whether_to_rerank(tiny, monkeypatch, said):
+    monkeypatch.delenv("RERANK_ENABLED", raising=False)
+    assert tiny.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS).reranked
+    monkeypatch.setenv("RERANK_ENABLED", said)
+    assert tiny.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS).skipped == "disabled"
+    assert tiny.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS, enabled=True).reranked
+
+
+def test_a_switch_of_the_settings_wins_over_the_environment_until_it_fails(folder, monkeypatch):
+    def broken() -> bool:
+        raise ConnectionError
+
+    monkeypatch.setenv("RERANK_ENABLED", "false")
+    switched = Reranker(RerankConfig(model=str(folder), device="cpu", is_enabled=lambda: True))
+    try:
+        assert switched.warm(60)
+        assert switched.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS).reranked
+        switched.configure(replace(switched.config, is_enabled=broken))
+        assert switched.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS).skipped == "disabled"
+        assert switched.metrics()["loads"] == 1
+    finally:
+        switched.close()
+
+
+def test_the_async_twins_answer_alike_and_let_the_loop_go_on(folder, monkeypatch):
+    reranker.configure(RerankConfig(model=str(folder), device="cpu", parallel_passes=1))
+
+    async def ask():
+        gate = ForwardGate(reranker._process_reranker, monkeypatch)
+        gate.hold()
+        waiting = asyncio.create_task(reranker.arerank("query", TEXTS, PLENTY_MS))
+        while not gate.batches:  # turns while the model is held: the loop is free
+            await asyncio.sleep(0.001)
+        assert not waiting.done()
+        gate.release()
+        reranked = await waiting
+        past = await reranker.arerank("query", TEXTS, 0)
+        off = await reranker.amaybe_rerank("query", TEXTS, enabled=False)
+        return reranked, past, off, await reranker.amaybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS)
+
+    try:
+        assert reranker.warm(60)
+        reranked, past, off, maybe = asyncio.run(ask())
+        assert reranked == reranker.rerank("query", TEXTS, PLENTY_MS) == maybe.results
+        assert reranked[0].candidate == TEXTS[3]
+        assert [result.candidate for result in past] == TEXTS and off.skipped == "disabled"
+    finally:
+        reranker.close()
+        reranker.configure(RerankConfig())
 
 
 def test_metrics_count_calls_and_reasons_and_say_what_runs_where(tiny):

@@ -121,6 +121,16 @@ def test_a_token_signed_with_a_private_key_verifies_with_the_public_one(algorith
     assert refusal_reason(asymmetric(algorithm), forged) == "signature"
 
 
+@pytest.mark.parametrize("algorithm", PRIVATE_KEYS)
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw[:-1], lambda raw: raw + b"x", lambda raw: raw * 9, lambda raw: b"x"]
+)
+def test_a_signature_of_another_length_is_a_wrong_signature(algorithm, change):
+    head, body, signature = jwt.encode(claims(), PRIVATE_KEYS[algorithm], algorithm=algorithm).split(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    assert refusal_reason(asymmetric(algorithm), f"{head}.{body}.{segment(change(raw))}") == "signature"
+
+
 def test_a_minted_token_verifies_with_its_scopes():
     token = mint(
         "alice",
@@ -325,6 +335,11 @@ def test_a_time_that_is_no_time_is_refused(claim, value):
 def test_a_time_that_is_not_json_is_refused(value):
     payload = json.dumps(claims(exp=12345678)).replace("12345678", value).encode()
     assert refusal_reason(symmetric(), hs256(payload)) == "format"
+
+
+@pytest.mark.parametrize("jti", ["one", 1, ["one"], True])
+def test_a_tokens_own_id_means_nothing_here(jti):
+    assert symmetric().verify(hs256_of(jti=jti)).user_id == "alice"
 
 
 def test_a_time_with_a_fraction_is_a_time():
@@ -649,6 +664,16 @@ def test_a_published_key_that_is_no_public_signature_key_is_passed_over(issuer, 
     verifier = by_issuer(issuer)
     assert verifier.verify(signed("ES256", "e")).user_id == "alice"
     assert refusal_reason(verifier, signed("RS256", "k")) == "key"
+
+
+def test_a_published_key_that_is_too_short_is_passed_over(issuer):
+    short = {"RS256": rsa.generate_private_key(public_exponent=65537, key_size=1024)}
+    issuer.publish(jwk("RS256", "k", short), jwk("ES256", "e"))
+    verifier = by_issuer(issuer)
+    with pytest.warns(jwt.warnings.InsecureKeyLengthWarning):
+        token = signed("RS256", "k", short)
+    assert refusal_reason(verifier, token) == "key"
+    assert verifier.verify(signed("ES256", "e")).user_id == "alice"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from django.core.management.base import CommandError
 
 from memory.maintenance.command import ServiceCommand
 from memory.retrieval.rerank import deployed_config
-from reranker import RerankConfig, RerankSkipped
+from reranker import BACKENDS, RerankConfig, RerankSkipped
 from reranker.bench import WAYS, BenchPlan, run_bench
 
-BACKENDS = ("cross_encoder", "late_interaction")
 DTYPES = ("bfloat16", "float32")
 COLUMNS = (
     *("backend", "dtype", "candidates", "tokens", "concurrency"),

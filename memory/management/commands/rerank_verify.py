@@ -10,10 +10,8 @@ from django.core.management.base import CommandError
 
 from memory.maintenance.command import ServiceCommand
 from memory.retrieval.rerank import deployed_config
-from reranker.config import BackendChoice
+from reranker import BACKENDS, BackendChoice
 from reranker.verify import read_reference, verify, write_reference
-
-BACKENDS = ("cross_encoder", "late_interaction")
 
 
 class Command(ServiceCommand):

@@ -22,7 +22,7 @@ from memory.api.schema.shapes import (
     uuid,
 )
 from memory.retrieval.rerank import NOT_REQUESTED
-from reranker import REASONS
+from reranker import BACKENDS, REASONS
 
 _DOCUMENT = {
     "doc_id": doc_id(),
@@ -60,7 +60,7 @@ ANSWERS: dict[str, Schema] = {
             "rerank": obj(
                 "What reranked, or why nothing did.",
                 {
-                    "backend": string("What ran, or was asked.", enum=["cross_encoder", "late_interaction", "none"]),
+                    "backend": string("What ran, or was asked.", enum=[*BACKENDS, "none"]),
                     "skipped": or_null(
                         string(
                             "Why the order is the candidates' own; `empty` where nothing was found.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memory.api.schema.shapes import Schema, boolean, integer, number, obj, or_null, ref, string
+from reranker import BACKENDS
 
 _COMPONENTS = ("database", "role", "migrations", "keys", "embedder", "reranker")
 
@@ -35,7 +36,7 @@ ANSWERS: dict[str, Schema] = {
                 "Milliseconds of the latest calls that asked a model; null before the first.",
                 {name: or_null(number(minimum=0)) for name in ("p50", "p95", "max")},
             ),
-            "backend": string("What reranks.", enum=["cross_encoder", "late_interaction", "none"]),
+            "backend": string("What reranks.", enum=[*BACKENDS, "none"]),
             "model": string("The cross-encoder's name."),
             "device": or_null(string("Where the model runs.")),
             "state": string("Whether the model is there."),
