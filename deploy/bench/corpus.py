@@ -6,6 +6,8 @@ import random
 import sys
 import time
 
+# Of the vectors, as the default model has them.
+DIMENSION = 384
 CHUNKS_PER_DOCUMENT = 200
 TOPICS = 300
 _VOCABULARY = (
@@ -23,11 +25,9 @@ class Corpus:
     def __init__(self, seed: int):
         import numpy as np
 
-        from memory.models.chunk import EMBEDDING_DIMENSION
-
         self._random = random.Random(seed)
         self._numbers = np.random.default_rng(seed)
-        centres = self._numbers.normal(size=(TOPICS, EMBEDDING_DIMENSION))
+        centres = self._numbers.normal(size=(TOPICS, DIMENSION))
         self._centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
 
     def document(self, chunks: int):

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "bench")]
 # The model is not asked here, so the space is only a number.
 from database import machine, percentiles, service  # noqa: E402
 from query import CANDIDATES  # noqa: E402
-from zipf_corpus import CHUNKS_PER_DOCUMENT, LEXICAL_TABLES, Texts, load  # noqa: E402
+from zipf_corpus import CHUNKS_PER_DOCUMENT, DIMENSION, LEXICAL_TABLES, Texts, load  # noqa: E402
 
 SIZES = (20, 2_000, 20_000, 200_000)
 QUERY_TERMS = 6
@@ -63,7 +63,6 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     from memory.embedding.spaces import default_space
     from memory.embedding.vectors import half_vectors, unit_vectors
     from memory.lexical.bm25 import ctes, lexical_query
-    from memory.models.chunk import EMBEDDING_DIMENSION
     from memory.retrieval.search import Filters, Search
     from memory.rls import tenant_transaction
     from memory.sealing.keyring import existing_profile
@@ -71,11 +70,11 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
     from memory.security import hmac_user
 
     user_hash, space, texts = hmac_user(user_id), default_space(), Texts(5)
-    keys, numbers = existing_profile(user_hash), np.random.default_rng(5)
+    key, numbers = existing_profile(user_hash).search_key, np.random.default_rng(5)
 
     def one(vector, question: str | None) -> float:
         started = time.perf_counter()
-        lexical = None if question is None else lexical_query(keys, question, "english")
+        lexical = None if question is None else lexical_query(key, question, "english")
         with tenant_transaction(user_hash) as tx:
             search = Search(tx, space, vector, CANDIDATES, Filters(), lexical)
             tx.end()
@@ -88,7 +87,7 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
 
     def lexical_alone(question: str) -> float:
         params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
-        params |= lexical_query(keys, question, "english").params()
+        params |= lexical_query(key, question, "english").params()
         nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
         sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM lexical"
         with tenant_transaction(user_hash) as tx:
@@ -99,8 +98,8 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
 
     laps: dict[str, list[float]] = {"vector leg": [], "both legs": [], "added": [], "lexical leg": []}
     for number in range(rounds + 3):
-        unit = unit_vectors(numbers.normal(size=(1, EMBEDDING_DIMENSION)), rows=1, dimension=EMBEDDING_DIMENSION)
-        vector, question = half_vectors(protect(keys, unit))[0], " ".join(texts.words(QUERY_TERMS))
+        unit = unit_vectors(numbers.normal(size=(1, DIMENSION)), rows=1, dimension=DIMENSION)
+        vector, question = half_vectors(protect(key, unit))[0], " ".join(texts.words(QUERY_TERMS))
         alone = min(one(vector, None) for _ in range(RUNS))
         both = min(one(vector, question) for _ in range(RUNS))
         lexical = min(lexical_alone(question) for _ in range(RUNS))
@@ -155,13 +154,13 @@ def maintenance(connections, user_id: str) -> dict[str, float]:
     try:
         with tenant_transaction(hmac_user(user_id), write=True) as tx:
             first = tx.execute(
-                "SELECT space, generation, segment FROM memory_lexical_segments WHERE user_hash = %s LIMIT 1",
+                "SELECT space, segment FROM memory_lexical_segments WHERE user_hash = %s LIMIT 1",
                 [tx.user_hash],
             ).fetchone()
             if first is None:
                 return {}
             for name, step in (
-                ("compact", lambda: compact(tx, *first)), ("flush", lambda: flush(tx, first[0], first[1]))
+                ("compact", lambda: compact(tx, *first)), ("flush", lambda: flush(tx, first[0]))
             ):  # fmt: skip
                 started = time.perf_counter()
                 step()

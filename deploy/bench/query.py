@@ -90,7 +90,7 @@ def searchable(user_id: str, embedding):
     from memory.security import hmac_user
 
     user_hash = hmac_user(user_id)
-    return user_hash, half_vectors(protect(existing_profile(user_hash), embedding[None, :]))[0]
+    return user_hash, half_vectors(protect(existing_profile(user_hash).search_key, embedding[None, :]))[0]
 
 
 def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dict:

@@ -34,13 +34,13 @@ def load(user) -> None:
     from pydoc_data.topics import topics
 
     from memory.indexing.seal import DocumentDraft
-    from memory.services.index import count_chunks, index_document
+    from memory.services.index import active_embedder, chunks_of, index_document
 
-    left = CHUNKS
+    left, embedder = CHUNKS, active_embedder(user.user_hash)[1]
     for name, text in sorted(topics.items(), key=lambda topic: (-len(topic[1]), topic[0])):
-        chunks = count_chunks([text]).chunks[0]
+        [chunks] = chunks_of([text], embedder)
         text = text[: chunks[min(left, len(chunks)) - 1].end]
-        chunks = count_chunks([text]).chunks[0]
+        [chunks] = chunks_of([text], embedder)
         if len(chunks) > left:
             continue
         user.call(index_document, user.user_id, DocumentDraft(f"help/{name}", SOURCE, text))

@@ -7,6 +7,8 @@ import sys
 import time
 from itertools import accumulate
 
+# Of the vectors, as the default model has them.
+DIMENSION = 384
 VOCABULARY = 40_000
 TOKENS_PER_CHUNK = 80
 CHUNKS_PER_DOCUMENT = 20
@@ -29,14 +31,13 @@ class Texts:
         import numpy as np
 
         from memory.indexing.slices import Slice
-        from memory.models.chunk import EMBEDDING_DIMENSION
 
         passages, start = [], 0
         for _ in range(chunks):
             text = " ".join(self.words(TOKENS_PER_CHUNK))
             passages.append(Slice(text, start, start + len(text)))
             start += len(text)
-        return passages, np.random.default_rng(self._random.getrandbits(32)).normal(size=(chunks, EMBEDDING_DIMENSION))
+        return passages, np.random.default_rng(self._random.getrandbits(32)).normal(size=(chunks, DIMENSION))
 
 
 def load(connections, sizes) -> dict[int, str]:

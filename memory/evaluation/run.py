@@ -34,7 +34,7 @@ from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
 from memory.services.forget import delete_document
-from memory.services.index import IndexedBatch, index_document
+from memory.services.index import IndexedBatch, index_documents
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 
 LEG_CANDIDATES = 100
@@ -116,7 +116,7 @@ def _index(
 
     def store(doc_id: str, text: str) -> IndexedBatch:
         draft = DocumentDraft(doc_id, SOURCE, text, created_at=now - timedelta(days=ages[doc_id]))
-        return user.call(index_document, user.user_id, draft)
+        return user.call(index_documents, user.user_id, [draft])
 
     label = f"indexing {collection.name}" + ("" if user.rotated else ", unrotated")
     for position, doc_id in enumerate(progress(doc_ids, len(doc_ids), label, stream)):

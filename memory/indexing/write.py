@@ -30,8 +30,8 @@ def index_memory_batch(
 ) -> list[UUID]:  # fmt: skip
     """Seal and store `passages` as the whole of document `doc_id`; their chunk ids, in order.
 
-    `passages` may overlap and leave no gap; `embeddings`: float[n, d] of the model of the user's active space. `conn` is a
-    Django connection or a psycopg one: inside a transaction of the same user, or of nobody, this joins it, else it
+    `passages` may overlap and leave no gap; `embeddings`: float[n, d] of the user's space's model. `conn` is
+    a Django connection or a psycopg one: inside a transaction of the same user, or of nobody, this joins it, else it
     opens one. Replaces an earlier version of the document.
 
     Raises CrossTenantAttempt when `conn` is in another user's transaction, InvalidEmbedding, InvalidUserId,

@@ -120,13 +120,18 @@ class TenantProfile:
 
 
 def read_profile(tx: TenantTransaction) -> TenantProfile | None:
-    """The profile as `tx` sees it; None where there is no such user. Raises KeyUnavailable as `tx.state()`."""
+    """The profile as `tx` sees it; None where there is no such user.
+
+    Raises KeyUnavailable where the key that seals is not there, and as `tx.state()`.
+    """
     data_keys = tx.execute(_DATA_KEYS, [tx.user_hash])
     search_key = tx.execute(_SEARCH_KEY, [tx.user_hash])
     state = tx.state()
     if state is None:
         return None
     sealed = {generation: SealedKey(key_id, bytes(blob)) for generation, key_id, blob in data_keys.fetchall()}
+    if state.generation not in sealed:
+        raise KeyUnavailable()
     row = search_key.fetchone()
     found = None if row is None else SealedKey(row[0], bytes(row[1]))
     return TenantProfile(tx.user_hash, state.profile, state.active_space, state.generation, sealed, found)

@@ -140,9 +140,9 @@ def index_documents(
     return batch
 
 
-def index_document(user_id: str, draft: DocumentDraft) -> IndexedBatch:
+def index_document(user_id: str, draft: DocumentDraft) -> IndexedDocument:
     """Remember one document; see `index_documents`."""
-    return index_documents(user_id, [draft])
+    return index_documents(user_id, [draft]).documents[0]
 
 
 def active_embedder(user_hash: str) -> tuple[int, Embedder]:

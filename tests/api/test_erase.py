@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 import pytest
 from django.conf import settings
 
 from memory.erasure import erase
-from memory.erasure.erase import ERASED_TABLES, erase_memory
-from memory.erasure.receipts import is_valid
+from memory.erasure.erase import ERASED_TABLES, KEY_TABLES, erase_memory
+from memory.erasure.receipts import is_valid, signed_receipt
 from memory.isolation.audit import TENANT_TABLES
+from memory.keys import master_keys, receipt_keys
 from memory.retrieval.plan import Plan
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import forget_profiles
@@ -20,6 +24,7 @@ from tests.db.memories import flush_terms, remember, remember_requests, remember
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
 TEXT = "Grandmother's recipe needs two lemons and a cup of poppy seeds."
+ERASED = ("erased_documents", "erased_chunks", "key_destroyed", "unrecoverable_after", "at")
 # What outlives an erasure: the ledger, and how much of the rate is left.
 KEPT = {"memory_erasures", "memory_rate_buckets"}
 
@@ -64,7 +69,7 @@ def fill(person) -> None:
 
 
 def test_every_tenant_table_is_either_erased_or_kept_on_purpose():
-    assert {*ERASED_TABLES, *KEPT, "memory_tenants", "memory_data_keys"} == set(TENANT_TABLES)
+    assert {*ERASED_TABLES, *KEPT, *KEY_TABLES, "memory_tenants"} == set(TENANT_TABLES)
 
 
 def test_an_erased_user_has_no_row_left_but_the_ledgers_and_the_rates(alice, bob, superuser):
@@ -87,9 +92,13 @@ def test_the_receipt_is_signed_and_says_when_the_last_copy_of_the_key_is_gone(al
     assert superuser.execute(
         "SELECT erased_at, unrecoverable_after, erased_documents, erased_chunks FROM memory_erasures"
         " WHERE user_hash = %s", [alice.user_hash]).fetchall() == [(at, gone, 1, 1)]  # fmt: skip
-    assert is_valid(alice.user_hash, receipt)
-    assert not is_valid(bob.user_hash, receipt)
+    assert is_valid(receipt, alice.user_id)
+    assert not is_valid(receipt, bob.user_id)
+    assert is_valid(receipt)
     for name, other in [
+        ("version", 2),
+        ("key_id", "0" * 16),
+        ("subject", "0" * 64),
         ("erased_documents", 2),
         ("erased_chunks", True),
         ("key_destroyed", False),
@@ -97,15 +106,30 @@ def test_the_receipt_is_signed_and_says_when_the_last_copy_of_the_key_is_gone(al
         ("signature", receipt["signature"][:-2] + "AA"),
     ]:
         assert receipt[name] != other or type(receipt[name]) is not type(other)
-        assert not is_valid(alice.user_hash, receipt | {name: other}), name
-    assert not is_valid(alice.user_hash, receipt | {"more": 1})
-    assert not is_valid(alice.user_hash, {name: receipt[name] for name in receipt if name != "at"})
+        assert not is_valid(receipt | {name: other}), name
+    assert not is_valid(receipt | {"more": 1})
+    assert not is_valid({name: receipt[name] for name in receipt if name != "at"})
+
+
+def test_a_receipt_outlives_the_key_that_names_users_and_a_newer_key_of_its_own(alice, monkeypatch):
+    remember(alice, "a")
+    receipt = erased(alice)
+    key = receipt_keys.receipt_keys()[0].secret
+    newer = os.urandom(32)
+    monkeypatch.delenv("MEMORY_RECEIPT_KEY_FILE", raising=False)
+    monkeypatch.setenv("MEMORY_RECEIPT_KEY", ",".join(base64.b64encode(each).decode() for each in (newer, key)))
+    monkeypatch.setattr(master_keys, "tenant_hmac_key", lambda: os.urandom(32))
+    assert is_valid(receipt, alice.user_id)
+    later = asdict(signed_receipt(alice.user_id, **{name: receipt[name] for name in ERASED}))
+    assert later["key_id"] != receipt["key_id"] and is_valid(later, alice.user_id)
+    monkeypatch.setenv("MEMORY_RECEIPT_KEY", base64.b64encode(newer).decode())
+    assert is_valid(later, alice.user_id) and not is_valid(receipt, alice.user_id)
 
 
 def test_a_user_who_stored_nothing_gets_a_receipt_of_nothing_and_no_line_in_the_ledger(stranger, superuser):
     receipt = erased(stranger)
     assert (receipt["erased_documents"], receipt["erased_chunks"], receipt["key_destroyed"]) == (0, 0, False)
-    assert is_valid(stranger.user_hash, receipt)
+    assert is_valid(receipt, stranger.user_id)
     assert rows(superuser, stranger) == {}
 
 
@@ -214,7 +238,7 @@ def test_a_restored_complete_backup_opens_nothing(alice, superuser):
     backup = put_aside(superuser, alice)
     assert alice.query("poppy seeds").json()["results"]
     erased(alice)
-    put_back(superuser, backup, without={"memory_data_keys", "memory_erasures", "memory_rate_buckets"})
+    put_back(superuser, backup, without={*KEY_TABLES, "memory_erasures", "memory_rate_buckets"})
     forget_profiles()
     assert rows(superuser, alice)["memory_chunks"] == 1
     for response in (

@@ -200,6 +200,7 @@ def test_the_pools_gauges_say_what_is_lent_and_who_waits(alice):
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(read)
         while not pool.get_stats()["requests_waiting"]:
+            assert not waiting.done(), waiting.result()
             time.sleep(0.01)
         busy = gauges()
         for connection in taken:
