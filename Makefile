@@ -21,7 +21,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage lock audit clients bench-crypto bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage lock audit former-export former-import clients bench-crypto bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -95,6 +95,16 @@ lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --
 
 audit: $(AUDIT_READY)  ## look the locked distributions up among known vulnerabilities; var/audit.json, var/sbom.json
 	@$(AUDIT_PYTHON) deploy/supply/audit.py
+
+# The version before the schema was made anew, at the commit before its last migration went.
+FORMER := var.former-version
+former-export: $(READY)  ## every user's documents from a var/ of the version before, as JSON Lines; plain text
+	@test -d $(FORMER) || git worktree add -q --detach $(FORMER) \
+		"$$(git log --diff-filter=D --format=%H -1 -- memory/migrations/0014_data_key_remains.py)^"
+	@R1_FORMER=$(FORMER) R1_VAR_DIR="$${R1_VAR_DIR:-$(CURDIR)/var}" $(PYTHON) deploy/former/export.py
+
+former-import: $(READY)  ## take in what former-export gave, from stdin
+	@$(PYTHON) deploy/former/import.py
 
 clients: $(CLIENTS_READY)  ## generate a Python client from the OpenAPI document into var/clients; no warning passes
 	@$(CLIENTS_PYTHON) deploy/clients/generate.py

@@ -1,5 +1,6 @@
 from django.apps import AppConfig
 from django.db.backends.signals import connection_created
+from django.db.models.signals import pre_migrate
 
 import reranker
 
@@ -15,6 +16,7 @@ class MemoryConfig(AppConfig):
         # Under every server, and in a shell: the settings reach it by the first call, whoever makes it.
         reranker.configure_lazily(_rerank_config)
         connection_created.connect(_count_refusals, dispatch_uid="memory.count_refusals")
+        pre_migrate.connect(_refuse_former_schema, sender=self, dispatch_uid="memory.refuse_former_schema")
 
 
 def _rerank_config() -> reranker.RerankConfig:
@@ -28,3 +30,9 @@ def _count_refusals(connection, **kwargs):
 
     if counting_refusals not in connection.execute_wrappers:
         connection.execute_wrappers.append(counting_refusals)
+
+
+def _refuse_former_schema(using, **kwargs):
+    from memory.migrations._former import refuse_former_schema
+
+    refuse_former_schema(using)

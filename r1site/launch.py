@@ -47,9 +47,10 @@ WATCH_SECONDS = 2
 DATA_KEYS = {
     "MEMORY_ENCRYPTION_KEY": ("MEMORY_ENCRYPTION_KEY", "MEMORY_ENCRYPTION_KEYS"),
     "MEMORY_TENANT_HMAC_KEY": ("MEMORY_TENANT_HMAC_KEY",),
-    "MEMORY_RECEIPT_KEY": ("MEMORY_RECEIPT_KEY",),
 }
 SESSION_SECRETS = ("MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY")
+# What a new one costs no row.
+REPLACEABLE_SECRETS = (*SESSION_SECRETS, "MEMORY_RECEIPT_KEY")
 PACKAGES = ("django", "torch", "sentence-transformers")
 
 
@@ -109,7 +110,7 @@ def prepared(var: Path) -> Iterator[Cluster | None]:
     if os.environ["DJANGO_SETTINGS_MODULE"] == DEVELOPMENT_SETTINGS:
         if cluster is None:
             _require_data_keys(var / "secrets")
-            ensure_development_secrets(var / "secrets", database_exists=False, names=SESSION_SECRETS)
+            ensure_development_secrets(var / "secrets", database_exists=False, names=REPLACEABLE_SECRETS)
         else:
             ensure_development_secrets(var / "secrets", database_exists=cluster.exists())
     _say("database: DATABASE_URL" if url else f"database: embedded, under {var / 'postgres'}")

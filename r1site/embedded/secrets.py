@@ -48,7 +48,6 @@ MAKERS: dict[str, Callable[[], str]] = {
 BOUND_TO_DATA = {
     "MEMORY_ENCRYPTION_KEY": "a new key would make every stored text unreadable",
     "MEMORY_TENANT_HMAC_KEY": "a new key would cut every user off from their own rows",
-    "MEMORY_RECEIPT_KEY": "a new key would make receipts of erasures invalid",
     "POSTGRES_PASSWORD": "the database server only knows the old one",
 }
 
