@@ -1,7 +1,7 @@
 """Every test of the database runs on real PostgreSQL, as r1_app, in real transactions.
 
-The suite has an embedded cluster of its own under var/test, and each worker of a parallel run has one under
-var/test-<worker>. Tables are never emptied between tests: each test makes users of its own, whose rows no other
+The suite has an embedded cluster of its own under var/suite, and each worker of a parallel run has one under
+var/suite-<worker>. Tables are never emptied between tests: each test makes users of its own, whose rows no other
 test can reach. That is the product's promise, and the suite leans on it.
 """
 

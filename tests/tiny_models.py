@@ -1,4 +1,4 @@
-"""Cross-encoders small enough to build in a test, real in all else: BERT, WordPiece, saved to disk."""
+"""Models small enough to build in a test, real in all else: BERT, WordPiece, saved to disk."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ WORDS = [GOOD, "query", "plain", "dull", "what", "was", "said", "and", "when", "
 _LETTERS = list(string.ascii_lowercase + string.digits)
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *_LETTERS, *(f"##{c}" for c in _LETTERS)]
 MAX_TOKENS = 512
+SENTENCE_WORDS = ["query", "passage", "small", "large", "late", "bad", "good", "one", "two", "three", "four"]
+TINY_DIMENSION = 32
 # How far apart two dimensions of an embedding are; the layer norms even out all but the sign.
 _MARK = 8.0
 
@@ -43,6 +45,42 @@ def build_cross_encoder(folder: Path, *, labels: int = 1, hand_set: bool = True)
     model.save_pretrained(folder)
     CrossEncoder(str(folder), device="cpu").save_pretrained(str(folder))
     return folder
+
+
+def build_sentence_model(folder: Path) -> Path:
+    """A sentence-transformers model of 2 layers, TINY_DIMENSION wide, always with the same weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.manual_seed(7)
+    base, whole = folder / "base", folder / "whole"
+    base.mkdir(parents=True)
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *SENTENCE_WORDS,
+        *_LETTERS,
+        *(f"##{c}" for c in _LETTERS),
+    ]
+    (base / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(base / "vocab.txt"), model_max_length=64).save_pretrained(base)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=TINY_DIMENSION,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(base)
+    model = SentenceTransformer(modules=[Transformer(str(base)), Pooling(TINY_DIMENSION)], device="cpu")
+    model.save(str(whole))
+    return whole
 
 
 def _mark_good(model) -> None:

@@ -1,7 +1,7 @@
 """Every document of every user, from a database of the schema before: JSON Lines on stdout.
 
 Runs in a checkout of the version that made the database (`make former-export` makes one), on that version's code and
-keys: `{"user_id": ..., "document": {...}}` a line, the document as POST /memory/index takes it. Plain text: keep it safe.
+keys: `{"user_id": ..., "document": {...}}` a line, the document as POST /memory/index takes it. Plain text.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main() -> None:
         from django.db import connections
 
         from memory.rls import bind_tenant
-        from memory.security import open_sealed
         from memory.sealing.keyring import Purpose, existing_keys, user_id_aad
+        from memory.security import open_sealed
         from memory.services.export import export_documents
 
         with connections["maint"].cursor() as cursor:

@@ -47,10 +47,16 @@ def describe(embedder: Embedder) -> dict:
         "weights_sha256": embedder.weights_sha256,
         "dimension": embedder.dimension,
         "chunk_tokens": embedder.max_tokens,
-        "chunk_overlap": settings.MEMORY_CHUNK_OVERLAP,
+        "chunk_overlap": overlap_tokens(embedder),
         "chunk_max_chars": CHUNK_MAX_CHARS,
         "protection": settings.MEMORY_EMBEDDING_PROTECTION,
     }
+
+
+def overlap_tokens(embedder: Embedder) -> int:
+    """How many tokens of a chunk the next one repeats: as set, or a quarter where that is over half of a chunk."""
+    overlap: int = settings.MEMORY_CHUNK_OVERLAP
+    return overlap if overlap * 2 <= embedder.max_tokens else embedder.max_tokens // 4
 
 
 def fingerprint(description: dict) -> str:

@@ -9,12 +9,11 @@ from graphlib import CycleError, TopologicalSorter
 from uuid import UUID
 
 import numpy as np
-from django.conf import settings
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.embedding.embedder import Embedder
-from memory.embedding.spaces import default_space, embedder_of
+from memory.embedding.spaces import default_space, embedder_of, overlap_tokens
 from memory.errors import FieldError, InvalidInput, StaleKeys
 from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
@@ -161,7 +160,7 @@ def chunks_of(texts: Sequence[str], embedder: Embedder, *, field: str = "text") 
         texts,
         embedder.tokenizer,
         max_tokens=embedder.max_tokens,
-        overlap_tokens=settings.MEMORY_CHUNK_OVERLAP,
+        overlap_tokens=overlap_tokens(embedder),
         max_chars=CHUNK_MAX_CHARS,
         max_chunks=CHUNKS_PER_CALL_MAX,
         field=field,

@@ -1,6 +1,6 @@
-"""The test suite: an embedded cluster of its own under `var/test`, made and started by tests/conftest.py.
+"""The test suite: an embedded cluster of its own under `var/suite`, made and started by tests/conftest.py.
 
-Run in parallel, each of pytest-xdist's workers has its own, under `var/test-gw0`, `var/test-gw1` and so on: with a
+Run in parallel, each of pytest-xdist's workers has its own, under `var/suite-gw0`, `var/suite-gw1` and so on: with a
 server, keys and passwords that no other worker knows.
 """
 
@@ -13,7 +13,7 @@ from r1site.settings.development_secrets import NAMES, use_files_in
 
 _VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents[2] / "var").absolute()
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
-TEST_ROOT = _VAR_DIR / (f"test-{_WORKER}" if _WORKER else "test")
+TEST_ROOT = _VAR_DIR / (f"suite-{_WORKER}" if _WORKER else "suite")
 ensure_development_secrets(TEST_ROOT / "secrets", database_exists=(TEST_ROOT / "postgres" / "data").exists())
 # The process that starts the workers has read this file too, and they inherit the names of its key files.
 for _name in NAMES:

@@ -27,7 +27,7 @@ WHOLE_CHUNK = "word " * 480
 def text_of(chunks: int) -> str:
     """A text that makes exactly so many chunks."""
     text = SENTENCE if chunks == 1 else WHOLE_CHUNK + "word " * 420 * (chunks - 1)
-    assert index_service.count_chunks([text]).chunk_count == chunks
+    assert len(index_service.chunks_of([text], get_embedder())[0]) == chunks
     return text
 
 

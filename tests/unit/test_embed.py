@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import string
 import subprocess
 import sys
 import threading
@@ -21,9 +20,7 @@ from memory.embedding.model import resolve_model
 from memory.errors import InvalidEmbedding, ModelUnavailable, Overloaded
 from memory.indexing.chunker import chunk_text
 from reranker.model_files import files_digest, weights_digest
-
-TINY_DIMENSION = 32
-WORDS = ["query", "passage", "small", "large", "late", "bad", "good", "one", "two", "three", "four"]
+from tests.tiny_models import SENTENCE_WORDS, TINY_DIMENSION, build_sentence_model
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +32,7 @@ def minilm():
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> Path:
-    """A real sentence-transformers model on disk: BERT, 2 layers, 32 wide, WordPiece."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    torch.manual_seed(7)
-    base, folder = (tmp_path_factory.mktemp(name) for name in ("base", "tiny"))
-    letters = list(string.ascii_lowercase + string.digits)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{c}" for c in letters)]
-    (base / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(str(base / "vocab.txt"), model_max_length=64).save_pretrained(base)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=TINY_DIMENSION,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(base)
-    transformer = Transformer(str(base))
-    model = SentenceTransformer(modules=[transformer, Pooling(TINY_DIMENSION)], device="cpu")
-    model.save(str(folder))
-    return folder
+    return build_sentence_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -212,7 +185,7 @@ def test_no_passages_give_no_rows(tiny):
 
 
 def test_rows_come_back_in_the_order_of_the_texts(tiny):
-    texts = [" ".join(WORDS[: n % 7 + 1]) + f" {n}" for n in range(40)]
+    texts = [" ".join(SENTENCE_WORDS[: n % 7 + 1]) + f" {n}" for n in range(40)]
     together = tiny.embed_passages(texts)
     alone = np.stack([tiny.embed_passages([text])[0] for text in texts])
     assert np.abs(together - alone).max() < 1e-5
