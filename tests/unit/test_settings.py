@@ -42,6 +42,7 @@ GOOD = {
     "DJANGO_SECRET_KEY": secrets.token_urlsafe(48),
     "MEMORY_ENCRYPTION_KEY": key(),
     "MEMORY_TENANT_HMAC_KEY": key(),
+    "MEMORY_RECEIPT_KEY": key(),
     "MEMORY_JWT_SECRET": secrets.token_urlsafe(48),
     "MEMORY_METRICS_TOKEN": secrets.token_urlsafe(32),
 }
@@ -109,7 +110,14 @@ def test_no_metrics_token_and_several_keys_start_too():
 
 @pytest.mark.parametrize(
     "name",
-    ["DATABASE_URL", "DJANGO_SECRET_KEY", "MEMORY_ENCRYPTION_KEY", "MEMORY_TENANT_HMAC_KEY", "MEMORY_JWT_SECRET"],
+    [
+        "DATABASE_URL",
+        "DJANGO_SECRET_KEY",
+        "MEMORY_ENCRYPTION_KEY",
+        "MEMORY_TENANT_HMAC_KEY",
+        "MEMORY_RECEIPT_KEY",
+        "MEMORY_JWT_SECRET",
+    ],
 )
 def test_a_missing_one_is_refused(name):
     said = refusal(**{name: None})
@@ -233,7 +241,7 @@ def test_a_worker_of_the_suite_shares_no_server_and_no_key_with_the_process_that
     inherited = {f"{name}_FILE": str(tmp_path / "test" / "secrets" / name) for name in NAMES}
     at_work = {"R1_VAR_DIR": str(tmp_path), "PYTEST_XDIST_WORKER": "gw7", **dict.fromkeys(NAMES)}
     with read_anew("r1site.settings.test", **inherited, **at_work) as suite:
-        own = tmp_path / "test-gw7"
+        own = tmp_path / "suite-gw7"
         assert own == suite.TEST_ROOT
         assert [os.environ[f"{name}_FILE"] for name in NAMES] == [str(own / "secrets" / name) for name in NAMES]
         assert {alias["HOST"] for alias in suite.DATABASES.values()} == {str(socket_dir(own / "postgres"))}
