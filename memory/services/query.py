@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from django.conf import settings
 
 from memory import metrics
+from memory.admission import turns
 from memory.admission.deadline import deadline_at
 from memory.embedding.process import get_embedder
 from memory.embedding.spaces import active_space
@@ -65,7 +66,8 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
     1. Embed the question; no database connection is held.
-    2. Search: the user's keys, then both legs' candidates with their sealed blobs in one short transaction.
+    2. Search, in the user's turn from here to 4: the user's keys, then both legs' candidates with their sealed blobs
+       in one short transaction.
     3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, the best
        PHRASE_CANDIDATES are opened, and those that hold it word for word go before all others.
     4. Open the few that go on.
@@ -81,18 +83,20 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     embedding = embedder.embed_query(query.text, deadline=deadline_at(), user=user_hash)
     watch.lap("embed")
 
-    keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
-    watch.lap("ann")
+    # A wait for the turn counts as search: the caller sees one total, and no stage is new to him.
+    with turns.interpreter.taking(user_hash):
+        keys, found, quarantined = _search(user_hash, active_space(embedder), embedding, query)
+        watch.lap("ann")
 
-    ranked = _rank(found, query)
-    if keys is not None and (phrases := quoted_phrases(query.text)):
-        ranked = _phrased_first(keys, ranked, phrases)
+        ranked = _rank(found, query)
+        if keys is not None and (phrases := quoted_phrases(query.text)):
+            ranked = _phrased_first(keys, ranked, phrases)
 
-    pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-    pool = ranked[:pool_size]
-    if keys is not None:
-        open_candidates(keys, [candidate for candidate in pool if candidate.metadata is None])
-    watch.lap("open")
+        pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
+        pool = ranked[:pool_size]
+        if keys is not None:
+            open_candidates(keys, [candidate for candidate in pool if candidate.metadata is None])
+        watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
     # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.

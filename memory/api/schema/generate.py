@@ -88,7 +88,7 @@ def complete(result: Schema, **_: Any) -> Schema:
     components = result["components"]
     components["schemas"] |= {
         **ANSWERS,
-        **fields.metadata_levels(conf.METADATA_MAX_DEPTH),
+        **fields.metadata_levels(conf.METADATA_MAX_DEPTH, conf.METADATA_MAX_NAMES),
         **problems.problem_schemas(),
     }
     components["schemas"] = dict(sorted(components["schemas"].items()))
