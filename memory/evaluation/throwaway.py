@@ -23,7 +23,7 @@ CALL_TRIES = 5
 class ThrowAwayUser:
     """A context: the user is erased at its start, in case an earlier run was killed, and at its end.
 
-    `rotated=False` gives the user the identity in place of the secret matrix of `memory/protection`, and
+    `rotated=False` gives the user the identity in place of the secret matrix of `memory/embedding/rotation.py`, and
     nothing else changes: so rotation on and off compare within one database and one embedding space.
     """
 
@@ -65,7 +65,7 @@ class ThrowAwayUser:
 
 
 class _Identity:
-    """In place of `protection.rotation.Rotation`."""
+    """In place of `memory.embedding.rotation.Rotation`."""
 
     def apply(self, units: np.ndarray) -> np.ndarray:
         return units

@@ -68,9 +68,9 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     1. Embed the question; no database connection is held.
     2. Search, in the user's turn from here to 4: the user's keys, then both legs' candidates with their sealed blobs
        in one short transaction.
-    3. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, the best
-       PHRASE_CANDIDATES are opened, and those that hold it word for word go before all others.
-    4. Open the few that go on.
+    3. Fuse the legs' scores and let old passages decay.
+    4. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
+       them that hold it word for word go before all others.
     5. Rerank them, or say why not.
     6. Answer.
 
@@ -89,13 +89,13 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
         watch.lap("ann")
 
         ranked = _rank(found, query)
-        if keys is not None and (phrases := quoted_phrases(query.text)):
-            ranked = _phrased_first(keys, ranked, phrases)
-
         pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-        pool = ranked[:pool_size]
+        phrases = quoted_phrases(query.text)
         if keys is not None:
-            open_candidates(keys, [candidate for candidate in pool if candidate.metadata is None])
+            # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among
+            # these.
+            open_candidates(keys, ranked[: max(pool_size, PHRASE_CANDIDATES) if phrases else pool_size])
+        pool = (_phrased_first(ranked, phrases) if phrases else ranked)[:pool_size]
         watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -158,15 +158,11 @@ def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
 
 
-def _phrased_first(keys: TenantKeys, ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
-    """Those of the best PHRASE_CANDIDATES that hold all `phrases`, then the others, each in the order they had.
-
-    Raises as `open_candidates`.
-    """
+def _phrased_first(ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
+    """Those of the best PHRASE_CANDIDATES, opened, that hold all `phrases`, then the others, each in their order."""
     best = ranked[:PHRASE_CANDIDATES]
     for candidate in ranked:
         candidate.phrased = False
-    open_candidates(keys, best)
     for candidate in best:
         candidate.phrased = holds_phrases(candidate.text, phrases)
     return sorted(ranked, key=lambda candidate: not candidate.phrased)
