@@ -146,7 +146,7 @@ class NotFound(MemoryServiceError):
 
 
 class DecryptionFailed(MemoryServiceError):
-    """Sealed data did not open; it has been set aside."""
+    """Sealed data did not open; it has been quarantined."""
 
     code = "decryption_failed"
 

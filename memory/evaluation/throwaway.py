@@ -25,7 +25,7 @@ CALL_TRIES = 5
 class ThrowAwayUser:
     """A context: the user is erased at its start, in case an earlier run was killed, and at its end.
 
-    `rotated=False` gives the user the identity in place of the secret matrix of `memory/sealing/protection.py`, and
+    `rotated=False` gives the user the identity in place of the secret matrix of `memory/embedding/rotation.py`, and
     nothing else changes: so rotation on and off compare within one database and one embedding space.
     """
 

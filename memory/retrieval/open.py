@@ -1,4 +1,4 @@
-"""Opening the rows that go on. All that do not open are set aside at once, and fail the request together."""
+"""Opening the rows that go on. All that do not open are quarantined at once, and fail the request together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Opening:
     What does not open is "" or {} until then, so nothing opened may leave the block before. At its end the damaged
     rows are quarantined where it is the rows that are wrong, so that later searches skip them and say so; then it
     raises DecryptionFailed, or KeyUnavailable where all that failed are rows of a key generation that is not at hand.
-    A block that ends by another exception sets nothing aside.
+    A block that ends by another exception quarantines nothing.
     """
 
     def __init__(self, profile: TenantProfile):
@@ -93,7 +93,7 @@ class Opening:
             return {}
 
     def fail(self, error: MemoryServiceError) -> None:
-        """Raise `error` at the end of the block where nothing worse does: no row can be set aside for it."""
+        """Raise `error` at the end of the block where nothing worse does: no row can be quarantined for it."""
         self._error = self._error or error
 
     def _key(self, chunk_id: UUID, generation: int) -> DataKey | None:

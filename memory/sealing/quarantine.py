@@ -1,4 +1,4 @@
-"""Setting rows aside that did not open, so that damaged rows fail one request and not every one.
+"""Quarantine of rows that did not open, so that damaged rows fail one request and not every one.
 
 Searches skip quarantined chunks and say `degraded: ["quarantined"]`. Writing the document again heals it.
 """
@@ -17,16 +17,16 @@ from memory.rls import tenant_transaction
 
 logger = logging.getLogger(__name__)
 
-# Whether some of a user's rows are set aside, so that an answer may be missing them.
+# Whether some of a user's rows are quarantined, so that an answer may be missing them.
 ANY_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
 
 DamagedColumn = Literal["text_cipher", "meta_cipher", "generation", "document_meta_cipher"]
 
-_SET_ASIDE = """
+_QUARANTINE = """
 UPDATE memory_chunks SET quarantined_at = now()
 WHERE user_hash = %(user_hash)s AND quarantined_at IS NULL AND id IN ({damaged})"""
 
-# The chunks that each kind of damage sets aside. Each names what was read, so that a row written anew in the
+# The chunks that each kind of damage quarantines. Each names what was read, so that a row written anew in the
 # meantime is left alone.
 _DAMAGED: dict[DamagedColumn, str] = {
     "text_cipher": """
@@ -53,8 +53,8 @@ _DAMAGED: dict[DamagedColumn, str] = {
 class Damage:
     """A sealed value that did not open, in `column`, as it was read.
 
-    `row`: the chunk's id; of `document_meta_cipher` the doc_id, and every chunk of that document is set aside.
-    `blob`: what did not open. None for `generation`: the chunk claims a key that is not at hand, and is set aside
+    `row`: the chunk's id; of `document_meta_cipher` the doc_id, and every chunk of that document is quarantined.
+    `blob`: what did not open. None for `generation`: the chunk claims a key that is not at hand, and is quarantined
     if its user does not have that key.
     """
 
@@ -64,7 +64,7 @@ class Damage:
 
 
 def quarantine(user_hash: str, damages: Collection[Damage]) -> None:
-    """Set aside what `damages` name, all of it in one statement, in a transaction of its own."""
+    """Quarantine what `damages` name, all of it in one statement, in a transaction of its own."""
     params: dict[str, object] = {"user_hash": user_hash}
     counts = Counter(damage.column for damage in damages)
     for column, count in counts.items():
@@ -74,7 +74,7 @@ def quarantine(user_hash: str, damages: Collection[Damage]) -> None:
         if column != "generation":
             params[f"{column}_blobs"] = [damage.blob for damage in of_column]
     with tenant_transaction(user_hash, write=True) as tx:
-        changed = tx.execute(_SET_ASIDE.format(damaged=" UNION ".join(_DAMAGED[column] for column in counts)), params)
+        changed = tx.execute(_QUARANTINE.format(damaged=" UNION ".join(_DAMAGED[column] for column in counts)), params)
         tx.sync()
         found = ", ".join(f"{column}: {count}" for column, count in sorted(counts.items()))
         logger.error("sealed values did not open (%s); chunks quarantined: %d", found, changed.rowcount)

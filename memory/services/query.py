@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from django.conf import settings
 
 from memory import metrics
+from memory.admission import turns
 from memory.admission.deadline import deadline_at
 from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
@@ -75,10 +76,11 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     1. The user's profile, cached: his keys and his space. Who has none has no memory.
     2. Embed the question with that space's model; no database connection is held.
-    3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
-    4. Fuse the legs' scores and let old passages decay. Where the question quotes a phrase, the best
-       PHRASE_CANDIDATES are opened, and those that hold it word for word go before all others.
-    5. Open the few that go on.
+    3. Search, in the user's turn: both legs' candidates with their sealed blobs, in one short transaction that verifies
+       the profile.
+    4. Fuse the legs' scores and let old passages decay, in his turn again.
+    5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
+       them that hold it word for word go before all others.
     6. Rerank them, or say why not.
     7. Answer.
 
@@ -89,7 +91,8 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     pool, quarantined, candidates = [], False, 0
     if found is not None:
         quarantined, candidates = found.quarantined, len(found.candidates)
-        pool = _opened_pool(found, query)
+        with turns.interpreter.taking(found.profile.user_hash):
+            pool = _opened_pool(found, query)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -120,16 +123,18 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     unit = unit_vectors(embedding[None, :], rows=1, dimension=embedder.dimension)
     watch.lap("embed")
 
-    vector = half_vectors(protect(profile.search_key, unit))[0]
-    lexical = None
-    if settings.MEMORY_LEXICAL:
-        lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
-    with tenant_transaction(user_hash) as tx:
-        limit = max(query.candidates, query.top_k)
-        search = Search(tx, profile.space, vector, limit, query.filters, lexical)
-        tx.end()
-        profile.verify(tx)
-        found = _Found(profile, search.candidates(), search.quarantined())
+    # A wait for the turn counts as search: the caller sees one total, and no stage is new to him.
+    with turns.interpreter.taking(user_hash):
+        vector = half_vectors(protect(profile.search_key, unit))[0]
+        lexical = None
+        if settings.MEMORY_LEXICAL:
+            lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
+        with tenant_transaction(user_hash) as tx:
+            limit = max(query.candidates, query.top_k)
+            search = Search(tx, profile.space, vector, limit, query.filters, lexical)
+            tx.end()
+            profile.verify(tx)
+            found = _Found(profile, search.candidates(), search.quarantined())
     watch.lap("ann")
     return found
 
@@ -137,12 +142,11 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
 def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
     """Steps 4 and 5: what goes on to the reranker, opened."""
     ranked = _rank(found.candidates, query)
-    if phrases := quoted_phrases(query.text):
-        ranked = _phrased_first(found.profile, ranked, phrases)
     pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-    pool = ranked[:pool_size]
-    open_candidates(found.profile, [candidate for candidate in pool if candidate.metadata is None])
-    return pool
+    phrases = quoted_phrases(query.text)
+    # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
+    open_candidates(found.profile, ranked[: max(pool_size, PHRASE_CANDIDATES) if phrases else pool_size])
+    return (_phrased_first(ranked, phrases) if phrases else ranked)[:pool_size]
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
@@ -159,15 +163,11 @@ def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
 
 
-def _phrased_first(profile: TenantProfile, ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
-    """Those of the best PHRASE_CANDIDATES that hold all `phrases`, then the others, each in the order they had.
-
-    Raises as `open_candidates`.
-    """
+def _phrased_first(ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
+    """Those of the best PHRASE_CANDIDATES, opened, that hold all `phrases`, then the others, each in their order."""
     best = ranked[:PHRASE_CANDIDATES]
     for candidate in ranked:
         candidate.phrased = False
-    open_candidates(profile, best)
     for candidate in best:
         candidate.phrased = holds_phrases(candidate.text, phrases)
     return sorted(ranked, key=lambda candidate: not candidate.phrased)

@@ -262,9 +262,9 @@ def test_rows_of_before_do_not_open_under_the_key_of_after(alice, superuser):
         read = alice.get(path)
         assert (read.status_code, read.json()["code"]) == (500, "decryption_failed")
         assert b"poppy" not in read.content
-    set_aside = alice.get("memory/export")
-    assert set_aside["X-R1-Degraded"] == "quarantined"
-    assert [json.loads(line)["doc_id"] for line in set_aside.streaming_content] == ["new"]
+    degraded = alice.get("memory/export")
+    assert degraded["X-R1-Degraded"] == "quarantined"
+    assert [json.loads(line)["doc_id"] for line in degraded.streaming_content] == ["new"]
 
 
 def test_a_batch_reads_the_rows_it_deletes_and_no_others(alice, superuser):

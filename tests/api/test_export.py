@@ -152,7 +152,7 @@ def spoil(person, doc_id: str) -> None:
         assert changed.rowcount == 1
 
 
-def test_a_document_that_does_not_open_breaks_the_export_off_and_is_set_aside(alice, monkeypatch):
+def test_a_document_that_does_not_open_breaks_the_export_off_and_is_quarantined(alice, monkeypatch):
     monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
     remember(alice, *(f"doc-{number}" for number in range(6)))
     spoil(alice, "doc-3")
@@ -164,7 +164,7 @@ def test_a_document_that_does_not_open_breaks_the_export_off_and_is_set_aside(al
     assert alice.get("memory/stats").json()["quarantined_chunks"] == 1
 
 
-def test_what_was_set_aside_before_is_left_out_of_an_export_that_says_so(alice, bob, monkeypatch):
+def test_what_was_quarantined_before_is_left_out_of_an_export_that_says_so(alice, bob, monkeypatch):
     monkeypatch.setattr(export, "PAGE_DOCUMENTS", 2)
     remember(alice, *(f"doc-{number}" for number in range(6)))
     remember(bob, "doc-3")
@@ -185,7 +185,7 @@ def test_what_was_set_aside_before_is_left_out_of_an_export_that_says_so(alice, 
     assert len(list(healed.streaming_content)) == 6
 
 
-def test_what_is_set_aside_during_an_export_that_said_nothing_breaks_it_off_and_is_never_just_left_out(
+def test_what_is_quarantined_during_an_export_that_said_nothing_breaks_it_off_and_is_never_just_left_out(
     alice, monkeypatch
 ):
     monkeypatch.setattr(export, "PAGE_DOCUMENTS", 1)

@@ -137,6 +137,7 @@ def test_every_limit_of_a_request_is_in_the_document():
             for name in COMPONENTS["schemas"]
             if name.startswith("MetadataLevel")
         ),
+        "METADATA_MAX_NAMES": int(re.search(r"([0-9,]+) names", json.dumps(COMPONENTS["schemas"]))[1].replace(",", "")),
         "CHUNKS_PER_CALL_MAX": batch["documents"]["maxItems"],
         "QUERY_MAX_CHARS": query["query"]["maxLength"],
         "TOP_K_MAX": query["top_k"]["maximum"],
@@ -255,3 +256,15 @@ def test_the_pages_files_are_public_and_no_other():
     public = {path.removeprefix("/api/v1/docs/") for path in settings.MEMORY_PUBLIC_PATHS if "/docs/" in path}
     documented = CONTRACT["paths"]["/api/v1/docs/{name}"]["get"]["parameters"][0]["schema"]["enum"]
     assert public == FILES.keys() == set(documented)
+
+
+def test_every_parameter_that_is_a_string_has_a_bound():
+    parameters = [
+        parameter["schema"]
+        for operations in CONTRACT["paths"].values()
+        for operation in operations.values()
+        for parameter in operation.get("parameters", ())
+        if "schema" in parameter and parameter["schema"].get("type") == "string" and parameter["in"] != "header"
+    ]
+    assert len(parameters) > 3
+    assert [schema for schema in parameters if not {"maxLength", "enum", "format"} & schema.keys()] == []

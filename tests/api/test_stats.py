@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_users_own_documents(alice, bob):
     assert kept["quota"]["chunks"] == 2
 
 
-def test_chunks_that_were_set_aside_are_counted(alice):
+def test_chunks_that_were_quarantined_are_counted(alice):
     keep(alice, "a")
     with tenant_transaction(alice.user_hash, write=True) as tx:
         tx.execute("UPDATE memory_chunks SET quarantined_at = now() WHERE user_hash = %s", [alice.user_hash])

@@ -9,11 +9,12 @@ from importlib import import_module
 
 import pytest
 from django.conf import settings
-from django.core.management import CommandError
-from django.db import connection, transaction
+from django.core.management import CommandError, call_command
+from django.db import ProgrammingError, connection, transaction
 
 from memory.maintenance.command import ServiceCommand
 from r1site.embedded.secrets import ensure_development_secrets
+from tests.db.scratch import scratch_database
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,38 @@ def test_a_statement_that_fails_is_named_without_what_the_server_says_of_it():
     with pytest.raises(CommandError) as failed:
         Impatient().execute(no_color=True, force_color=False, skip_checks=True)
     assert (str(failed.value), failed.value.returncode) == ("the database failed (QueryCanceled); run it again", 4)
+
+
+@pytest.fixture(scope="module")
+def unmigrated(django_db_setup, django_db_blocker):
+    with (
+        django_db_blocker.unblock(),
+        scratch_database("unmigrated") as scratch,
+        scratch.as_alias("default", "owner", "staff", "maint"),
+    ):
+        yield
+
+
+@pytest.mark.parametrize("command", ["flag", "replay_erasures"])
+def test_on_an_unmigrated_database_a_command_ends_with_what_to_do_and_exit_code_4(unmigrated, command):
+    with pytest.raises(CommandError) as failed:
+        call_command(command)
+    assert str(failed.value) == "the database is not migrated: run `python manage.py migrate`, then this again"
+    assert failed.value.returncode == 4
+
+
+class Wrong(ServiceCommand):
+    requires_system_checks = []
+
+    def handle(self, **options):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT FROM WHERE")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_that_is_wrong_is_not_taken_for_an_unmigrated_database():
+    with pytest.raises(ProgrammingError):
+        Wrong().execute(no_color=True, force_color=False, skip_checks=True)
 
 
 def test_every_command_of_the_service_is_one():

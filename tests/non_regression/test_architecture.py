@@ -106,7 +106,7 @@ def test_imports_go_one_way(package, above):
         (path, node.lineno)
         for path in sources(package)
         for node in ast.walk(tree(path))
-        for name in _modules_of(node)
+        for name in (*_modules_of(node), *_modules_named(node))
         if name.partition(".")[0] in above
     ]
     assert wrong == []
@@ -156,6 +156,13 @@ def _is_used(path: str, *, by: set[str]) -> bool:
             return True
         front = set().union(*(imported_by(each) for each in front))
     return False
+
+
+def _modules_named(node: ast.AST) -> list[str]:
+    """Modules of ours, or what is in them, that a string names for `import_module` and its like."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+(\.\w+)+", node.value):
+        return [node.value] if file_of(node.value) else []
+    return []
 
 
 def _modules_of(node: ast.AST) -> list[str]:

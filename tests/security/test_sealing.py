@@ -275,7 +275,7 @@ def test_metadata_of_an_earlier_version_of_the_document_does_not_open(alice, sup
     assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
 
 
-def test_a_document_written_anew_is_not_set_aside_for_what_its_earlier_version_was(alice, superuser):
+def test_a_document_written_anew_is_not_quarantined_for_what_its_earlier_version_was(alice, superuser):
     remember(alice, heating=HEATING)
     earlier = chunk(superuser, alice, "heating")
     chunk_id, text, meta = earlier["id"], earlier["text_cipher"], document(superuser, alice, "heating")["meta_cipher"]
@@ -308,7 +308,7 @@ def test_a_row_that_claims_a_generation_without_a_key_fails_closed(alice, superu
     ],
     ids=["text", "chunk metadata", "document metadata"],
 )
-def test_one_flipped_bit_fails_the_first_hit_and_sets_the_chunk_aside(
+def test_one_flipped_bit_fails_the_first_hit_and_quarantines_the_chunk(
     alice, bob, superuser, row_of: Callable[..., Row], column, counted_as, bit
 ):
     remember(alice, heating=HEATING, passport=PASSPORT)
@@ -344,7 +344,7 @@ def test_a_damaged_document_is_not_read_back_in_part(alice, superuser, row_of):
     assert failures(counted_as) == counted + 1
 
 
-def test_reading_a_damaged_document_back_sets_its_chunk_aside_too(alice, superuser):
+def test_reading_a_damaged_document_back_quarantines_its_chunk_too(alice, superuser):
     remember(alice, heating=HEATING)
     damaged = chunk(superuser, alice, "heating")
     damaged["text_cipher"] = flipped(damaged["text_cipher"])
@@ -392,6 +392,20 @@ def test_rows_damaged_in_every_way_fail_one_query_together(alice, superuser, que
     assert answer.json()["degraded"] == ["quarantined"]
 
 
+@pytest.mark.parametrize("phrase", ["", ' "heat pump"'], ids=["a question", "with a quoted phrase"])
+def test_damage_beyond_where_phrases_are_looked_for_fails_the_same_query(alice, superuser, monkeypatch, phrase):
+    monkeypatch.setattr("memory.services.query.PHRASE_CANDIDATES", 2)
+    names = [f"heating{n}" for n in range(6)]
+    remember(alice, **dict.fromkeys(names, HEATING))
+    for name in names[:5]:  # whichever way they rank, there are some on both sides of the second
+        row = chunk(superuser, alice, name)
+        row["text_cipher"] = flipped(row["text_cipher"])
+    assert_fails_closed(alice.query(QUESTION + phrase, top_k=6), 500, "decryption_failed")
+    answer = alice.query(QUESTION + phrase, top_k=6)
+    assert answer.status_code == 200
+    assert [result["doc_id"] for result in answer.json()["results"]] == ["heating5"]
+
+
 def test_rows_whose_keys_are_missing_fail_one_query_together(alice, superuser):
     remember(alice, passport=PASSPORT, heating=HEATING, again=HEATING)
     for doc_id in ("heating", "again"):
@@ -410,7 +424,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_whoever_reads_a_document_sets_all_its_damaged_chunks_aside_at_once(alice, superuser, reader):
+def test_whoever_reads_a_document_quarantines_all_its_damaged_chunks_at_once(alice, superuser, reader):
     text = "".join(f"{n:03} the salamander slept under a stone. " for n in range(4))
     passages = [Slice(text[n * 40 : n * 40 + 40], n * 40, n * 40 + 40) for n in range(4)]
     vectors = np.random.default_rng(1).normal(size=(4, 384))
@@ -424,15 +438,17 @@ def test_whoever_reads_a_document_sets_all_its_damaged_chunks_aside_at_once(alic
     assert [row["quarantined_at"] is not None for row in rows] == [True, True, True, False]
 
 
-def test_an_export_sets_a_pages_damaged_documents_aside_at_once(alice, superuser):
+def test_an_export_quarantines_a_pages_damaged_documents_at_once(alice, superuser):
     remember(alice, heating=HEATING, passport=PASSPORT, stove=HEATING)
     for doc_id, row_of in (("heating", chunk), ("passport", document)):
         row = row_of(superuser, alice, doc_id)
         column = "text_cipher" if row_of is chunk else "meta_cipher"
         row[column] = flipped(row[column])
     assert_fails_closed(alice.get("memory/export"), 500, "decryption_failed")
-    aside = {doc_id: chunk(superuser, alice, doc_id)["quarantined_at"] for doc_id in ("heating", "passport", "stove")}
-    assert {doc_id for doc_id, since in aside.items() if since} == {"heating", "passport"}
+    quarantined = {
+        doc_id: chunk(superuser, alice, doc_id)["quarantined_at"] for doc_id in ("heating", "passport", "stove")
+    }
+    assert {doc_id for doc_id, since in quarantined.items() if since} == {"heating", "passport"}
 
 
 def test_replacing_a_damaged_document_heals_it(alice, superuser):

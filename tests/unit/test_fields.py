@@ -158,8 +158,15 @@ def test_metadata_is_measured_as_compact_utf8_json():
     assert refusal(MetadataField(), {"k": "x" * (65536 - 7)}) == "max_bytes"
     assert MetadataField().run_validation({"k": "é" * (32768 - 4)})
     assert refusal(MetadataField(), {"k": "é" * (32768 - 3)}) == "max_bytes"
-    assert refusal(MetadataField(), {f"key{number}": number for number in range(10_000)}) == "max_bytes"
     assert refusal(MetadataField(), {"k" * 1_000_000: 1}) == "max_bytes"
+
+
+def test_metadata_has_so_many_names_in_all_its_objects_together():
+    names = {str(number): None for number in range(1_000)}
+    most = {"list": [names], **{f"more {number}": None for number in range(999)}}
+    assert MetadataField().run_validation(most) == most
+    assert refusal(MetadataField(), {**most, "one more": None}) == "max_names"
+    assert refusal(MetadataField(), {f"key{number}": number for number in range(10_000)}) == "max_names"
 
 
 def test_metadata_is_eight_levels_deep_at_most():

@@ -17,7 +17,8 @@ INT64_MIN = -(2**63)
 class MetadataField(StrictField):
     """A JSON object that comes back exactly as it was sent.
 
-    At most `max_bytes` as compact UTF-8 JSON, nested at most `max_depth` levels, itself the first.
+    At most `max_bytes` as compact UTF-8 JSON, nested at most `max_depth` levels, itself the first, with at most
+    `max_names` names in its objects together; levels and names are looked at before anything else is done with it.
     Integers fit 64 bits signed: they come back exact here, while a client that reads numbers as
     doubles (RFC 8259, section 6) keeps only those up to 2**53. Floats are finite.
     """
@@ -26,22 +27,29 @@ class MetadataField(StrictField):
         "invalid": "Not a valid JSON object.",
         "unstorable": "NUL characters and lone surrogates are not allowed.",
         "max_bytes": "At most {limit} bytes as compact JSON.",
+        "max_names": "At most {limit} names in all objects together.",
         "max_depth": "At most {limit} levels.",
         "number": "Integers must fit 64 bits, other numbers must be finite.",
     }
 
-    def __init__(self, *, max_bytes: int = 64 * 1024, max_depth: int = 8, **kwargs: Any):
+    def __init__(self, *, max_bytes: int = 64 * 1024, max_depth: int = 8, max_names: int = 2_000, **kwargs: Any):
         self.max_bytes = max_bytes
         self.max_depth = max_depth
+        self.max_names = max_names
         super().__init__(**kwargs)
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
             self.fail("invalid")
+        names = 0
+        for depth, value in _walk(data):
+            if depth > self.max_depth and isinstance(value, dict | list):
+                self.fail("max_depth", limit=self.max_depth)
+            names += len(value) if isinstance(value, dict) else 0
+            if names > self.max_names:
+                self.fail("max_names", limit=self.max_names)
         try:
             compact = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-        except RecursionError:
-            self.fail("max_depth", limit=self.max_depth)
         except (TypeError, ValueError):
             self.fail("invalid")
         size_bytes = utf8_bytes(compact)
@@ -49,20 +57,17 @@ class MetadataField(StrictField):
             self.refuse("unstorable")
         if size_bytes > self.max_bytes:
             self.fail("max_bytes", limit=self.max_bytes)
-        for depth, value in _walk(data):
-            self._check(depth, value)
+        for _, value in _walk(data):
+            self._check(value)
         return data
 
-    def _check(self, depth: int, value: Any) -> None:
-        if isinstance(value, dict | list):
-            if depth > self.max_depth:
-                self.fail("max_depth", limit=self.max_depth)
-            if isinstance(value, dict):
-                for name in value:
-                    if not isinstance(name, str):
-                        self.fail("invalid")
-                    if not is_storable_text(name):
-                        self.refuse("unstorable")
+    def _check(self, value: Any) -> None:
+        if isinstance(value, dict):
+            for name in value:
+                if not isinstance(name, str):
+                    self.fail("invalid")
+                if not is_storable_text(name):
+                    self.refuse("unstorable")
         elif isinstance(value, str):
             if not is_storable_text(value):
                 self.refuse("unstorable")

@@ -51,7 +51,7 @@ def number(field: Any, kind: str) -> Schema:
     return {"type": kind, **{name: limit for name, limit in limits.items() if limit is not None}}
 
 
-def metadata_levels(max_depth: int) -> dict[str, Schema]:
+def metadata_levels(max_depth: int, max_names: int) -> dict[str, Schema]:
     """`Metadata` and the `MetadataLevel<n>`s inside it: objects and lists down to level `max_depth`, then none."""
     scalar: Schema = {"type": ["string", "boolean", "null"], "pattern": patterns.STORABLE}
     whole: Schema = {"type": "number", "minimum": INT64_MIN, "maximum": INT64_MAX}
@@ -66,8 +66,9 @@ def metadata_levels(max_depth: int) -> dict[str, Schema]:
         "Metadata": {
             "type": "object",
             "description": (
-                f"Any JSON object of the product's own, at most {max_depth} levels deep and 65,536 bytes as compact "
-                "JSON. It comes back exactly as sent. Integers fit 64 bits signed; numbers written with a "
+                f"Any JSON object of the product's own, at most {max_depth} levels deep, 65,536 bytes as compact "
+                f"JSON and {max_names:,} names in all its objects together when it is sent. It comes back exactly as "
+                "sent. Integers fit 64 bits signed; numbers written with a "
                 "fraction or an exponent may be larger, which this schema cannot say."
             ),
             "propertyNames": names,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from django.conf import settings
 from django.utils.module_loading import import_string
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
@@ -88,7 +89,7 @@ def complete(result: Schema, **_: Any) -> Schema:
     components = result["components"]
     components["schemas"] |= {
         **ANSWERS,
-        **fields.metadata_levels(conf.METADATA_MAX_DEPTH),
+        **fields.metadata_levels(conf.METADATA_MAX_DEPTH, conf.METADATA_MAX_NAMES),
         **problems.problem_schemas(),
     }
     components["schemas"] = dict(sorted(components["schemas"].items()))
@@ -103,5 +104,5 @@ def complete(result: Schema, **_: Any) -> Schema:
 
 def generate() -> bytes:
     """The whole document as it is committed: JSON in UTF-8, indented, ending in a line break."""
-    document = Generator(urlconf="r1site.urls").get_schema(public=True)
+    document = Generator(urlconf=settings.ROOT_URLCONF).get_schema(public=True)
     return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode()

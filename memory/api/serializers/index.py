@@ -58,7 +58,12 @@ class MemoryIndexDocument(StrictSerializer):
     text = StrictCharField(max_bytes=conf.TEXT_MAX_BYTES)
     source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default="api")  # type: ignore[assignment]
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
-    metadata = MetadataField(max_bytes=conf.METADATA_MAX_BYTES, max_depth=conf.METADATA_MAX_DEPTH, default=dict)
+    metadata = MetadataField(
+        max_bytes=conf.METADATA_MAX_BYTES,
+        max_depth=conf.METADATA_MAX_DEPTH,
+        max_names=conf.METADATA_MAX_NAMES,
+        default=dict,
+    )
     created_at = Timestamp(default=None, allow_null=True)
 
     def validate_text(self, text: str) -> str:

@@ -96,7 +96,7 @@ ANSWERS: dict[str, Schema] = {
             },
             "oldest": or_null(moment("The first document's time.")),
             "newest": or_null(moment("The last document's time.")),
-            "quarantined_chunks": integer("Chunks set aside because they did not open."),
+            "quarantined_chunks": integer("Chunks quarantined because they did not open."),
             "quota": obj(
                 "What is stored of what the user may store; past it `index` answers 422 `quota_exceeded`.",
                 {"chunks": integer("Chunks that count."), "max_chunks": integer("How many may be stored.", minimum=1)},

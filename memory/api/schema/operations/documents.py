@@ -83,7 +83,7 @@ OPERATIONS = [
                 description="One document a line. A connection that ends early is an error.",
                 headers={
                     "X-R1-Degraded": {
-                        "description": "`quarantined`: documents whose rows were set aside before are left out.",
+                        "description": "`quarantined`: documents whose rows were quarantined before are left out.",
                         "schema": {"type": "string", "enum": ["quarantined"]},
                     }
                 },

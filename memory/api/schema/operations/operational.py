@@ -9,7 +9,7 @@ _FORMAT: Schema = {
     "name": "format",
     "in": "query",
     "description": "`json` for the reranker's state; anything else is Prometheus text.",
-    "schema": {"type": "string", "examples": ["json"]},
+    "schema": {"type": "string", "maxLength": 32, "examples": ["json"]},
 }
 
 OPERATIONS = [
