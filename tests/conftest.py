@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.core.management import call_command
@@ -17,6 +18,11 @@ from django.db import connections
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import connect
 from tests.people import Person
+
+# A run of the suite tries the same examples as the one before: who sees it fail has changed something. `make fuzz`
+# tries others.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.load_profile("default" if os.environ.get("FUZZ_EXAMPLES") else "suite")
 
 # Where the files that take minutes are: the later a long one starts, the longer one worker is busy alone.
 LONGEST_FIRST = ("faults", "db", "security", "commands", "api")
