@@ -22,7 +22,7 @@ def fused(pairs) -> list[Candidate]:
             chunk_id=uuid.UUID(int=place), doc_id=str(place), chunk_index=0, source="", thread_id=None, start=0, end=1,
             created_at=datetime.now(UTC), sequence=0, generation=1, text_cipher=b"", meta_cipher=b"",
             document_meta_cipher=None,
-            document_mac=None,
+            document_mac=None, document_generation=None,
             distance=1.0 - vector, vector=vector, bm25=score,
         )
         for place, (vector, score) in enumerate(pairs)
