@@ -37,6 +37,11 @@ CRASHES = [RuntimeError, SystemExit, KeyboardInterrupt, GeneratorExit, BrokenPip
 
 REWRITING = ["DELETE FROM memory_erasures", "UPDATE memory_erasures SET erased_documents = 0"]
 
+PLANT = (
+    "INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space)"
+    " VALUES (%s, gen_random_uuid(), '', 1)"
+)
+
 DOC_IDS = st.sampled_from(["a", "b", "c", "d"])
 WORKERS = st.integers(0, THREADS - 1)
 
@@ -230,7 +235,7 @@ class IsolationMachine(RuleBasedStateMachine):
     def write_for_another_user(self, user, other, worker):
         def plant():
             with tenant_transaction(user.user_hash, write=True, using=ALIAS) as tx:
-                tx.execute("INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (%s, '')", [other.user_hash])
+                tx.execute(PLANT, [other.user_hash])
 
         if user != other:
             with pytest.raises(DatabaseError, match="violates row-level security policy"):

@@ -21,8 +21,9 @@ from memory.lexical.terms import Blinder, blind
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
-from memory.sealing.keyring import Purpose, existing_profile
+from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
+from memory.sealing.user_keys import Purpose
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
 from tests.db.memories import flush_terms, unit_vector
@@ -215,11 +216,11 @@ def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
 
 def test_of_a_very_long_question_the_first_terms_count(alice):
     store(alice, "d", ["word0 word1"])
-    keys = existing_profile(alice.user_hash)
+    key = existing_profile(alice.user_hash).search_key
     question = " ".join(f"term{number}" for number in range(2 * QUERY_TERMS_MAX))
-    asked = lexical_query(keys, question + " term0", "english")
+    asked = lexical_query(key, question + " term0", "english")
     assert len(asked.ids) == QUERY_TERMS_MAX
-    assert asked.ids[0] == lexical_query(keys, "term0", "english").ids[0]
+    assert asked.ids[0] == lexical_query(key, "term0", "english").ids[0]
     assert asked.counts[:2] == (2, 1)
     assert search(alice, question + " word0")[0].bm25 == 0
 
@@ -229,11 +230,11 @@ def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(ali
     store(alice, "d", ["Die Häuser am Hafen"])
     assert lexical_scores(alice, "Haus")[("d", 0)] > 0
     assert lexical_scores(alice, "die am")[("d", 0)] is None
-    keys, draft = existing_profile(alice.user_hash), DocumentDraft("e", "notes", "running")
+    profile, draft = existing_profile(alice.user_hash), DocumentDraft("e", "notes", "running")
     piece, vector = Slice("running", 0, 7), unit_vector()[None, :]
     for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
-        [chunk] = seal_document(keys, 1, draft, [piece], vector, language=language).chunks
-        assert list(chunk.terms.ids) == blind(keys.subkey(Purpose.LEXICAL), [stem])
+        [chunk] = seal_document(profile, draft, [piece], vector, language=language).chunks
+        assert list(chunk.terms.ids) == blind(profile.search_key.subkey(Purpose.WORDS), [stem])
 
 
 # -- What must not matter
@@ -350,8 +351,8 @@ def test_the_plan_visits_this_users_rows_only_in_every_table(alice, bob):
     for person in (alice, bob):
         store_all(person, random_texts(11, 12))
         flush_terms(person, chunks=8)
-    keys, limit = existing_profile(alice.user_hash), 5
-    searchable = half_vectors(protect(keys, unit_vector()[None, :]))[0]
+    key, limit = existing_profile(alice.user_hash).search_key, 5
+    searchable = half_vectors(protect(key, unit_vector()[None, :]))[0]
     plan, owned = explain_candidates(alice.user_hash, default_space(), searchable, limit)
     assert set(owned) == set(SEARCHED_TABLES)
     assert all(plan.scans(table) for table in SEARCHED_TABLES)
