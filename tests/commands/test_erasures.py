@@ -102,7 +102,7 @@ def test_no_member_of_a_receipt_can_be_changed_left_out_or_added(alice, monkeypa
         {**receipt, name: f"{value}0" if isinstance(value, str) else value + 1} for name, value in receipt.items()
     ]
     forged += [{name: receipt[name] for name in receipt if name != left_out} for left_out in receipt]
-    forged.append({**receipt, "note": "and more"})
+    forged += [{**receipt, "key_destroyed": False}, {**receipt, "note": "and more"}]
     for each in forged:
         assert run(monkeypatch, "verify_receipt", stdin=json.dumps(each))[0] == 1, each
     assert run(monkeypatch, "verify_receipt", stdin=json.dumps(receipt))[0] == 0

@@ -201,7 +201,7 @@ def test_erasing_reaches_one_user_only(alice, bob):
     for person in (alice, bob):
         assert person.index("d", "The kettle is on.").status_code == 201
     erased = erase(alice.user_hash)
-    for table in ("memory_chunks", "memory_data_keys", "memory_search_keys", "memory_tenants"):
+    for table in ("memory_chunks", *KEY_TABLES, "memory_tenants"):
         assert erased[table] == 1, table
     with connect("r1_backup") as backup:
         both = [alice.user_hash, bob.user_hash]

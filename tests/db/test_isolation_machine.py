@@ -25,7 +25,7 @@ from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.models import Chunk, Document
 from memory.rls import bind_tenant, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
-from tests.db.memories import remember
+from tests.db.memories import PLANT, remember
 from tests.db.server import connect
 from tests.people import Person
 
@@ -36,11 +36,6 @@ THREADS = 3
 CRASHES = [RuntimeError, SystemExit, KeyboardInterrupt, GeneratorExit, BrokenPipeError]
 
 REWRITING = ["DELETE FROM memory_erasures", "UPDATE memory_erasures SET erased_documents = 0"]
-
-PLANT = (
-    "INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space)"
-    " VALUES (%s, gen_random_uuid(), '', 1)"
-)
 
 DOC_IDS = st.sampled_from(["a", "b", "c", "d"])
 WORKERS = st.integers(0, THREADS - 1)

@@ -11,6 +11,7 @@ import pytest
 
 from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
+from memory.indexing import counters
 from memory.indexing import store as storing
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice
@@ -287,7 +288,7 @@ def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(storing, "remove_terms", fail)
+    monkeypatch.setattr(counters, "remove_terms", fail)
     with pytest.raises(RuntimeError):
         store(alice, "d", ["something else"])
     assert live_chunks(alice) == before == stored_chunks(alice)
@@ -377,19 +378,21 @@ def test_the_migration_goes_back_and_comes_again_as_it_was(alice):
                (SELECT array_agg(pg_get_constraintdef(oid) ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid)
         FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'memory\\_%' ORDER BY 1"""
 
-    def run(connection, way: str) -> None:
+    def run(connection, *files: str) -> None:
         connection.execute("SET LOCAL ROLE r1_owner")
-        connection.execute((SQL_FOLDER / f"0008_lexical.{way}.sql").read_text())
+        for file in files:
+            connection.execute((SQL_FOLDER / file).read_text())
         connection.execute("RESET ROLE")
 
     with connect(SUPERUSER) as superuser, superuser.transaction(force_rollback=True):
         chunks = "SELECT count(*), md5(string_agg(c::text, '' ORDER BY id)) FROM memory_chunks c WHERE user_hash = %s"
         before, rows = superuser.execute(catalogue).fetchall(), superuser.execute(chunks, [alice.user_hash]).fetchone()
         assert rows[0] == 1
-        run(superuser, "down")
+        # Isolation is put on all tenant tables together, in a migration above this one.
+        run(superuser, "0011_isolation.down.sql", "0007_lexical.down.sql")
         without = superuser.execute(catalogue).fetchall()
         assert {row[0] for row in before} - {row[0] for row in without} >= set(LEXICAL_TABLES)
         assert superuser.execute(chunks, [alice.user_hash]).fetchone() == rows
-        run(superuser, "up")
+        run(superuser, "0007_lexical.up.sql", "0011_isolation.up.sql")
         assert superuser.execute(catalogue).fetchall() == before
         assert superuser.execute("SELECT count(*) FROM memory_lexical_chunks").fetchone() == (0,)
