@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from memory.embedding.process import get_embedder
+from memory.erasure.erase import KEY_TABLES
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
 from memory.indexing.seal import DocumentDraft

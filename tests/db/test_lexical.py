@@ -95,7 +95,7 @@ def test_terms_in_the_memtable_in_segments_and_compacted_score_as_bm25_over_the_
     in_segments = [lexical_scores(alice, question) for question in QUESTIONS]
     assert in_segments == in_memtable  # to the last bit
     with tenant_transaction(alice.user_hash, write=True) as tx:
-        compact(tx, default_space(), 1, 0)
+        compact(tx, default_space(), 0)
     assert [lexical_scores(alice, question) for question in QUESTIONS] == in_memtable
     assert live_chunks(alice) == stored_chunks(alice)
 
