@@ -155,13 +155,13 @@ def maintenance(connections, user_id: str) -> dict[str, float]:
     try:
         with tenant_transaction(hmac_user(user_id), write=True) as tx:
             first = tx.execute(
-                "SELECT space, generation, segment FROM memory_lexical_segments WHERE user_hash = %s LIMIT 1",
+                "SELECT space, segment FROM memory_lexical_segments WHERE user_hash = %s LIMIT 1",
                 [tx.user_hash],
             ).fetchone()
             if first is None:
                 return {}
             for name, step in (
-                ("compact", lambda: compact(tx, *first)), ("flush", lambda: flush(tx, first[0], first[1]))
+                ("compact", lambda: compact(tx, *first)), ("flush", lambda: flush(tx, first[0]))
             ):  # fmt: skip
                 started = time.perf_counter()
                 step()

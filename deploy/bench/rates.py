@@ -32,9 +32,9 @@ def timed_ms(user_hashes: list[str], decisions: int) -> list[float]:
     """Milliseconds of each of `decisions` charges, the users taking turns."""
     from django.db import connections
 
-    from memory.services.rate_limits import QUERY, charge
     from memory.errors import RateLimited
     from memory.rls import bind_tenant
+    from memory.services.rate_limits import QUERY, charge
 
     found = []
     try:

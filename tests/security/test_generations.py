@@ -10,6 +10,8 @@ import pytest
 from django.db import connections
 
 from memory.errors import KeyUnavailable, StaleKeys
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing import keyring
 from memory.sealing.generations import add_generation, retire_generation
@@ -19,6 +21,7 @@ from memory.security import InvalidTag
 from memory.services import index as index_service
 from memory.services import query as query_service
 from memory.services.query import MemoryQuery, query_memory
+from tests.db.memories import unit_vector
 from tests.security.generations import add, live, of_rows, retire
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -345,6 +348,30 @@ def test_a_transaction_that_is_rolled_back_adds_no_generation(alice, superuser):
     forget_profiles()
     assert live(superuser, alice) == [1]
     assert existing_profile(alice.user_hash).version == before
+
+
+def test_the_transaction_that_changes_generations_knows_of_it_itself(alice, superuser):
+    remember(alice, "boiler")
+
+    def store(doc_id: str) -> None:
+        passages = [Slice(TEXTS[doc_id], 0, len(TEXTS[doc_id]))]
+        index_memory_batch(connections["default"], alice.user_id, doc_id, "api", passages, unit_vector()[None, :])
+
+    with tenant_transaction(alice.user_hash, write=True) as tx:
+        old = read_profile(tx)
+        add_generation(tx, old)
+        with pytest.raises(StaleKeys):
+            old.verify(tx)
+        store("ferry")
+        store("boiler")
+        before = read_profile(tx)
+        assert (before.generation, before.generations) == (2, (2, 1))
+        assert retire_generation(tx, before, 1)
+        assert read_profile(tx).generations == (2,)
+        with pytest.raises(StaleKeys):
+            before.verify(tx)
+    assert (of_rows(superuser, alice), live(superuser, alice)) == ({"boiler": (2,), "ferry": (2,)}, [2])
+    assert alice.get("memory/documents/ferry").json()["text"] == TEXTS["ferry"]
 
 
 def test_a_profile_that_does_not_stand_adds_and_retires_nothing(alice, superuser, nobody_looks):
