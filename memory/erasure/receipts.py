@@ -65,6 +65,8 @@ def is_valid(receipt: Any, user_id: str | None = None) -> bool:
 
     With `user_id` also whether it is that user's. Raises InvalidUserId.
     """
+    if user_id is not None:
+        canonical_user_id(user_id)
     if not isinstance(receipt, dict) or receipt.keys() != _MEMBERS.keys():
         return False
     if any(type(receipt[name]) is not kind for name, kind in _MEMBERS.items()):

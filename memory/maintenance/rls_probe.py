@@ -9,7 +9,8 @@ from django.db import DatabaseError, connections, transaction
 
 from memory.rls import bind_transaction
 
-_INSERT = "INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (%s, %s)"
+_INSERT = """
+INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space) VALUES (%s, gen_random_uuid(), %s, 0)"""
 _VISIBLE = "SELECT user_hash FROM memory_tenants WHERE user_hash = ANY(%s)"
 _SPOIL = {
     "UPDATE": "UPDATE memory_tenants SET seal_count = 7 WHERE user_hash = %s",

@@ -52,6 +52,7 @@ def add_generation(tx: TenantTransaction, profile: TenantProfile) -> int:
     tx.execute(_RECORD_SEALS, {"user_hash": tx.user_hash})
     tx.execute(INSERT_DATA_KEY, [tx.user_hash, generation, sealed.key_id, sealed.blob])
     tx.execute(_SWITCH, [generation, seal_user_id(key, user_id), uuid4(), tx.user_hash])
+    tx.ask_state()
     note_key_change(tx)
     return generation
 
@@ -71,5 +72,6 @@ def retire_generation(tx: TenantTransaction, profile: TenantProfile, generation:
     tx.execute(_DELETE_IDEMPOTENCY, [tx.user_hash, generation])
     tx.execute(_DELETE_KEY, [tx.user_hash, generation])
     tx.execute(_RENEW_PROFILE, [uuid4(), tx.user_hash])
+    tx.ask_state()
     note_key_change(tx)
     return True

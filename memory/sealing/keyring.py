@@ -31,6 +31,9 @@ _INSERT_TENANT = """
 INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space, seal_count, created_at)
 VALUES (%s, %s, %s, %s, 1, clock_timestamp())
 ON CONFLICT (user_hash) DO NOTHING RETURNING true"""
+_COUNT_OLD_SEALS = """
+UPDATE memory_data_keys SET seal_count = seal_count + %s WHERE user_hash = %s AND generation = %s
+RETURNING seal_count"""
 INSERT_DATA_KEY = "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
 INSERT_SEARCH_KEY = "INSERT INTO memory_search_keys (user_hash, space, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
 
@@ -114,6 +117,16 @@ def require_seal_budget(state: TenantState) -> None:
         metrics.keys_near_seal_limit.inc()
     if state.seal_count >= SEALS_REFUSE:
         raise KeyUnavailable("This user's key has sealed as much as it may; rotate it.")
+
+
+def count_old_seals(tx: TenantTransaction, generation: int, seals: int) -> None:
+    """Count what a generation that is not the newest has sealed now; waits for the server.
+
+    Raises KeyUnavailable when it may seal no more; the transaction must not be committed then.
+    """
+    [seal_count] = tx.execute(_COUNT_OLD_SEALS, [seals, tx.user_hash, generation]).fetchone()
+    if seal_count > SEALS_REFUSE:
+        raise KeyUnavailable("This older key has sealed as much as it may; write its documents anew.")
 
 
 def forget_profiles(user_hash: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -18,7 +19,7 @@ from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.columns import seal_chunk_metadata
-from memory.sealing.keyring import forget_profiles, require_seal_budget
+from memory.sealing.keyring import count_old_seals, forget_profiles, require_seal_budget
 from memory.sealing.profile import TenantProfile
 from memory.services.index import active_embedder, chunks_of
 
@@ -170,7 +171,7 @@ def _sealed(profile: TenantProfile, chunk: StoredChunk, own: list[Mention]) -> b
 def _store(user_hash: str, profile: TenantProfile, sealed: list[tuple[StoredChunk, bytes]]) -> None:
     """All chunks in one transaction. Raises _Changed or StaleKeys, with nothing written, when one is not as read."""
     with tenant_transaction(user_hash, write=True) as tx:
-        require_seal_budget(profile.verify(tx))
+        state = profile.verify(tx)
         columns = [
             [chunk.chunk_id for chunk, _ in sealed], [chunk.meta_cipher for chunk, _ in sealed],
             [after for _, after in sealed], [chunk.generation for chunk, _ in sealed],
@@ -178,7 +179,12 @@ def _store(user_hash: str, profile: TenantProfile, sealed: list[tuple[StoredChun
         written = tx.execute(_WRITE, [*columns, user_hash]).fetchall()
         if len(written) != len(sealed):
             raise _Changed()
-        count(tx, seals=len(sealed))
+        for generation, seals in Counter(chunk.generation for chunk, _ in sealed).items():
+            if generation == profile.generation:
+                require_seal_budget(state)
+                count(tx, seals=seals)
+            else:
+                count_old_seals(tx, generation, seals)
 
 
 def _placed(found: list[tuple[Mention, StoredChunk]]) -> list[FoundEntity]:

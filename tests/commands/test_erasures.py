@@ -20,6 +20,7 @@ from memory.erasure import ledger
 from memory.erasure.ledger import parse_entry
 from memory.isolation.audit import TENANT_TABLES
 from memory.keys.master_keys import forget_parsed_keys
+from memory.keys.receipt_keys import receipt_keys
 from memory.management.commands.replay_erasures import LOCK
 from memory.rls import bound_tenant
 from memory.sealing.keyring import forget_profiles
@@ -59,12 +60,12 @@ def test_a_receipt_is_valid_for_its_user_and_for_nobody_else(alice, bob, monkeyp
     remember(alice, "a")
     receipt = json.dumps(erased(alice))
     (tmp_path / "receipt.json").write_text(receipt)
-    valid = {"valid": True, "user_hash": alice.user_hash}
+    valid = {"valid": True, "key_id": receipt_keys()[0].key_id}
     for arguments in (["--user", alice.user_id], ["--user", alice.user_id, str(tmp_path / "receipt.json")], ["-"]):
         status, printed = run(monkeypatch, "verify_receipt", *arguments, stdin=receipt)
         assert (status, json.loads(printed)) == (0, valid), arguments
     status, printed = run(monkeypatch, "verify_receipt", "--user", bob.user_id, stdin=receipt)
-    assert (status, json.loads(printed)) == (1, {"valid": False, "user_hash": None})
+    assert (status, json.loads(printed)) == (1, {"valid": False, "key_id": None})
 
 
 @pytest.mark.parametrize(
@@ -84,27 +85,80 @@ def test_a_file_that_is_not_there_and_a_user_that_cannot_be_are_usage_errors(mon
 def test_anybody_can_check_a_receipt_with_the_public_key_as_the_runbook_says(alice, monkeypatch):
     remember(alice, "a")
     receipt = erased(alice)
-    status, pem = run(monkeypatch, "verify_receipt", "--public-key")
+    status, printed = run(monkeypatch, "verify_receipt", "--public-key")
+    pem = json.loads(printed)[receipt["key_id"]]
     assert status == 0 and pem.startswith("-----BEGIN PUBLIC KEY-----\n")
     signature = base64.urlsafe_b64decode(receipt.pop("signature") + "==")
-    message = json.dumps(receipt | {"user_hash": alice.user_hash}, sort_keys=True, separators=(",", ":"))
+    message = json.dumps(receipt, sort_keys=True, separators=(",", ":"))
     load_pem_public_key(pem.encode()).verify(signature, message.encode())
     with pytest.raises(InvalidSignature):
         load_pem_public_key(pem.encode()).verify(signature, message.replace(":1", ":2").encode())
 
 
-def test_another_tenant_key_signs_differently(alice, monkeypatch):
+def test_no_member_of_a_receipt_can_be_changed_left_out_or_added(alice, monkeypatch):
     remember(alice, "a")
-    receipt = json.dumps(erased(alice))
-    before = run(monkeypatch, "verify_receipt", "--public-key")
-    monkeypatch.delenv("MEMORY_TENANT_HMAC_KEY_FILE", raising=False)
-    monkeypatch.setenv("MEMORY_TENANT_HMAC_KEY", base64.b64encode(os.urandom(32)).decode())
-    forget_parsed_keys()
-    try:
-        assert run(monkeypatch, "verify_receipt", "--public-key") != before
-        assert run(monkeypatch, "verify_receipt", "--user", alice.user_id, stdin=receipt)[0] == 1
-    finally:
+    receipt = erased(alice)
+    forged = [
+        {**receipt, name: f"{value}0" if isinstance(value, str) else value + 1} for name, value in receipt.items()
+    ]
+    forged += [{name: receipt[name] for name in receipt if name != left_out} for left_out in receipt]
+    forged += [{**receipt, "key_destroyed": False}, {**receipt, "note": "and more"}]
+    for each in forged:
+        assert run(monkeypatch, "verify_receipt", stdin=json.dumps(each))[0] == 1, each
+    assert run(monkeypatch, "verify_receipt", stdin=json.dumps(receipt))[0] == 0
+
+
+def test_a_receipt_names_its_user_to_nobody_and_by_one_name_whatever_he_is_called_here(alice, monkeypatch):
+    subjects = []
+    for _ in range(2):
+        remember(alice, "a")
+        receipt = erased(alice)
+        assert alice.user_id not in json.dumps(receipt) and alice.user_hash not in json.dumps(receipt)
+        subjects.append(receipt["subject"])
+        with_key(monkeypatch, "MEMORY_TENANT_HMAC_KEY", random_key())
+        assert run(monkeypatch, "verify_receipt", "--user", alice.user_id, stdin=json.dumps(receipt))[0] == 0
+        monkeypatch.undo()
         forget_parsed_keys()
+    assert len(set(subjects)) == 1
+
+
+def random_key() -> str:
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+def with_key(monkeypatch, name: str, value: str) -> None:
+    monkeypatch.delenv(f"{name}_FILE", raising=False)
+    monkeypatch.setenv(name, value)
+    forget_parsed_keys()
+
+
+def test_after_a_rotation_the_newest_key_signs_and_the_older_still_verifies(alice, monkeypatch):
+    remember(alice, "a")
+    first = erased(alice)
+    old, new = base64.b64encode(receipt_keys()[0].secret).decode(), random_key()
+    with_key(monkeypatch, "MEMORY_RECEIPT_KEY", f"{new},{old}")
+    remember(alice, "b")
+    second = erased(alice)
+    assert second["key_id"] != first["key_id"]
+    assert list(json.loads(run(monkeypatch, "verify_receipt", "--public-key")[1])) == [
+        second["key_id"], first["key_id"],
+    ]  # fmt: skip
+    for receipt in (first, second):
+        assert run(monkeypatch, "verify_receipt", "--user", alice.user_id, stdin=json.dumps(receipt))[0] == 0
+    # With the older key gone, its receipts are nobody's.
+    with_key(monkeypatch, "MEMORY_RECEIPT_KEY", new)
+    assert run(monkeypatch, "verify_receipt", stdin=json.dumps(first))[0] == 1
+    assert run(monkeypatch, "verify_receipt", stdin=json.dumps(second))[0] == 0
+
+
+def test_a_receipt_signed_by_another_key_under_a_known_key_id_is_not_valid(alice, monkeypatch):
+    remember(alice, "a")
+    known = receipt_keys()[0].key_id
+    with monkeypatch.context() as elsewhere:
+        with_key(elsewhere, "MEMORY_RECEIPT_KEY", random_key())
+        receipt = erased(alice)
+    assert run(monkeypatch, "verify_receipt", stdin=json.dumps(receipt))[0] == 1
+    assert run(monkeypatch, "verify_receipt", stdin=json.dumps(receipt | {"key_id": known}))[0] == 1
 
 
 # erasures
@@ -158,11 +212,12 @@ def test_after_a_restore_everybody_who_came_back_is_erased_again_and_nobody_else
     assert (status, json.loads(printed)["erased"]) == (0, 0)
 
 
-def test_a_restore_without_the_keys_is_cleaned_as_well(alice, monkeypatch, superuser):
+@pytest.mark.parametrize("missing", [{"memory_data_keys"}, {"memory_data_keys", "memory_search_keys"}])
+def test_a_restore_without_the_keys_is_cleaned_as_well(alice, monkeypatch, superuser, missing):
     fill(alice)
     backup = put_aside(superuser, alice)
     erased(alice)
-    put_back(superuser, backup, without={"memory_data_keys", *NOT_ROWS})
+    put_back(superuser, backup, without={*missing, *NOT_ROWS})
     forget_profiles()
     assert alice.get("memory/documents/a").status_code == 503
     status, printed = run(monkeypatch, "replay_erasures", "-", stdin=ledger_of(monkeypatch, alice))
@@ -170,7 +225,9 @@ def test_a_restore_without_the_keys_is_cleaned_as_well(alice, monkeypatch, super
     assert rows(superuser, alice).keys() == NOT_ROWS
 
 
-@pytest.mark.parametrize("table", ["memory_chunks", "memory_documents", "memory_lexical_blocks", "memory_data_keys"])
+@pytest.mark.parametrize(
+    "table", ["memory_chunks", "memory_documents", "memory_lexical_blocks", "memory_data_keys", "memory_search_keys"]
+)
 def test_rows_that_came_back_without_their_user_are_found(alice, monkeypatch, superuser, table):
     fill(alice)
     backup = put_aside(superuser, alice)

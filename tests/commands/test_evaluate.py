@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from memory.embedding.process import get_embedder
+from memory.erasure.erase import KEY_TABLES
 from memory.evaluation.run import search_legs
 from memory.evaluation.throwaway import ThrowAwayUser, erase
 from memory.indexing.seal import DocumentDraft
@@ -201,14 +202,21 @@ def test_erasing_reaches_one_user_only(alice, bob):
     for person in (alice, bob):
         assert person.index("d", "The kettle is on.").status_code == 201
     erased = erase(alice.user_hash)
-    assert erased["memory_chunks"] == erased["memory_data_keys"] == erased["memory_tenants"] == 1
+    for table in ("memory_chunks", *KEY_TABLES, "memory_tenants"):
+        assert erased[table] == 1, table
     with connect("r1_backup") as backup:
         both = [alice.user_hash, bob.user_hash]
         left = [
             backup.execute(f"SELECT user_hash FROM {table} WHERE user_hash = ANY(%s)", [both])
-            for table in ("memory_tenants", "memory_data_keys", "memory_documents", "memory_chunks")
+            for table in (
+                "memory_tenants",
+                "memory_data_keys",
+                "memory_search_keys",
+                "memory_documents",
+                "memory_chunks",
+            )
         ]
-        assert [cursor.fetchall() for cursor in left] == [[(bob.user_hash,)]] * 4
+        assert [cursor.fetchall() for cursor in left] == [[(bob.user_hash,)]] * 5
 
 
 def test_a_large_collection_is_erased_in_batches_that_no_statement_timeout_ends(alice, monkeypatch):

@@ -14,6 +14,11 @@ from memory.rls import tenant_transaction
 from tests.people import Person
 
 DIMENSION = 384
+# A user's row as it may be, whoever's: what row-level security has to say about it is said first. Params [user_hash].
+PLANT = (
+    "INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space)"
+    " VALUES (%s, gen_random_uuid(), '', 1)"
+)
 _random = np.random.default_rng(20)
 
 

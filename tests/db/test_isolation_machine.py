@@ -25,7 +25,7 @@ from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.models import Chunk, Document
 from memory.rls import bind_tenant, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
-from tests.db.memories import remember
+from tests.db.memories import PLANT, remember
 from tests.db.server import connect
 from tests.people import Person
 
@@ -230,7 +230,7 @@ class IsolationMachine(RuleBasedStateMachine):
     def write_for_another_user(self, user, other, worker):
         def plant():
             with tenant_transaction(user.user_hash, write=True, using=ALIAS) as tx:
-                tx.execute("INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (%s, '')", [other.user_hash])
+                tx.execute(PLANT, [other.user_hash])
 
         if user != other:
             with pytest.raises(DatabaseError, match="violates row-level security policy"):

@@ -11,6 +11,7 @@ import pytest
 
 from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
+from memory.indexing import counters
 from memory.indexing import store as storing
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice
@@ -21,8 +22,9 @@ from memory.lexical.terms import Blinder, blind
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
-from memory.sealing.keyring import Purpose, existing_profile
+from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
+from memory.sealing.user_keys import Purpose
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.lexicon import WEIGHTS, WORDS, in_order, lexical_scores, plain_bm25, random_texts, remove, search, store
 from tests.db.memories import flush_terms, unit_vector
@@ -93,7 +95,7 @@ def test_terms_in_the_memtable_in_segments_and_compacted_score_as_bm25_over_the_
     in_segments = [lexical_scores(alice, question) for question in QUESTIONS]
     assert in_segments == in_memtable  # to the last bit
     with tenant_transaction(alice.user_hash, write=True) as tx:
-        compact(tx, default_space(), 1, 0)
+        compact(tx, default_space(), 0)
     assert [lexical_scores(alice, question) for question in QUESTIONS] == in_memtable
     assert live_chunks(alice) == stored_chunks(alice)
 
@@ -215,11 +217,11 @@ def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
 
 def test_of_a_very_long_question_the_first_terms_count(alice):
     store(alice, "d", ["word0 word1"])
-    keys = existing_profile(alice.user_hash)
+    key = existing_profile(alice.user_hash).search_key
     question = " ".join(f"term{number}" for number in range(2 * QUERY_TERMS_MAX))
-    asked = lexical_query(keys, question + " term0", "english")
+    asked = lexical_query(key, question + " term0", "english")
     assert len(asked.ids) == QUERY_TERMS_MAX
-    assert asked.ids[0] == lexical_query(keys, "term0", "english").ids[0]
+    assert asked.ids[0] == lexical_query(key, "term0", "english").ids[0]
     assert asked.counts[:2] == (2, 1)
     assert search(alice, question + " word0")[0].bm25 == 0
 
@@ -229,11 +231,11 @@ def test_stems_are_those_of_the_deployments_language_or_of_the_documents_own(ali
     store(alice, "d", ["Die Häuser am Hafen"])
     assert lexical_scores(alice, "Haus")[("d", 0)] > 0
     assert lexical_scores(alice, "die am")[("d", 0)] is None
-    keys, draft = existing_profile(alice.user_hash), DocumentDraft("e", "notes", "running")
+    profile, draft = existing_profile(alice.user_hash), DocumentDraft("e", "notes", "running")
     piece, vector = Slice("running", 0, 7), unit_vector()[None, :]
     for language, stem in (("english", "run"), ("none", "running"), (None, "running")):
-        [chunk] = seal_document(keys, 1, draft, [piece], vector, language=language).chunks
-        assert list(chunk.terms.ids) == blind(keys.subkey(Purpose.LEXICAL), [stem])
+        [chunk] = seal_document(profile, draft, [piece], vector, language=language).chunks
+        assert list(chunk.terms.ids) == blind(profile.search_key.subkey(Purpose.WORDS), [stem])
 
 
 # -- What must not matter
@@ -286,7 +288,7 @@ def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(storing, "remove_terms", fail)
+    monkeypatch.setattr(counters, "remove_terms", fail)
     with pytest.raises(RuntimeError):
         store(alice, "d", ["something else"])
     assert live_chunks(alice) == before == stored_chunks(alice)
@@ -350,8 +352,8 @@ def test_the_plan_visits_this_users_rows_only_in_every_table(alice, bob):
     for person in (alice, bob):
         store_all(person, random_texts(11, 12))
         flush_terms(person, chunks=8)
-    keys, limit = existing_profile(alice.user_hash), 5
-    searchable = half_vectors(protect(keys, unit_vector()[None, :]))[0]
+    key, limit = existing_profile(alice.user_hash).search_key, 5
+    searchable = half_vectors(protect(key, unit_vector()[None, :]))[0]
     plan, owned = explain_candidates(alice.user_hash, default_space(), searchable, limit)
     assert set(owned) == set(SEARCHED_TABLES)
     assert all(plan.scans(table) for table in SEARCHED_TABLES)
@@ -376,19 +378,21 @@ def test_the_migration_goes_back_and_comes_again_as_it_was(alice):
                (SELECT array_agg(pg_get_constraintdef(oid) ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid)
         FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'memory\\_%' ORDER BY 1"""
 
-    def run(connection, way: str) -> None:
+    def run(connection, *files: str) -> None:
         connection.execute("SET LOCAL ROLE r1_owner")
-        connection.execute((SQL_FOLDER / f"0008_lexical.{way}.sql").read_text())
+        for file in files:
+            connection.execute((SQL_FOLDER / file).read_text())
         connection.execute("RESET ROLE")
 
     with connect(SUPERUSER) as superuser, superuser.transaction(force_rollback=True):
         chunks = "SELECT count(*), md5(string_agg(c::text, '' ORDER BY id)) FROM memory_chunks c WHERE user_hash = %s"
         before, rows = superuser.execute(catalogue).fetchall(), superuser.execute(chunks, [alice.user_hash]).fetchone()
         assert rows[0] == 1
-        run(superuser, "down")
+        # Isolation is put on all tenant tables together, in a migration above this one.
+        run(superuser, "0011_isolation.down.sql", "0007_lexical.down.sql")
         without = superuser.execute(catalogue).fetchall()
         assert {row[0] for row in before} - {row[0] for row in without} >= set(LEXICAL_TABLES)
         assert superuser.execute(chunks, [alice.user_hash]).fetchone() == rows
-        run(superuser, "up")
+        run(superuser, "0007_lexical.up.sql", "0011_isolation.up.sql")
         assert superuser.execute(catalogue).fetchall() == before
         assert superuser.execute("SELECT count(*) FROM memory_lexical_chunks").fetchone() == (0,)

@@ -357,8 +357,8 @@ def test_the_service_cannot_become_another_role(app, role):
         "COPY (SELECT 1) TO PROGRAM 'cat'",
         "COPY (SELECT 1) TO '/tmp/out'",
         "SELECT pg_read_file('postgresql.conf')",
-        "INSERT INTO memory_spaces VALUES (99, 'x', '1', false)",
-        "UPDATE memory_spaces SET active = false",
+        "INSERT INTO memory_spaces VALUES (99, 'x', '1', false, '')",
+        "UPDATE memory_spaces SET is_default = false",
         "DELETE FROM django_migrations",
     ],
 )

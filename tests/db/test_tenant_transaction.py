@@ -18,7 +18,7 @@ from memory.isolation import audit as rls_audit
 from memory.models import Chunk, DataKey, Document, Tenant
 from memory.rls import bind_tenant, bind_transaction, bound_tenant, joined_transaction, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
-from tests.db.memories import remember
+from tests.db.memories import PLANT, remember
 from tests.db.server import bind, connect
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -192,7 +192,7 @@ def test_an_ordinary_error_is_counted_as_neither(alice, counted):
 def test_a_refusal_on_a_psycopg_connection_is_counted_too(alice, bob, counted):
     with connect("r1_app") as raw, pytest.raises(psycopg.errors.InsufficientPrivilege):
         with joined_transaction(raw, alice.user_hash) as tx:
-            tx.execute("INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (%s, '')", [bob.user_hash])
+            tx.execute(PLANT, [bob.user_hash])
     assert counted() == (1, 1)
 
 
@@ -290,7 +290,7 @@ def test_it_is_the_outermost_transaction_or_none(alice):
     [
         "DELETE FROM memory_documents",
         "UPDATE memory_documents SET source = 'x'",
-        "INSERT INTO memory_tenants (user_hash, user_id_cipher) VALUES (repeat('0', 64), '')",
+        PLANT.replace("%s", "repeat('0', 64)"),
         "SELECT user_hash FROM memory_documents FOR UPDATE",
     ],
 )

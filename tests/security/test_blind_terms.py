@@ -9,7 +9,8 @@ import pytest
 
 from memory.lexical.terms import blind
 from memory.retrieval.plan import SEARCHED_TABLES
-from memory.sealing.keyring import Purpose, existing_profile
+from memory.sealing.keyring import existing_profile
+from memory.sealing.user_keys import Purpose
 from tests.db.lexicon import lexical_scores, store
 from tests.db.memories import flush_terms
 from tests.db.server import connect
@@ -42,13 +43,14 @@ def test_the_same_words_have_the_same_ids_within_one_user_and_others_with_anothe
     assert not (hers["one"] | hers["two"]) & (his["one"] | his["two"])
 
 
-def test_the_ids_are_those_of_the_lexical_sub_key_and_no_unkeyed_digest(alice):
+def test_the_ids_are_those_of_the_search_keys_sub_key_for_words_and_no_unkeyed_digest(alice):
     store(alice, "one", [CANARY])
-    keys = existing_profile(alice.user_hash)
+    profile = existing_profile(alice.user_hash)
     [stored] = memtable_terms(alice)["one"]
-    assert [stored] == blind(keys.subkey(Purpose.LEXICAL), [CANARY])
-    for purpose in set(Purpose) - {Purpose.LEXICAL}:
-        assert [stored] != blind(keys.subkey(purpose), [CANARY])
+    assert [stored] == blind(profile.search_key.subkey(Purpose.WORDS), [CANARY])
+    for key in (profile.search_key, profile.newest):
+        for purpose in set(Purpose) - ({Purpose.WORDS} if key is profile.search_key else set()):
+            assert [stored] != blind(key.subkey(purpose), [CANARY])
     digests = [hashlib.new(name, CANARY.encode()).digest() for name in ("md5", "sha1", "sha256", "blake2b")]
     digests.append(zlib.crc32(CANARY.encode()).to_bytes(4, "big"))
     for digest in digests:
@@ -77,7 +79,7 @@ def test_no_word_of_a_text_stands_in_a_lexical_column(alice, in_segments):
 def test_a_term_put_in_another_users_row_finds_nothing(alice, bob):
     """Bob knows every id Alice has stored, and has rows with them: her words still are not his."""
     store(alice, "hers", [CANARY])
-    ids = blind(existing_profile(alice.user_hash).subkey(Purpose.LEXICAL), [CANARY])
+    ids = blind(existing_profile(alice.user_hash).search_key.subkey(Purpose.WORDS), [CANARY])
     store(bob, "his", ["something"])
     with connect("r1_maint") as maint:
         changed = maint.execute(

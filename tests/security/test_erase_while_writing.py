@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from django.db import DatabaseError, connections
 
-from memory.embedding.spaces import default_space
 from memory.erasure import erase
 from memory.erasure.erase import erase_memory
 from memory.errors import KeyUnavailable, Overloaded, StaleKeys
@@ -40,7 +39,7 @@ def write(person, doc_id: str, *, keys=None) -> None:
     for attempt in range(2):
         keys = keys or existing_or_new_profile(person.user_hash, person.user_id)
         draft = DocumentDraft(doc_id, "api", text)
-        sealed = seal_document(keys, default_space(), draft, [Slice(text, 0, len(text))], unit_vector()[None, :])
+        sealed = seal_document(keys, draft, [Slice(text, 0, len(text))], unit_vector()[None, :])
         try:
             with tenant_transaction(person.user_hash, write=True) as tx:
                 store_document(tx, sealed)
@@ -81,9 +80,7 @@ def test_a_key_cached_before_the_erasure_writes_nothing_after_it(alice, superuse
     cached = existing_profile(alice.user_hash)
     with bind_tenant(alice.user_hash):
         erase_memory()
-    sealed = seal_document(
-        cached, default_space(), DocumentDraft("late", "api", "x"), [Slice("x", 0, 1)], unit_vector()[None, :]
-    )
+    sealed = seal_document(cached, DocumentDraft("late", "api", "x"), [Slice("x", 0, 1)], unit_vector()[None, :])
     with pytest.raises(StaleKeys):
         with tenant_transaction(alice.user_hash, write=True) as tx:
             store_document(tx, sealed)

@@ -16,8 +16,10 @@ import pytest
 from memory.sealing import key_changes, keyring
 from memory.sealing.key_cache import KeyCache
 from memory.sealing.key_changes import KeyChanges, slot_of
-from memory.sealing.keyring import Purpose, existing_profile, forget_profiles
-from tests.db.memories import remember
+from memory.sealing.keyring import existing_profile, forget_profiles
+from memory.sealing.protection import protect
+from memory.sealing.user_keys import Purpose
+from tests.db.memories import remember, unit_vector
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,9 +35,10 @@ def wait_until(is_so, *, but_no_longer_than_seconds: float = LIMIT_SECONDS) -> N
         time.sleep(0.02)
 
 
-def fingerprints(keys) -> set[str]:
-    """Of the data key and of each sub-key: what to look for without holding it."""
-    secrets = [keys._data_key, *(keys.subkey(purpose) for purpose in Purpose)]
+def fingerprints(profile) -> set[str]:
+    """Of the data key, of the search key and of each sub-key: what to look for without holding it."""
+    keys = profile.newest, profile.search_key
+    secrets = [secret for key in keys for secret in (key._key, *(key.subkey(purpose) for purpose in Purpose))]
     return {hashlib.sha256(secret).hexdigest() for secret in secrets}
 
 
@@ -51,10 +54,11 @@ def still_referred_to(wanted: set[str]) -> int:
 def opened(person) -> tuple[weakref.ref, set[str]]:
     """The person's keys opened and used for every purpose: (a look at them that holds nothing, what to look for)."""
     forget_profiles()
-    keys = existing_profile(person.user_hash)
+    profile = existing_profile(person.user_hash)
     for purpose in Purpose:
-        keys.cipher(purpose)
-    return weakref.ref(keys), fingerprints(keys)
+        profile.newest.cipher(purpose)
+    protect(profile.search_key, unit_vector())
+    return weakref.ref(profile), fingerprints(profile)
 
 
 # When the time is up
@@ -141,7 +145,7 @@ def test_an_erasure_over_one_process_takes_the_key_out_of_every_other(alice, hol
     for person in (alice, *others):
         remember(person, "a")
     workers = [holder(alice, *others) for _ in range(2)]
-    assert [worker.stdout.readline() for worker in workers] == ["held 8 True\n"] * 2
+    assert [worker.stdout.readline() for worker in workers] == ["held 18 True\n"] * 2
     assert alice.post("memory/erase", {"confirm": alice.user_id}).status_code == 200
     assert [worker.stdout.readline() for worker in workers] == ["gone 0 3\n"] * 2
 

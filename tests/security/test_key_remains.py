@@ -1,4 +1,4 @@
-"""What a destroyed data key leaves behind on the disk: nothing in its table's file, nothing in the statistics."""
+"""What destroyed keys leave behind on the disk: nothing in their tables' files, nothing in the statistics."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import remember
 from tests.db.server import connect
 from tests.people import Person
+from tests.security.generations import add
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint", "owner"])
 
@@ -29,18 +30,38 @@ def people(transactional_db) -> list[Person]:
     return people
 
 
-def sealed_key(superuser, person: Person) -> bytes:
-    row = superuser.execute("SELECT sealed_key FROM memory_data_keys WHERE user_hash = %s", [person.user_hash])
-    return bytes(row.fetchone()[0])
+KEY_TABLES = ("memory_data_keys", "memory_search_keys")
 
 
-def in_the_file(superuser, key: bytes) -> bool:
-    """Whether the key table's file on the disk holds these bytes."""
+def sealed_keys(superuser, person: Person) -> dict[str, list[bytes]]:
+    """Every sealed key of the person's, of all generations and spaces, by table."""
+    found = {}
+    for table in KEY_TABLES:
+        rows = superuser.execute(f"SELECT sealed_key FROM {table} WHERE user_hash = %s", [person.user_hash])
+        found[table] = [bytes(key) for (key,) in rows.fetchall()]
+        assert found[table], f"no key in {table}: the test would prove nothing"
+    return found
+
+
+def in_the_files(superuser, keys: dict[str, list[bytes]]) -> dict[str, list[bool]]:
+    """Whether each key table's file on the disk holds each of its keys."""
     superuser.execute("CHECKPOINT")
-    folder, path = superuser.execute(
-        "SELECT current_setting('data_directory'), pg_relation_filepath('memory_data_keys')"
-    ).fetchone()
-    return key in (Path(folder) / path).read_bytes()
+    found = {}
+    for table in keys:
+        folder, path = superuser.execute(
+            "SELECT current_setting('data_directory'), pg_relation_filepath(%s)", [table]
+        ).fetchone()
+        stored = (Path(folder) / path).read_bytes()
+        found[table] = [key in stored for key in keys[table]]
+    return found
+
+
+def are_there(superuser, keys: dict[str, list[bytes]]) -> bool:
+    return all(all(each) for each in in_the_files(superuser, keys).values())
+
+
+def are_gone(superuser, keys: dict[str, list[bytes]]) -> bool:
+    return not any(any(each) for each in in_the_files(superuser, keys).values())
 
 
 def erase(person: Person) -> None:
@@ -59,13 +80,13 @@ def wait_until_cleared() -> None:
 def test_soon_after_an_erasure_the_tables_file_holds_the_sealed_key_no_more(people, superuser, monkeypatch, which):
     wait_until_cleared()
     monkeypatch.setattr(key_remains, "SETTLE_SECONDS", 3.0)
-    key, other = sealed_key(superuser, people[which]), sealed_key(superuser, people[2])
-    assert in_the_file(superuser, key)
+    keys, other = sealed_keys(superuser, people[which]), sealed_keys(superuser, people[2])
+    assert are_there(superuser, keys)
     erase(people[which])
-    assert in_the_file(superuser, key), "the row's bytes must outlive its deletion for this test to mean anything"
+    assert are_there(superuser, keys), "the row's bytes must outlive its deletion for this test to mean anything"
     wait_until_cleared()
-    assert not in_the_file(superuser, key)
-    assert in_the_file(superuser, other)
+    assert are_gone(superuser, keys)
+    assert are_there(superuser, other)
     assert people[2].get("memory/documents/a").status_code == 200
 
 
@@ -73,42 +94,43 @@ def test_the_daily_command_clears_what_the_service_did_not(people, superuser, mo
     wait_until_cleared()
     monkeypatch.setattr(key_remains, "clear_remains_soon", lambda: None)
     monkeypatch.setattr("memory.erasure.erase.clear_remains_soon", lambda: None)
-    key = sealed_key(superuser, people[4])
+    keys = sealed_keys(superuser, people[4])
     erase(people[4])
     call_command("prune_expired", "--dry-run")
-    assert in_the_file(superuser, key)
+    assert are_there(superuser, keys)
     call_command("prune_expired")
-    assert not in_the_file(superuser, key)
+    assert are_gone(superuser, keys)
 
 
 def test_before_postgresql_17_the_command_does_it_as_the_owner(people, superuser, monkeypatch):
     wait_until_cleared()
     monkeypatch.setattr("memory.erasure.erase.clear_remains_soon", lambda: None)
     monkeypatch.setattr(key_remains, "GRANTED_FROM_VERSION", 10_000_000)
-    superuser.execute("REVOKE MAINTAIN ON memory_data_keys FROM r1_maint")
+    superuser.execute("REVOKE MAINTAIN ON memory_data_keys, memory_search_keys FROM r1_maint")
     try:
-        key = sealed_key(superuser, people[4])
+        keys = sealed_keys(superuser, people[4])
         erase(people[4])
         call_command("prune_expired")
-        assert not in_the_file(superuser, key)
+        assert are_gone(superuser, keys)
     finally:
-        superuser.execute("GRANT MAINTAIN ON memory_data_keys TO r1_maint")
+        superuser.execute("GRANT MAINTAIN ON memory_data_keys, memory_search_keys TO r1_maint")
 
 
-def test_a_key_table_in_use_delays_no_erasure_and_is_rewritten_when_it_is_free(people, superuser, monkeypatch):
+@pytest.mark.parametrize("table", KEY_TABLES)
+def test_a_key_table_in_use_delays_no_erasure_and_is_rewritten_when_it_is_free(people, superuser, monkeypatch, table):
     wait_until_cleared()
     monkeypatch.setattr(key_remains, "SETTLE_SECONDS", 0.2)
-    key, done = sealed_key(superuser, people[4]), threading.Event()
+    keys, done = sealed_keys(superuser, people[4]), threading.Event()
     with connect(SUPERUSER) as reader, reader.transaction():
-        reader.execute("SELECT count(*) FROM memory_data_keys")
+        reader.execute(f"SELECT count(*) FROM {table}")
         erase(people[4])
         wait_until_cleared()
-        assert in_the_file(superuser, key)
+        assert all(in_the_files(superuser, keys)[table])
         # The command waits for its turn; whoever reads the table goes on meanwhile.
         pruning = threading.Thread(target=lambda: (_prune(), done.set()))
         pruning.start()
     pruning.join(LIMIT_SECONDS)
-    assert done.is_set() and not in_the_file(superuser, key)
+    assert done.is_set() and are_gone(superuser, keys)
 
 
 def _prune() -> None:
@@ -124,12 +146,13 @@ def test_a_table_too_large_to_rewrite_is_vacuumed(people, superuser, monkeypatch
     wait_until_cleared()
     monkeypatch.setattr(key_remains, "SETTLE_SECONDS", 0.5)
     monkeypatch.setattr(key_remains, "REWRITE_MAX_BYTES", 0)
-    file = superuser.execute("SELECT pg_relation_filenode('memory_data_keys')").fetchone()
-    key = sealed_key(superuser, people[1])
+    files = "SELECT pg_relation_filenode('memory_data_keys'), pg_relation_filenode('memory_search_keys')"
+    before = superuser.execute(files).fetchone()
+    keys = sealed_keys(superuser, people[1])
     erase(people[1])
     wait_until_cleared()
-    assert superuser.execute("SELECT pg_relation_filenode('memory_data_keys')").fetchone() == file
-    assert not in_the_file(superuser, key)
+    assert superuser.execute(files).fetchone() == before
+    assert are_gone(superuser, keys)
 
 
 def test_a_service_that_may_not_vacuum_erases_all_the_same(people, superuser, monkeypatch, caplog):
@@ -145,7 +168,21 @@ def test_a_service_that_may_not_vacuum_erases_all_the_same(people, superuser, mo
     assert "left to prune_expired (InsufficientPrivilege)" in caplog.text
 
 
-def test_the_planners_statistics_hold_no_sealed_key(people, superuser):
-    superuser.execute("ANALYZE memory_data_keys")
-    columns = superuser.execute("SELECT attname FROM pg_stats WHERE tablename = 'memory_data_keys'").fetchall()
+def test_keys_of_every_generation_are_cleared_from_the_file(people, superuser, monkeypatch):
+    """What stands last of a generation may be an older version of its row: adding one counts the seals in the old."""
+    wait_until_cleared()
+    monkeypatch.setattr(key_remains, "SETTLE_SECONDS", 0.5)
+    for _ in range(2):
+        add(people[1])
+    keys = sealed_keys(superuser, people[1])
+    assert len(keys["memory_data_keys"]) == 3 and are_there(superuser, keys)
+    erase(people[1])
+    wait_until_cleared()
+    assert are_gone(superuser, keys)
+
+
+@pytest.mark.parametrize("table", KEY_TABLES)
+def test_the_planners_statistics_hold_no_sealed_key(people, superuser, table):
+    superuser.execute(f"ANALYZE {table}")
+    columns = superuser.execute("SELECT attname FROM pg_stats WHERE tablename = %s", [table]).fetchall()
     assert ("user_hash",) in columns and ("sealed_key",) not in columns

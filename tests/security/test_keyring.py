@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -22,10 +24,12 @@ from memory import rls
 from memory.errors import KeyUnavailable, NotFound, StaleKeys
 from memory.indexing.seal import DocumentDraft
 from memory.keys.master_keys import master_keys
-from memory.rls import TenantState, bind_tenant, tenant_transaction
+from memory.rls import TenantTransaction, bind_tenant, tenant_transaction
 from memory.sealing import keyring
-from memory.sealing.keyring import Purpose, TenantKeys, existing_profile, forget_profiles
-from memory.security import open_sealed, seal
+from memory.sealing.generations import add_generation
+from memory.sealing.keyring import existing_profile, forget_profiles
+from memory.sealing.profile import DATA_KEY_COLUMN, SEARCH_KEY_COLUMN, SealedKey, read_profile
+from memory.sealing.user_keys import DataKey, Purpose, SearchKey
 from memory.services import index as index_service
 from memory.services.documents import get_document
 from memory.services.index import index_document
@@ -36,7 +40,7 @@ from r1site.embedded.secrets import read_secret
 pytestmark = pytest.mark.django_db(transaction=True)
 
 TEXT = "The heat pump in the cellar was serviced in March."
-TABLES = ("memory_chunks", "memory_documents", "memory_data_keys", "memory_tenants")
+TABLES = ("memory_chunks", "memory_documents", "memory_data_keys", "memory_search_keys", "memory_tenants")
 
 
 @pytest.fixture
@@ -106,25 +110,46 @@ def erase(connection: psycopg.Connection, person) -> None:
 
 
 def reseal(connection: psycopg.Connection, person) -> None:
-    """Seal the same data key anew, as a rotation of the master key does."""
-    state = stored_state(connection, person)
-    aad = keyring._key_aad(person.user_hash, state.generation, state.key_id)
-    data_key = open_sealed(state.sealed_key, aad, master_keys().by_id(state.key_id))
-    master = master_keys()
-    resealed = seal(data_key, keyring._key_aad(person.user_hash, state.generation, master.active_id), master.active)
-    connection.execute(
-        "UPDATE memory_data_keys SET sealed_key = %s, key_id = %s WHERE user_hash = %s",
-        [resealed, master.active_id, person.user_hash],
-    )
+    """Seal the same keys anew, as a rotation of the master key does: the profile is another one then."""
+    tables = (("memory_data_keys", "generation", DATA_KEY_COLUMN), ("memory_search_keys", "space", SEARCH_KEY_COLUMN))
+    with connection.transaction():
+        for table, number_column, column in tables:
+            rows = connection.execute(
+                f"SELECT {number_column}, key_id, sealed_key FROM {table} WHERE user_hash = %s", [person.user_hash]
+            ).fetchall()
+            for number, key_id, blob in rows:
+                key = SealedKey(key_id, blob).open(person.user_hash, column, number)
+                sealed = SealedKey.of(key, person.user_hash, column, number)
+                connection.execute(
+                    f"UPDATE {table} SET sealed_key = %s, key_id = %s WHERE user_hash = %s AND {number_column} = %s",
+                    [sealed.blob, sealed.key_id, person.user_hash, number],
+                )
+        connection.execute("UPDATE memory_tenants SET profile = %s WHERE user_hash = %s", [uuid4(), person.user_hash])
 
 
-def stored_state(connection, person) -> TenantState:
+@dataclass(frozen=True)
+class Stored:
+    """What a user's row and his newest data key say."""
+
+    profile: UUID
+    generation: int
+    seal_count: int
+    key_id: str
+
+
+def stored_state(connection, person) -> Stored:
     row = connection.execute(
-        "SELECT t.state, t.generation, t.seal_count, t.chunk_count, k.key_id, k.sealed_key FROM memory_tenants t"
+        "SELECT t.profile, t.generation, t.seal_count, k.key_id FROM memory_tenants t"
         " JOIN memory_data_keys k USING (user_hash, generation) WHERE user_hash = %s",
         [person.user_hash],
     ).fetchone()
-    return TenantState(*row)
+    return Stored(*row)
+
+
+@pytest.fixture
+def nobody_looks(monkeypatch):
+    """This process does not hear of keys that change elsewhere: what it has cached stays."""
+    monkeypatch.setattr(keyring._changes, "look", lambda connection: None)
 
 
 # Two writers of a new user
@@ -134,9 +159,9 @@ def test_two_first_writes_of_a_new_user_agree_on_one_key(alice, superuser, monke
     both_found_nobody = threading.Barrier(2, timeout=30)
     create_tenant = keyring.create_tenant
 
-    def create_tenant_at_once(tx, user_id):
+    def create_tenant_at_once(*args):
         both_found_nobody.wait()
-        return create_tenant(tx, user_id)
+        return create_tenant(*args)
 
     monkeypatch.setattr(keyring, "create_tenant", create_tenant_at_once)
     # As in two workers: in one of them the second writer waits for its turn.
@@ -144,7 +169,7 @@ def test_two_first_writes_of_a_new_user_agree_on_one_key(alice, superuser, monke
     in_threads(lambda: remember(alice, "one", "First text."), lambda: remember(alice, "two", "Second text."))
 
     assert both_found_nobody.n_waiting == 0
-    assert [count(superuser, alice, table) for table in TABLES] == [2, 2, 1, 1]
+    assert [count(superuser, alice, table) for table in TABLES] == [2, 2, 1, 1, 1]
     for _ in range(2):
         assert read_back(alice, "one") == "First text."
         assert read_back(alice, "two") == "Second text."
@@ -173,7 +198,7 @@ def test_a_write_with_an_erased_key_in_the_cache_lands_under_a_new_one(alice, su
     assert existing_profile(alice.user_hash) is old, "the key must still be cached for this test to mean anything"
 
     assert alice.index("after", "Written after the erasure.").status_code == 201
-    assert not old.matches(stored_state(superuser, alice))
+    assert old.version != stored_state(superuser, alice).profile
     forget_profiles()
     assert read_back(alice, "after") == "Written after the erasure."
     assert alice.get("memory/documents/heating").status_code == 404
@@ -194,7 +219,7 @@ def test_an_erasure_between_sealing_and_storing_is_noticed_and_the_text_sealed_a
     monkeypatch.setattr(index_service, "seal_document", seal_then_be_erased)
     assert alice.index("after", "Written across the erasure.").status_code == 201
     assert len(sealed_under) == 2 and sealed_under[0] is not sealed_under[1]
-    assert sealed_under[1].matches(stored_state(superuser, alice))
+    assert sealed_under[1].version == stored_state(superuser, alice).profile
     forget_profiles()
     assert read_back(alice, "after") == "Written across the erasure."
 
@@ -212,7 +237,7 @@ def test_a_key_that_is_gone_each_time_it_is_needed_fails_the_write_and_stores_no
     response = alice.index("after", "Never stored.")
     assert (response.status_code, response.json()["code"]) == (503, "key_unavailable")
     assert int(response.headers["Retry-After"]) >= 1
-    assert [count(superuser, alice, table) for table in TABLES] == [0, 0, 0, 0]
+    assert [count(superuser, alice, table) for table in TABLES] == [0, 0, 0, 0, 0]
 
 
 def test_an_erasure_waits_for_a_writer_that_has_read_the_key(alice, connect):
@@ -316,22 +341,18 @@ def test_a_key_replaced_at_every_look_is_an_error_to_try_again_and_never_a_wrong
 
 
 def rotate_data_key(connection: psycopg.Connection, person) -> None:
-    """Promote a second generation, in the caller's transaction; waits for every writer first."""
-    connection.execute("SELECT FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [person.user_hash])
-    master = master_keys()
-    sealed = seal(os.urandom(32), keyring._key_aad(person.user_hash, 2, master.active_id), master.active)
-    connection.execute(
-        "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key) VALUES (%s, 2, %s, %s)",
-        [person.user_hash, master.active_id, sealed],
-    )
-    connection.execute("UPDATE memory_tenants SET generation = 2 WHERE user_hash = %s", [person.user_hash])
+    """A second generation as another process adds it, in the caller's transaction; waits for every writer first."""
+    tx = TenantTransaction(connection, person.user_hash, write=True)
+    tx.ask_state()
+    add_generation(tx, read_profile(tx))
 
 
-def test_a_write_with_a_retired_data_key_in_the_cache_lands_under_the_live_one(alice, superuser):
+def test_a_write_with_an_old_generation_in_the_cache_lands_under_the_newest(alice, superuser, nobody_looks):
     remember(alice)
-    assert existing_profile(alice.user_hash).generation == 1
+    old = existing_profile(alice.user_hash)
     with superuser.transaction():
         rotate_data_key(superuser, alice)
+    assert existing_profile(alice.user_hash) is old and old.generation == 1
     assert alice.index("after", "Written after the rotation.").status_code == 201
     assert superuser.execute(
         "SELECT d.generation, c.generation FROM memory_documents d JOIN memory_chunks c USING (user_hash, doc_id)"
@@ -342,7 +363,7 @@ def test_a_write_with_a_retired_data_key_in_the_cache_lands_under_the_live_one(a
     assert read_back(alice, "after") == "Written after the rotation."
 
 
-def test_a_write_that_waits_for_a_rotation_in_progress_lands_under_the_new_data_key(alice, connect):
+def test_a_write_that_waits_for_a_rotation_in_progress_lands_under_the_new_data_key(alice, connect, nobody_looks):
     remember(alice)
     rotator, observer = connect(), connect()
 
@@ -511,21 +532,18 @@ def test_a_master_key_that_is_gone_makes_the_key_unavailable(alice, monkeypatch)
 
 # Sub-keys
 
-DATA_KEY = bytes(range(32))
-# HKDF-SHA256(DATA_KEY, no salt, "r1-memory/1/<purpose>"). Everything stored depends on these.
+KEY = bytes(range(32))
+# HKDF-SHA256(KEY, no salt, "r1-memory/1/<purpose>"). Everything stored depends on these.
 FROZEN_SUBKEYS = {
     "text": "4397b970e04af90bbe0fd4188611fd975c7e648c85f1b9117c1f3de3508c9d87",
     "meta": "015f012783e0eac1bcfb3975b9217df3045aadce599e217d70bcd04653d9f75f",
     "embedding": "8c2f77e76bcafa7a4438bd4c8c40a9c3b5667e422e745bb2009474ab14f9efc0",
-    "lexical": "e44c3512cb72e666cca862f3ede6203925eb3aa956deef434eb9b45b02539011",
-    "rotation": "379cb9ad88e8a653c3e7df0e811ce5c8d7ec66dc0e749ec0f170c3bb1ef985f8",
     "content-mac": "520b472871957850ee7f0f165fa8b58948cec47060c737f8ce6c2a2eb1605be1",
     "idempotency": "f96203de11a49dd46c2389d775c6985b17b7b8bb1826084b4314cb8d5a115751",
+    "rotation": "379cb9ad88e8a653c3e7df0e811ce5c8d7ec66dc0e749ec0f170c3bb1ef985f8",
+    "words": "c32376e6b67dd4c58252d6582399d291335ae43da63bc5c3c572d86a858bf528",
+    "speakers": "50c98ce6fbde7318529210086782b87f14c3065d6d6f0e01759cf81bd4d3a12c",
 }
-
-
-def keys_of(data_key: bytes) -> TenantKeys:
-    return TenantKeys("a" * 64, 1, "k1", b"sealed", data_key)
 
 
 def hkdf_sha256(key: bytes, info: bytes) -> bytes:
@@ -536,18 +554,26 @@ def hkdf_sha256(key: bytes, info: bytes) -> bytes:
 
 @pytest.mark.parametrize("purpose", Purpose)
 def test_each_sub_key_is_frozen_and_is_what_rfc_5869_says(purpose):
-    subkey = keys_of(DATA_KEY).subkey(purpose)
+    subkey = DataKey("a" * 64, 1, KEY).subkey(purpose)
     assert subkey.hex() == FROZEN_SUBKEYS[purpose.value]
-    assert subkey == hkdf_sha256(DATA_KEY, f"r1-memory/1/{purpose.value}".encode())
+    assert subkey == hkdf_sha256(KEY, f"r1-memory/1/{purpose.value}".encode())
 
 
-def test_sub_keys_differ_by_purpose_and_by_data_key_and_are_never_the_data_key():
-    subkeys = {keys_of(key).subkey(purpose) for key in (DATA_KEY, bytes(32)) for purpose in Purpose}
+def test_sub_keys_differ_by_purpose_and_by_key_and_are_never_the_key():
+    subkeys = {DataKey("a" * 64, 1, key).subkey(purpose) for key in (KEY, bytes(32)) for purpose in Purpose}
     assert len(subkeys) == 2 * len(Purpose)
-    assert not subkeys & {DATA_KEY, bytes(32)}
+    assert not subkeys & {KEY, bytes(32)}
 
 
-def test_keys_do_not_show_in_a_repr():
-    keys = keys_of(DATA_KEY)
-    for secret in (DATA_KEY, keys.subkey(Purpose.TEXT)):
-        assert secret.hex() not in repr(keys) and repr(secret) not in repr(keys)
+@pytest.mark.parametrize("kind", [DataKey, SearchKey])
+def test_keys_do_not_show_in_a_repr(kind):
+    key = kind("a" * 64, 1, KEY)
+    for secret in (KEY, key.subkey(Purpose.TEXT)):
+        assert secret.hex() not in repr(key) and repr(secret) not in repr(key)
+
+
+def test_a_profile_shows_no_key_that_it_holds(alice):
+    remember(alice)
+    profile = existing_profile(alice.user_hash)
+    for key in (profile.newest, profile.search_key):
+        assert key._key.hex() not in repr(profile) and repr(key._key) not in repr(profile)

@@ -36,6 +36,7 @@ from memory.embedding.process import get_embedder
 from memory.errors import MemoryServiceError
 from memory.indexing.seal import DocumentDraft
 from memory.rls import bind_tenant
+from memory.sealing.keyring import forget_profiles
 from memory.services.documents import get_document
 from memory.services.index import index_document
 from memory.services.query import MemoryQuery, query_memory
@@ -287,10 +288,12 @@ def damaged(places: Places, person: Person):
         " WHERE user_hash = %s"
     )
     assert places.superuser.execute(change, [person.user_hash]).rowcount == 1
+    forget_profiles()
     try:
         yield
     finally:
         places.superuser.execute(change, [person.user_hash])
+        forget_profiles()
 
 
 def test_no_word_of_a_user_is_found_anywhere_without_a_key(places, alice, caplog, capfd, tmp_path):

@@ -9,6 +9,7 @@ import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import numpy as np
@@ -18,13 +19,19 @@ from django.db import connections
 from pgvector import HalfVector
 from prometheus_client import REGISTRY
 
+from memory.errors import DecryptionFailed
+from memory.indexing.seal import DocumentDraft
 from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
+from memory.rls import bind_tenant
 from memory.sealing import columns as sealing
 from memory.sealing import keyring
-from memory.sealing.keyring import Purpose, TenantKeys, forget_profiles, user_id_aad
+from memory.sealing import profile as profiles
+from memory.sealing.keyring import forget_profiles, open_user_id
 from memory.sealing.quarantine import Damage, quarantine
-from memory.security import InvalidTag, open_sealed
+from memory.sealing.user_keys import DataKey
+from memory.security import InvalidTag
+from memory.services.index import index_document
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -86,6 +93,10 @@ def data_key(superuser, person) -> Row:
     return Row(superuser, "memory_data_keys", person.user_hash)
 
 
+def search_key(superuser, person) -> Row:
+    return Row(superuser, "memory_search_keys", person.user_hash)
+
+
 def remember(person, **texts: str) -> None:
     for doc_id, text in texts.items():
         response = person.index(doc_id, text, metadata={"animal": "salamander"})
@@ -113,21 +124,24 @@ def failures(column: str) -> float:
     return REGISTRY.get_sample_value("memory_decrypt_failed_total", {"column": column}) or 0.0
 
 
-def opened_keys(person) -> TenantKeys:
-    keys = keyring.existing_profile(person.user_hash)
-    assert keys is not None
-    return keys
+def opened_key(person) -> DataKey:
+    profile = keyring.existing_profile(person.user_hash)
+    assert profile is not None
+    return profile.newest
 
 
-def clone(keys: TenantKeys, *, user_hash: str | None = None, generation: int | None = None) -> TenantKeys:
+def clone(key: DataKey, *, user_hash: str | None = None, generation: int | None = None) -> DataKey:
     """The same data key under another name: what a thief of key material would hold."""
-    return TenantKeys(
-        user_hash or keys.user_hash, generation or keys.generation, *keys._identity, data_key=keys._data_key
-    )
+    return DataKey(user_hash or key.user_hash, generation or key.generation, key._key)
+
+
+def origin_of(row: Row) -> sealing.Origin:
+    return sealing.Origin(row["source"], row["thread_id"], row["created_at"], row["sequence"])
 
 
 def place_of(row: Row) -> sealing.Place:
-    return sealing.Place(row["id"], row["doc_id"], row["chunk_index"], row["char_start"], row["char_end"])
+    where = row["id"], row["doc_id"], row["chunk_index"], row["char_start"], row["char_end"]
+    return sealing.Place(*where, origin_of(row))
 
 
 # Moved between users
@@ -137,7 +151,8 @@ def test_aad_binding_prevents_cross_tenant_decryption(alice, bob, superuser):
     remember(alice, heating=HEATING)
     remember(bob, heating=PASSPORT)
     mine, stolen = chunk(superuser, bob, "heating"), chunk(superuser, alice, "heating")
-    for column in ("id", "char_start", "char_end", "text_cipher", "meta_cipher", "emb_cipher", "embedding"):
+    moved = "id", "created_at", "char_start", "char_end", "text_cipher", "meta_cipher", "emb_cipher", "embedding"
+    for column in moved:
         mine[column] = stolen[column]
 
     # Alice's own row, id and all, in Bob's hands: his key does not open it.
@@ -146,11 +161,11 @@ def test_aad_binding_prevents_cross_tenant_decryption(alice, bob, superuser):
     assert mine["quarantined_at"] is not None
 
     # Given Alice's data key as well, it still is sealed for Alice.
-    keys = opened_keys(alice)
+    key = opened_key(alice)
     place, blob = place_of(mine), mine["text_cipher"]
-    assert sealing.open_text(keys, place, blob) == HEATING
+    assert sealing.open_text(key, place, blob) == HEATING
     with pytest.raises(InvalidTag):
-        sealing.open_text(clone(keys, user_hash=bob.user_hash), place, blob)
+        sealing.open_text(clone(key, user_hash=bob.user_hash), place, blob)
 
     assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
 
@@ -159,7 +174,9 @@ def test_another_users_sealed_data_key_does_not_open(alice, bob, superuser):
     remember(alice, heating=HEATING)
     remember(bob, heating=PASSPORT)
     data_key(superuser, bob)["sealed_key"] = data_key(superuser, alice)["sealed_key"]
-    # With his own key still in the cache and without it: the row is what counts.
+    # As long as his own key is in the cache, that is what opens and seals; hers never is.
+    assert bob.get("memory/documents/heating").json()["text"] == PASSPORT
+    forget_profiles()
     for _ in range(2):
         assert_fails_closed(bob.query(QUESTION), 500, "decryption_failed")
         assert_fails_closed(bob.get("memory/documents/heating"), 500, "decryption_failed")
@@ -171,8 +188,8 @@ def test_another_users_sealed_data_key_does_not_open(alice, bob, superuser):
 
 
 def test_without_the_associated_data_the_same_theft_succeeds(alice, bob, superuser, monkeypatch):
-    """The mutation that shows what the two tests above depend on."""
-    for module in (keyring, sealing):
+    """The mutation that shows what the tests above depend on."""
+    for module in (keyring, profiles, sealing):
         monkeypatch.setattr(module, "associated_data", lambda *fields: b"nothing")
     remember(alice, heating=HEATING)
     remember(bob, heating=PASSPORT)
@@ -234,22 +251,22 @@ def test_a_blob_moved_to_another_column_of_its_row_does_not_open(alice, superuse
 def test_the_column_is_bound_by_more_than_its_sub_key(alice, superuser):
     """Chunk and document metadata share a sub-key; their associated data alone tells them apart."""
     remember(alice, heating=HEATING)
-    keys = opened_keys(alice)
+    key = opened_key(alice)
     row, whole = chunk(superuser, alice, "heating"), document(superuser, alice, "heating")
-    assert sealing.open_chunk_metadata(keys, row["id"], row["meta_cipher"]) == {}
-    mac = bytes(whole["content_mac"])
-    assert sealing.open_document_metadata(keys, "heating", mac, whole["meta_cipher"]) == {"animal": "salamander"}
+    assert sealing.open_chunk_metadata(key, row["id"], row["meta_cipher"]) == {}
+    mac, origin = bytes(whole["content_mac"]), origin_of(whole)
+    opened = sealing.open_document_metadata(key, "heating", mac, origin, whole["meta_cipher"])
+    assert opened == {"animal": "salamander"}
     with pytest.raises(InvalidTag):
-        sealing.open_chunk_metadata(keys, row["id"], whole["meta_cipher"])
+        sealing.open_chunk_metadata(key, row["id"], whole["meta_cipher"])
     with pytest.raises(InvalidTag):
-        sealing.open_document_metadata(keys, "heating", mac, row["meta_cipher"])
+        sealing.open_document_metadata(key, "heating", mac, origin, row["meta_cipher"])
 
 
 def test_a_blob_of_another_generation_does_not_open_even_under_the_same_data_key(alice, superuser):
     remember(alice, heating=HEATING)
     row = chunk(superuser, alice, "heating")
-    keys = opened_keys(alice)
-    next_generation = clone(keys, generation=2)
+    next_generation = clone(opened_key(alice), generation=2)
     with pytest.raises(InvalidTag):
         sealing.open_text(next_generation, place_of(row), row["text_cipher"])
     row["text_cipher"] = sealing.seal_text(next_generation, place_of(row), HEATING)
@@ -265,6 +282,78 @@ def test_what_a_citation_says_cannot_be_changed_in_the_row(alice, superuser, col
     assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
     later = alice.query(QUESTION)
     assert (later.status_code, later.json()["degraded"]) == (200, ["quarantined"])
+
+
+ORIGINS = [
+    ("source", "chat"),
+    ("thread_id", "another-thread"),
+    ("thread_id", None),
+    ("created_at", datetime(2020, 1, 1, tzinfo=UTC)),
+    ("sequence", 7),
+]
+
+
+def remember_in_thread(person, doc_id: str, text: str, **fields) -> None:
+    response = person.index(doc_id, text, thread_id="a-thread", source="mail", **fields)
+    assert response.status_code == 201, response.content
+
+
+@pytest.mark.parametrize(("column", "value"), ORIGINS)
+def test_where_and_when_a_chunk_is_from_cannot_be_changed_in_the_row(alice, superuser, column, value):
+    remember_in_thread(alice, "heating", HEATING)
+    chunk(superuser, alice, "heating")[column] = value
+    counted = failures("text_cipher")
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    assert failures("text_cipher") == counted + 1
+    later = alice.query(QUESTION)
+    assert (later.status_code, later.json()["results"], later.json()["degraded"]) == (200, [], ["quarantined"])
+
+
+@pytest.mark.parametrize(("column", "value"), ORIGINS)
+def test_where_and_when_a_document_is_from_cannot_be_changed_in_its_row(alice, superuser, column, value):
+    remember_in_thread(alice, "heating", HEATING)
+    document(superuser, alice, "heating")[column] = value
+    assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
+    assert chunk(superuser, alice, "heating")["quarantined_at"] is not None
+
+
+@pytest.mark.parametrize(("column", "value"), ORIGINS)
+def test_nor_in_a_document_and_its_chunks_together(alice, superuser, column, value):
+    remember_in_thread(alice, "heating", HEATING)
+    for row_of in (chunk, document):
+        row_of(superuser, alice, "heating")[column] = value
+    assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
+    assert chunk(superuser, alice, "heating")["quarantined_at"] is not None
+
+
+def test_a_microsecond_is_bound_too(alice, superuser):
+    remember_in_thread(alice, "heating", HEATING)
+    row = chunk(superuser, alice, "heating")
+    row["created_at"] += timedelta(microseconds=1)
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+
+
+@pytest.mark.parametrize("column", ["source", "thread_id", "created_at", "sequence"])
+@pytest.mark.parametrize("row_of", [chunk, document])
+def test_origins_swapped_between_two_rows_of_one_user_do_not_open(alice, superuser, row_of, column):
+    """Both rows are the user's own, and each value is one that he stored: only its place is wrong."""
+    long_ago = "2021-06-01T12:00:00Z"
+    assert alice.index("heating", HEATING, thread_id="first", source="mail", created_at=long_ago).status_code == 201
+    assert alice.index("passport", PASSPORT, thread_id="second", source="chat").status_code == 201
+    # Two documents of one call to the product have a sequence each; here one is sealed by hand.
+    if column == "sequence":
+        with bind_tenant(alice.user_hash):
+            index_document(alice.user_id, DocumentDraft("passport", "chat", PASSPORT, "second", sequence=3))
+    one, other = row_of(superuser, alice, "heating"), row_of(superuser, alice, "passport")
+    assert one[column] != other[column]
+    swap(one, other, column)
+    if row_of is chunk:
+        assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
+    else:
+        for doc_id in ("heating", "passport"):
+            assert_fails_closed(alice.get(f"memory/documents/{doc_id}"), 500, "decryption_failed")
+    for doc_id in ("heating", "passport"):
+        assert chunk(superuser, alice, doc_id)["quarantined_at"] is not None
 
 
 def test_metadata_of_an_earlier_version_of_the_document_does_not_open(alice, superuser):
@@ -468,71 +557,73 @@ def vector_in(row: Row) -> HalfVector:
 @pytest.mark.parametrize("bit", [32, 32 + 16 * 200 + 7, -1], ids=["first value", "a mantissa", "last value"])
 def test_a_sealed_vector_says_whether_the_searchable_one_beside_it_was_changed(alice, superuser, bit):
     remember(alice, heating=HEATING)
-    row, keys = chunk(superuser, alice, "heating"), opened_keys(alice)
-    true = sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+    row, key = chunk(superuser, alice, "heating"), opened_key(alice)
+    true = sealing.open_vector(key, row["id"], row["emb_cipher"], vector_in(row))
     assert np.linalg.norm(true) == pytest.approx(1.0, abs=1e-5)
 
     row["embedding"] = HalfVector.from_binary(flipped(row["halfvec_send(embedding)"], bit))
     with pytest.raises(InvalidTag):
-        sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+        sealing.open_vector(key, row["id"], row["emb_cipher"], vector_in(row))
 
 
 def test_a_flipped_bit_in_the_sealed_vector_is_found_and_hurts_no_answer(alice, superuser):
     remember(alice, heating=HEATING)
-    row, keys = chunk(superuser, alice, "heating"), opened_keys(alice)
+    row, key = chunk(superuser, alice, "heating"), opened_key(alice)
     row["emb_cipher"] = flipped(row["emb_cipher"])
     with pytest.raises(InvalidTag):
-        sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+        sealing.open_vector(key, row["id"], row["emb_cipher"], vector_in(row))
     assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
 
 
 def test_sealed_vectors_swapped_between_rows_do_not_open(alice, superuser):
     remember(alice, heating=HEATING, passport=PASSPORT)
-    one, other, keys = chunk(superuser, alice, "heating"), chunk(superuser, alice, "passport"), opened_keys(alice)
+    one, other, key = chunk(superuser, alice, "heating"), chunk(superuser, alice, "passport"), opened_key(alice)
     swap(one, other, "emb_cipher")
     for row in (one, other):
         with pytest.raises(InvalidTag):
-            sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+            sealing.open_vector(key, row["id"], row["emb_cipher"], vector_in(row))
     # With the searchable vector swapped as well, the chunk's id still gives it away.
     first, second = vector_in(one), vector_in(other)
     one["embedding"], other["embedding"] = second, first
     for row in (one, other):
         with pytest.raises(InvalidTag):
-            sealing.open_vector(keys, row["id"], row["emb_cipher"], vector_in(row))
+            sealing.open_vector(key, row["id"], row["emb_cipher"], vector_in(row))
 
 
 def test_a_flipped_bit_in_the_sealed_user_id_is_found(alice, bob, superuser):
     remember(alice, heating=HEATING)
     remember(bob, heating=HEATING)
-    keys, row = opened_keys(alice), tenant(superuser, alice)
-    cipher, aad = keys.cipher(Purpose.META), user_id_aad(alice.user_hash, 1)
-    assert open_sealed(row["user_id_cipher"], aad, cipher).decode() == alice.user_id
+    key, row = opened_key(alice), tenant(superuser, alice)
+    assert open_user_id(key, row["user_id_cipher"]) == alice.user_id
     for blob in (flipped(row["user_id_cipher"]), tenant(superuser, bob)["user_id_cipher"]):
         with pytest.raises(InvalidTag):
-            open_sealed(blob, aad, cipher)
-    with pytest.raises(InvalidTag):
-        open_sealed(row["user_id_cipher"], user_id_aad(bob.user_hash, 1), cipher)
+            open_user_id(key, blob)
+    for other in (clone(key, user_hash=bob.user_hash), clone(key, generation=2)):
+        with pytest.raises(InvalidTag):
+            open_user_id(other, row["user_id_cipher"])
 
 
 # Keys
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["key cached", "key not cached"])
-def test_one_flipped_bit_in_the_sealed_data_key_closes_everything_of_that_user(alice, bob, superuser, cached):
+@pytest.mark.parametrize("row_of", [data_key, search_key])
+def test_one_flipped_bit_in_a_sealed_key_closes_what_it_is_for(alice, bob, superuser, row_of):
     remember(alice, heating=HEATING)
     remember(bob, heating=HEATING)
-    if not cached:
-        forget_profiles()
-    row = data_key(superuser, alice)
+    forget_profiles()
+    row = row_of(superuser, alice)
     row["sealed_key"] = flipped(row["sealed_key"])
     for _ in range(2):
         assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
-        assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
         assert_fails_closed(alice.index("heating", PASSPORT), 500, "decryption_failed")
+        if row_of is data_key:
+            assert_fails_closed(alice.get("memory/documents/heating"), 500, "decryption_failed")
     assert bob.query(QUESTION).json()["results"][0]["text"] == HEATING
 
     # Nothing was lost: with the bit as it was, everything is as it was.
     row["sealed_key"] = flipped(row["sealed_key"])
+    forget_profiles()
+    assert alice.query(QUESTION).json()["results"][0]["text"] == HEATING
     assert alice.get("memory/documents/heating").json()["text"] == HEATING
 
 
@@ -546,13 +637,38 @@ def test_one_flipped_bit_in_the_key_id_makes_the_key_unavailable(alice, superuse
         assert_fails_closed(response, 503, "key_unavailable")
         assert int(response.headers["Retry-After"]) >= 1
     row["key_id"] = "k1"
+    forget_profiles()
     assert alice.get("memory/documents/heating").json()["text"] == HEATING
 
 
-def test_nothing_is_written_under_a_cached_key_whose_key_id_was_changed(alice, superuser):
+@pytest.mark.parametrize("key_of", [data_key, search_key])
+def test_nothing_is_read_or_written_under_a_cached_key_once_the_profile_is_another(alice, superuser, key_of):
     remember(alice, heating=HEATING)
-    data_key(superuser, alice)["key_id"] = "k0"
+    key_of(superuser, alice)["key_id"] = "k0"
+    tenant(superuser, alice)["profile"] = UUID(int=1)
     assert_fails_closed(alice.index("passport", PASSPORT), 503, "key_unavailable")
+    assert_fails_closed(alice.query(QUESTION), 503, "key_unavailable")
+
+
+@pytest.mark.parametrize("key_of", [data_key, search_key])
+def test_a_sealed_key_moved_to_another_number_of_its_user_does_not_open(alice, superuser, key_of):
+    """A generation's key stands for that generation, a space's for that space."""
+    remember(alice, heating=HEATING)
+    row, column = key_of(superuser, alice), "generation" if key_of is data_key else "space"
+    row[column] = 2
+    named = "generation" if key_of is data_key else "active_space"
+    tenant(superuser, alice)[named] = 2
+    forget_profiles()
+    profile = keyring.existing_profile(alice.user_hash)
+    with pytest.raises(DecryptionFailed):
+        profile.newest if key_of is data_key else profile.search_key  # noqa: B018
+
+
+def test_a_data_key_does_not_open_as_a_search_key(alice, superuser):
+    remember(alice, heating=HEATING)
+    search_key(superuser, alice)["sealed_key"] = data_key(superuser, alice)["sealed_key"]
+    forget_profiles()
+    assert_fails_closed(alice.query(QUESTION), 500, "decryption_failed")
 
 
 def test_the_key_id_is_authenticated_and_no_other_known_key_is_tried(alice, superuser, monkeypatch):
@@ -581,15 +697,17 @@ def test_a_master_key_of_the_right_name_and_the_wrong_bytes_opens_nothing(alice,
     monkeypatch.delenv("MEMORY_ENCRYPTION_KEY_FILE", raising=False)
     monkeypatch.setenv("MEMORY_ENCRYPTION_KEY", base64.b64encode(os.urandom(32)).decode())
     forget_profiles()
-    counted = failures("data_key")
+    counted = [failures(key) for key in ("search_key", "data_key")]
     for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
         assert_fails_closed(response, 500, "decryption_failed")
-    assert failures("data_key") == counted + 3
+    # A question needs the search key first, the others the data key.
+    assert [failures(key) for key in ("search_key", "data_key")] == [counted[0] + 1, counted[1] + 2]
 
 
 def test_a_tenant_whose_data_key_is_gone_can_neither_read_nor_write(alice, superuser):
     remember(alice, heating=HEATING)
     superuser.execute("DELETE FROM memory_data_keys WHERE user_hash = %s", [alice.user_hash])
+    forget_profiles()
     for response in (alice.query(QUESTION), alice.get("memory/documents/heating"), alice.index("heating", PASSPORT)):
         assert_fails_closed(response, 503, "key_unavailable")
     assert isinstance(chunk(superuser, alice, "heating")["id"], UUID)

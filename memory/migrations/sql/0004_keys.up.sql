@@ -1,6 +1,7 @@
 -- The user's data keys, one a generation, each sealed under a master key (key_id). Apart from the rows they open, so
 -- that their backups can have a shorter retention: destroying the keys is the erasure. `seal_count` is what a
--- generation had sealed when it stopped being the newest; the newest one's is counted in memory_tenants.
+-- generation had sealed when it stopped being the newest, and what was sealed in its rows since; the newest one's is
+-- counted in memory_tenants.
 CREATE TABLE memory_data_keys (
     user_hash   text COLLATE "C" NOT NULL,
     generation  integer NOT NULL,
