@@ -56,11 +56,11 @@ def test_the_launcher_makes_no_keys_for_a_database_that_is_not_its_own(tmp_path,
     assert not (tmp_path / "secrets").exists()
 
 
-def test_with_the_keys_given_it_makes_only_what_ends_with_a_session(tmp_path):
+def test_with_the_keys_given_it_makes_only_what_no_row_depends_on(tmp_path):
     done = launch(tmp_path, MEMORY_ENCRYPTION_KEY=new_key(), MEMORY_TENANT_HMAC_KEY=new_key())
     assert "database: DATABASE_URL" in done.stderr
     made = {path.name for path in (tmp_path / "secrets").iterdir() if not path.name.startswith(".")}
-    assert made == {"MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY"}
+    assert made == {"MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY", "MEMORY_RECEIPT_KEY"}
 
 
 def test_a_token_takes_the_secrets_and_neither_a_server_nor_a_word_beside_it(tmp_path):
