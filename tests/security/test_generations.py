@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from django.db import connections
 
+from memory import rls
 from memory.errors import KeyUnavailable, StaleKeys
 from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
@@ -336,6 +338,27 @@ def test_writers_at_full_speed_among_new_generations_leave_only_rows_that_open(a
     forget_profiles()
     for doc_id in of_rows(superuser, alice):
         assert alice.get(f"memory/documents/{doc_id}").status_code == 200
+
+
+def test_two_generations_added_at_once_come_one_after_the_other(alice, superuser, monkeypatch):
+    remember(alice, "boiler")
+    # As in two processes: within one the second would wait for its turn before it asks the database.
+    monkeypatch.setattr(rls, "writers_turn", lambda *_, **__: nullcontext())
+    start = threading.Barrier(2, timeout=30)
+
+    def add_one() -> int:
+        try:
+            start.wait()
+            return add(alice, forget=False)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        added = [future.result(timeout=60) for future in [pool.submit(add_one), pool.submit(add_one)]]
+    assert (sorted(added), live(superuser, alice)) == ([2, 3], [1, 2, 3])
+    forget_profiles()
+    remember(alice, "ferry")
+    assert of_rows(superuser, alice) == {"boiler": (1,), "ferry": (3,)}
 
 
 def test_a_transaction_that_is_rolled_back_adds_no_generation(alice, superuser):

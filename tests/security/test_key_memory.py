@@ -21,6 +21,7 @@ from memory.sealing.protection import protect
 from memory.sealing.user_keys import Purpose
 from tests.db.memories import remember, unit_vector
 from tests.people import Person
+from tests.security.generations import add, retire
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -148,6 +149,20 @@ def test_an_erasure_over_one_process_takes_the_key_out_of_every_other(alice, hol
     assert [worker.stdout.readline() for worker in workers] == ["held 18 True\n"] * 2
     assert alice.post("memory/erase", {"confirm": alice.user_id}).status_code == 200
     assert [worker.stdout.readline() for worker in workers] == ["gone 0 3\n"] * 2
+
+
+@pytest.mark.parametrize("change", ["added", "retired"])
+def test_a_generation_added_or_retired_over_one_process_takes_the_old_profile_out_of_every_other(alice, holder, change):
+    others = in_other_slots(alice, 3)
+    for person in (alice, *others):
+        remember(person, "a")
+    if change == "retired":
+        add(alice)
+        remember(alice, "a")
+    worker = holder(alice, *others)
+    assert worker.stdout.readline() == "held 18 True\n"
+    assert add(alice) == 2 if change == "added" else retire(alice, 1)
+    assert worker.stdout.readline() == "gone 0 3\n"
 
 
 def test_an_erasure_that_is_rolled_back_takes_nothing_away(alice, superuser):
