@@ -49,8 +49,11 @@ def cluster():
 @pytest.fixture(scope="session")
 def django_db_setup(cluster, django_db_blocker):
     """Migrate as the owner; pytest-django's own test database would need a role that may create one."""
+    from memory.keys.master_keys import forget_parsed_keys
     from memory.sealing.keyring import begin_key_watch
 
+    # The space is registered under the suite's own key, whatever a test before had in the environment.
+    forget_parsed_keys()
     with django_db_blocker.unblock():
         call_command("migrate", database="owner", verbosity=0)
         call_command("register_space", verbosity=0)
