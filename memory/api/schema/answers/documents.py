@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from memory.api.schema.patterns import BASE64URL
-from memory.api.schema.shapes import (
+from memory.api.patterns import BASE64URL
+from memory.api.serializers.documents import LIMIT_MAX
+from memory.api.shapes import (
     CHUNK_IDS,
     Schema,
     array,
@@ -18,7 +19,6 @@ from memory.api.schema.shapes import (
     string,
     thread_id,
 )
-from memory.api.serializers.documents import LIMIT_MAX
 from memory.services.stats import SOURCES_MAX
 
 _RATE = or_null(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.api.schema.shapes import Schema, boolean, integer, number, obj, or_null, ref, string
+from memory.api.shapes import Schema, boolean, integer, number, obj, or_null, ref, string
 from reranker import BACKENDS
 
 _COMPONENTS = ("database", "role", "migrations", "keys", "embedder", "reranker")

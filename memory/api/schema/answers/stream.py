@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory import limits as conf
-from memory.api.schema.shapes import (
+from memory.api.shapes import (
     Schema,
     array,
     doc_id,

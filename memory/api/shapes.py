@@ -1,11 +1,11 @@
-"""Small words for JSON Schemas, so that the tables of answers read as the answers do."""
+"""Small words for JSON Schemas, so that what is said of a body reads as the body does."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from memory import limits as conf
-from memory.api.schema import patterns
+from memory.api import patterns
 
 Schema = dict[str, Any]
 
