@@ -44,6 +44,11 @@ def array(items: Schema, description: str = "", **limits: Any) -> Schema:
     return _described({"type": "array", "items": items, **limits}, description)
 
 
+def any_names(description: str, values: Schema, **limits: Any) -> Schema:
+    """An object of any names, each with one of `values`."""
+    return {"type": "object", "description": description, "additionalProperties": values, **limits}
+
+
 def or_null(schema: Schema) -> Schema:
     if "$ref" in schema:
         return {"anyOf": [schema, {"type": "null"}]}

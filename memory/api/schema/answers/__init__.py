@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from memory.api.responses.body import ResponseBody
+from memory.api.responses.documents import DOCUMENT_PAGE, STORED_DOCUMENT
+from memory.api.responses.entities import ENTITY_ANSWER
+from memory.api.responses.erase import RECEIPT
+from memory.api.responses.export import EXPORTED_DOCUMENT
+from memory.api.responses.index import INDEX_ANSWER, INDEX_BATCH_ANSWER
 from memory.api.responses.query import QUERY_ANSWER
-from memory.api.schema.answers import documents, memory, operational, stream
+from memory.api.responses.stats import STATS
+from memory.api.responses.summarize import SUMMARY_ANSWER
+from memory.api.schema.answers import operational, stream
 from memory.api.shapes import Schema
 
 # What an operation answers, or a line of it; a body within one is found there.
-BODIES: tuple[ResponseBody, ...] = (QUERY_ANSWER,)
+BODIES: tuple[ResponseBody, ...] = (
+    INDEX_ANSWER,
+    INDEX_BATCH_ANSWER,
+    QUERY_ANSWER,
+    SUMMARY_ANSWER,
+    ENTITY_ANSWER,
+    STORED_DOCUMENT,
+    DOCUMENT_PAGE,
+    EXPORTED_DOCUMENT,
+    STATS,
+    RECEIPT,
+)
 
 ANSWERS: dict[str, Schema] = {
     **{body.component: body.schema() for answered in BODIES for body in answered.bodies() if body.component},
-    **memory.ANSWERS,
-    **documents.ANSWERS,
     **operational.ANSWERS,
     **stream.ANSWERS,
 }
