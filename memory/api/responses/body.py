@@ -2,10 +2,9 @@
 
 A member has a name, a shape, and a way to its value:
 
-    PASSAGE = ResponseBody(
+    PASSAGE = About(Candidate).body(
         "MemoryResult",
         "One passage.",
-        Candidate,
         Member("chunk_id", uuid(), lambda candidate: str(candidate.chunk_id)),
         Member("text", string("The passage.")),
         Member("citation", CITATION, cited),
@@ -18,6 +17,7 @@ order. A shape is a JSON Schema, of a value that is JSON already, or a Shaped, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from memory.api.shapes import Schema, array, obj, or_null, ref
@@ -86,7 +86,7 @@ class Member(Generic[T]):
 
 
 class ResponseBody(Generic[T]):
-    """A JSON object about a `T`; `component` is its name in the OpenAPI document, empty for one described in place."""
+    """A JSON object about a `T`, as `About` makes them; `component` is empty for a part."""
 
     def __init__(self, component: str, description: str, about: type[T], *members: Member[T]):
         self.component = component
@@ -116,6 +116,21 @@ class ResponseBody(Generic[T]):
         for member in self.members:
             if not isinstance(member.shape, dict):
                 yield from member.shape.bodies()
+
+
+@dataclass(frozen=True)
+class About(Generic[T]):
+    """The class that a body is about, said first: so the ways of its members are type-checked against it."""
+
+    subject: type[T]
+
+    def body(self, component: str, description: str, *members: Member[T]) -> ResponseBody[T]:
+        """A body that is the component of that name in the OpenAPI document."""
+        return ResponseBody(component, description, self.subject, *members)
+
+    def part(self, description: str, *members: Member[T]) -> ResponseBody[T]:
+        """A body within another, which the document describes in its place."""
+        return ResponseBody("", description, self.subject, *members)
 
 
 class ListOf(Generic[T]):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from memory.api.responses.body import Member, ResponseBody
+from memory.api.responses.body import About, Member
 from memory.api.shapes import doc_id, integer, string
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.citations import Citation, cite
 
-CITATION = ResponseBody(
+CITATION = About(Citation).body(
     "Citation",
     "Where a passage stands: `quote` is exactly the characters `start` to `end` of the text as it was sent.",
-    Citation,
     Member("doc_id", doc_id()),
     Member("chunk_index", integer("The chunk's place in the document, from 0.")),
     Member("start", integer("The first character, from 0.")),

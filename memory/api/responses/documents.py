@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from memory.api.fields import rfc3339
-from memory.api.responses.body import ListOf, Member, ResponseBody
+from memory.api.responses.body import About, ListOf, Member
 from memory.api.serializers.documents import LIMIT_MAX
 from memory.api.shapes import CHUNK_IDS, array, doc_id, integer, moment, or_null, ref, source, string, thread_id
 from memory.services.documents import StoredDocument
@@ -16,10 +16,9 @@ from memory.services.listing import DocumentPage, ListedDocument
 _CREATED_AT = moment("When the text came to be.")
 _UPDATED_AT = moment("When this version was stored.")
 
-STORED_DOCUMENT = ResponseBody(
+STORED_DOCUMENT = About(StoredDocument).body(
     "StoredDocument",
     "A document read back.",
-    StoredDocument,
     Member("doc_id", doc_id()),
     Member("source", source()),
     Member("thread_id", thread_id()),
@@ -30,10 +29,9 @@ STORED_DOCUMENT = ResponseBody(
     Member("created_at", _CREATED_AT, lambda document: rfc3339(document.created_at)),
     Member("updated_at", _UPDATED_AT, lambda document: rfc3339(document.updated_at)),
 )
-LISTED_DOCUMENT = ResponseBody(
+LISTED_DOCUMENT = About(ListedDocument).body(
     "ListedDocument",
     "What is known of a document without opening it.",
-    ListedDocument,
     Member("doc_id", doc_id()),
     Member("source", source()),
     Member("thread_id", thread_id()),
@@ -43,10 +41,9 @@ LISTED_DOCUMENT = ResponseBody(
     Member("created_at", _CREATED_AT, lambda document: rfc3339(document.created_at)),
     Member("updated_at", _UPDATED_AT, lambda document: rfc3339(document.updated_at)),
 )
-DOCUMENT_PAGE = ResponseBody(
+DOCUMENT_PAGE = About(DocumentPage).body(
     "DocumentPage",
     "Some of the user's documents, newest first.",
-    DocumentPage,
     Member("results", ListOf(LISTED_DOCUMENT, maxItems=LIMIT_MAX), lambda page: page.documents),
     Member("next", or_null(string("The address of the page of older ones.", format="uri"))),
     Member("previous", or_null(string("The address of the page of newer ones.", format="uri"))),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from memory.api.responses.body import ListOf, Member, ResponseBody
+from memory.api.responses.body import About, ListOf, Member
 from memory.api.shapes import boolean, integer, or_null, string, uuid
 from memory.services.entities import FoundEntities, FoundEntity
 
-MENTION = ResponseBody(
-    "",
+MENTION = About(tuple).part(
     "One place: the characters `start` to `end` of the document, or of the text as it was sent.",
-    tuple,
     Member(
         "chunk_id",
         or_null(uuid("The chunk it stands in; null for a text that is not stored.")),
@@ -20,19 +18,17 @@ MENTION = ResponseBody(
     Member("start", integer("The first character, from 0."), lambda mention: mention[1]),
     Member("end", integer("The character after the last."), lambda mention: mention[2]),
 )
-ENTITY = ResponseBody(
+ENTITY = About(FoundEntity).body(
     "Entity",
     "One entity, whatever the spellings of its mentions.",
-    FoundEntity,
     Member("text", string("Its name, as it is mentioned.")),
     Member("label", string("What it is, such as `PERSON`, `ORG`, `GPE` or `DATE`.")),
     Member("count", integer("How many mentions it has.", minimum=1), lambda entity: len(entity.mentions)),
     Member("mentions", ListOf(MENTION)),
 )
-ENTITY_ANSWER = ResponseBody(
+ENTITY_ANSWER = About(FoundEntities).body(
     "MemoryEntityAnswer",
     "Who and what is mentioned.",
-    FoundEntities,
     Member("entities", ListOf(ENTITY, "The most mentioned first.")),
     Member("backend", string("What recognised them: a model's name.")),
     Member("stored", boolean("Whether they now stand in the chunks' sealed metadata.")),

@@ -6,15 +6,14 @@ from typing import Any
 
 from memory.api.fields import rfc3339
 from memory.api.patterns import BASE64URL
-from memory.api.responses.body import Member, ResponseBody
+from memory.api.responses.body import About, Member
 from memory.api.shapes import boolean, integer, moment, string
 from memory.erasure.erase import Erasure
 from memory.erasure.receipts import Receipt, signed_receipt
 
-RECEIPT = ResponseBody(
+RECEIPT = About(Receipt).body(
     "ErasureReceipt",
     "What was erased, signed: `manage.py verify_receipt` checks it.",
-    Receipt,
     Member("version", integer("Of this form.", minimum=1)),
     Member("key_id", string("Which key signed it.", pattern="^[0-9a-f]{16}$")),
     Member("subject", string("Whose it is: an HMAC of the user id, hex.", pattern="^[0-9a-f]{64}$")),

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 
 from memory.api.fields import rfc3339
-from memory.api.responses.body import Member, ResponseBody
+from memory.api.responses.body import About, Member
 from memory.api.shapes import doc_id, moment, ref, source, string, thread_id
 from memory.services.documents import StoredDocument
 
 # Members that hold what index takes them for anyway are left out, so that a body near the limit is no line beyond it.
-EXPORTED_DOCUMENT = ResponseBody(
+EXPORTED_DOCUMENT = About(StoredDocument).body(
     "ExportedDocument",
     "One line of an export: the body that `POST /memory/index` takes to store it again, without defaults.",
-    StoredDocument,
     Member("doc_id", doc_id()),
     Member("text", string("The text, exactly as it was sent.")),
     Member("source", source(), unless="api"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from memory import limits as conf
-from memory.api.responses.body import ListOf, Member, ResponseBody, itself
+from memory.api.responses.body import About, ListOf, Member, itself
 from memory.api.shapes import CHUNK_IDS, boolean, doc_id, integer, took_ms
 from memory.services.index import IndexedBatch, IndexedDocument
 
@@ -36,21 +36,19 @@ def _only(batch: IndexedBatch) -> IndexedDocument:
     return batch.documents[0]
 
 
-INDEX_ANSWER = ResponseBody(
+INDEX_ANSWER = About(IndexedBatch).body(
     "MemoryIndexAnswer",
     "What became of one document.",
-    IndexedBatch,
     *_members(_only),
     _TOOK_MS,
 )
-INDEX_BATCH_ANSWER = ResponseBody(
+INDEX_BATCH_ANSWER = About(IndexedBatch).body(
     "MemoryIndexBatchAnswer",
     "What became of several documents.",
-    IndexedBatch,
     Member(
         "documents",
         ListOf(
-            ResponseBody("", "What became of one.", IndexedDocument, *_members(itself)),
+            About(IndexedDocument).part("What became of one.", *_members(itself)),
             "As they were sent.",
             minItems=1,
             maxItems=conf.CHUNKS_PER_CALL_MAX,

@@ -6,7 +6,7 @@ from typing import Any
 
 from memory import limits as conf
 from memory.api.fields import rfc3339
-from memory.api.responses.body import ListOf, Member, ResponseBody, itself
+from memory.api.responses.body import About, ListOf, Member, itself
 from memory.api.responses.citation import CITATION, cited
 from memory.api.shapes import (
     array,
@@ -28,20 +28,17 @@ from memory.retrieval.rerank import NOT_REQUESTED
 from memory.services.query import STAGES, MemoryAnswer
 from reranker import BACKENDS, REASONS
 
-SCORES = ResponseBody(
-    "",
+SCORES = About(Candidate).part(
     "Each stage's score, 0 to 1; null for a stage that did not run.",
-    Candidate,
     Member("vector", score("Cosine similarity to the question, mapped to 0-1.")),
     Member("lexical", or_null(score("BM25 over the user's terms, mapped to 0-1."))),
     Member("fused", score("Both together.")),
     Member("decay", score("After recency.")),
     Member("rerank", or_null(score("The reranker's own."))),
 )
-RESULT = ResponseBody(
+RESULT = About(Candidate).body(
     "MemoryResult",
     "One passage.",
-    Candidate,
     Member("chunk_id", uuid(), lambda candidate: str(candidate.chunk_id)),
     Member("doc_id", doc_id()),
     Member("chunk_index", integer("Its place in the document, from 0.")),
@@ -54,10 +51,8 @@ RESULT = ResponseBody(
     Member("scores", SCORES, itself),
     Member("citation", CITATION, cited),
 )
-RERANK = ResponseBody(
-    "",
+RERANK = About(dict).part(
     "What reranked, or why nothing did.",
-    dict,
     Member("backend", string("What ran, or was asked.", enum=[*BACKENDS, "none"])),
     Member(
         "skipped",
@@ -69,10 +64,9 @@ RERANK = ResponseBody(
         ),
     ),
 )
-QUERY_ANSWER = ResponseBody(
+QUERY_ANSWER = About(MemoryAnswer).body(
     "MemoryQueryAnswer",
     "The best passages for a question. `results` is empty, which is no error, when there is nothing.",
-    MemoryAnswer,
     Member("results", ListOf(RESULT, "Best first.", maxItems=conf.TOP_K_MAX)),
     Member("candidates", integer("How many passages the search found.")),
     Member("reranked", boolean("Whether the order is the reranker's.")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from memory import limits as conf
-from memory.api.responses.body import ListOf, Member, ResponseBody, itself
+from memory.api.responses.body import About, ListOf, Member, itself
 from memory.api.responses.citation import CITATION
 from memory.api.shapes import array, boolean, doc_id, integer, or_null, string, took_ms
 from memory.language.extract import CitedSentence
@@ -14,24 +14,19 @@ from memory.services.summary import Summary
 # None but those that this summary went through.
 _STAGES = ("read", "rank", "open", "split", "embed", "llm", "store")
 
-SENTENCE = ResponseBody(
-    "",
+SENTENCE = About(CitedSentence).part(
     "One sentence of the memory.",
-    CitedSentence,
     Member("text", string()),
     Member("citation", CITATION),
 )
-COVERS = ResponseBody(
-    "",
+COVERS = About(Summary).part(
     "What was considered.",
-    Summary,
     Member("documents", integer(), lambda summary: summary.covers_documents),
     Member("chunks", integer(), lambda summary: summary.covers_chunks),
 )
-SUMMARY_ANSWER = ResponseBody(
+SUMMARY_ANSWER = About(Summary).body(
     "MemorySummaryAnswer",
     "A summary. It is empty, which is no error, where a source or a question has nothing to summarise.",
-    Summary,
     Member("summary", string("The summary."), lambda summary: summary.text),
     Member(
         "sentences",

@@ -10,11 +10,12 @@ from memory.api.responses.export import EXPORTED_DOCUMENT
 from memory.api.responses.index import INDEX_ANSWER, INDEX_BATCH_ANSWER
 from memory.api.responses.query import QUERY_ANSWER
 from memory.api.responses.stats import STATS
+from memory.api.responses.stream import CITATIONS, DONE, TOKEN
 from memory.api.responses.summarize import SUMMARY_ANSWER
 from memory.api.schema.answers import operational, stream
 from memory.api.shapes import Schema
 
-# What an operation answers, or a line of it; a body within one is found there.
+# What an operation answers, or a line or an event of it; a body within one is found there.
 BODIES: tuple[ResponseBody, ...] = (
     INDEX_ANSWER,
     INDEX_BATCH_ANSWER,
@@ -26,6 +27,9 @@ BODIES: tuple[ResponseBody, ...] = (
     EXPORTED_DOCUMENT,
     STATS,
     RECEIPT,
+    CITATIONS,
+    TOKEN,
+    DONE,
 )
 
 ANSWERS: dict[str, Schema] = {
