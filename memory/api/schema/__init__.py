@@ -2,6 +2,6 @@
 
 `fields.py` turns the request serializers into components, limits included; `answers/` gathers the response bodies,
 which describe themselves, and `problems.py` holds the errors; `operations/` says which operation takes and answers
-what; `generate.py` puts them together with drf-spectacular. The views know nothing of it. Nothing here runs while the service serves but `document.py`, which reads
-the committed file.
+what; `generate.py` puts them together with drf-spectacular. The views know nothing of it. Nothing here runs while the
+service serves but `document.py`, which reads the committed file.
 """
