@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from memory.api.fields import rfc3339
+from memory.api.responses.body import About, Member
+from memory.api.shapes import doc_id, moment, ref, source, string, thread_id
 from memory.services.documents import StoredDocument
 
-INDEX_DEFAULTS: dict[str, Any] = {"source": "api", "thread_id": None, "metadata": {}}
+# Members that hold what index takes them for anyway are left out, so that a body near the limit is no line beyond it.
+EXPORTED_DOCUMENT = About(StoredDocument).body(
+    "ExportedDocument",
+    "One line of an export: the body that `POST /memory/index` takes to store it again, without defaults.",
+    Member("doc_id", doc_id()),
+    Member("text", string("The text, exactly as it was sent.")),
+    Member("source", source(), unless="api"),
+    Member("thread_id", thread_id(), unless=None),
+    Member("metadata", ref("Metadata"), unless={}),
+    Member("created_at", moment("When the text came to be."), lambda document: rfc3339(document.created_at)),
+)
 
 
 def exported_line(document: StoredDocument) -> bytes:
-    """One document as one line of JSON: the body that POST /memory/index takes to store it again.
-
-    Members that hold what index takes them for anyway are left out, so that a body near the limit is no line beyond it.
-    """
-    body = {"doc_id": document.doc_id, "text": document.text}
-    for name, default in INDEX_DEFAULTS.items():
-        value = getattr(document, name)
-        if value != default:
-            body[name] = value
-    body["created_at"] = rfc3339(document.created_at)
+    """One document as one line of JSON: the body that POST /memory/index takes to store it again."""
+    body = EXPORTED_DOCUMENT.render(document)
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -2,49 +2,87 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from memory import limits as conf
 from memory.api.fields import rfc3339
+from memory.api.responses.body import About, ListOf, Member, itself
+from memory.api.responses.citation import CITATION, cited
+from memory.api.shapes import (
+    array,
+    boolean,
+    doc_id,
+    integer,
+    moment,
+    or_null,
+    ref,
+    score,
+    source,
+    string,
+    thread_id,
+    took_ms,
+    uuid,
+)
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.citations import cite
-from memory.services.query import MemoryAnswer
+from memory.retrieval.rerank import NOT_REQUESTED
+from memory.services.query import STAGES, MemoryAnswer
+from reranker import BACKENDS, REASONS
+
+SCORES = About(Candidate).part(
+    "Each stage's score, 0 to 1; null for a stage that did not run.",
+    Member("vector", score("Cosine similarity to the question, mapped to 0-1.")),
+    Member("lexical", or_null(score("BM25 over the user's terms, mapped to 0-1."))),
+    Member("fused", score("Both together.")),
+    Member("decay", score("After recency.")),
+    Member("rerank", or_null(score("The reranker's own."))),
+)
+RESULT = About(Candidate).body(
+    "MemoryResult",
+    "One passage.",
+    Member("chunk_id", uuid(), lambda candidate: str(candidate.chunk_id)),
+    Member("doc_id", doc_id()),
+    Member("chunk_index", integer("Its place in the document, from 0.")),
+    Member("source", source()),
+    Member("thread_id", thread_id()),
+    Member("text", string("The passage, exactly as in the document.")),
+    Member("metadata", ref("Metadata")),
+    Member("created_at", moment("When the document came to be."), lambda candidate: rfc3339(candidate.created_at)),
+    Member("score", score("The score of the last stage that ran, higher is better.")),
+    Member("scores", SCORES, itself),
+    Member("citation", CITATION, cited),
+)
+RERANK = About(dict).part(
+    "What reranked, or why nothing did.",
+    Member("backend", string("What ran, or was asked.", enum=[*BACKENDS, "none"])),
+    Member(
+        "skipped",
+        or_null(
+            string(
+                "Why the order is the candidates' own; `empty` where nothing was found.",
+                enum=[*REASONS, NOT_REQUESTED],
+            )
+        ),
+    ),
+)
+QUERY_ANSWER = About(MemoryAnswer).body(
+    "MemoryQueryAnswer",
+    "The best passages for a question. `results` is empty, which is no error, when there is nothing.",
+    Member("results", ListOf(RESULT, "Best first.", maxItems=conf.TOP_K_MAX)),
+    Member("candidates", integer("How many passages the search found.")),
+    Member("reranked", boolean("Whether the order is the reranker's.")),
+    Member("rerank", RERANK),
+    Member("variant", string("The pipeline that answered.")),
+    Member(
+        "degraded",
+        array(
+            string(enum=["quarantined"]),
+            "What the answer had to do without: `quarantined` says that rows which did not open were left out.",
+        ),
+    ),
+    Member("took_ms", took_ms(*STAGES, "total")),
+)
 
 
-def memory_answer(answer: MemoryAnswer) -> dict:
+def memory_answer(answer: MemoryAnswer) -> dict[str, Any]:
     """A query answer."""
-    return {
-        "results": [_result(candidate) for candidate in answer.results],
-        "candidates": answer.candidates,
-        "reranked": answer.reranked,
-        "rerank": answer.rerank,
-        "variant": answer.variant,
-        "degraded": answer.degraded,
-        "took_ms": answer.took_ms,
-    }
-
-
-def _result(candidate: Candidate) -> dict:
-    citation = cite(candidate.doc_id, candidate.chunk_index, candidate.start, candidate.end, candidate.text)
-    return {
-        "chunk_id": str(candidate.chunk_id),
-        "doc_id": candidate.doc_id,
-        "chunk_index": candidate.chunk_index,
-        "source": candidate.source,
-        "thread_id": candidate.thread_id,
-        "text": candidate.text,
-        "metadata": candidate.metadata,
-        "created_at": rfc3339(candidate.created_at),
-        "score": candidate.score,
-        "scores": {
-            "vector": candidate.vector,
-            "lexical": candidate.lexical,
-            "fused": candidate.fused,
-            "decay": candidate.decay,
-            "rerank": candidate.rerank,
-        },
-        "citation": {
-            "doc_id": citation.doc_id,
-            "chunk_index": citation.chunk_index,
-            "start": citation.start,
-            "end": citation.end,
-            "quote": citation.quote,
-        },
-    }
+    return QUERY_ANSWER.render(answer)

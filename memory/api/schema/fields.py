@@ -8,9 +8,9 @@ from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerial
 from rest_framework.serializers import ListSerializer
 
 from memory import limits as conf
+from memory.api import patterns
 from memory.api.doc_ids import refuse_unaddressable
 from memory.api.fields.metadata import INT64_MAX, INT64_MIN
-from memory.api.schema import patterns
 from memory.api.schema.words import FIELDS
 
 Schema = dict[str, Any]

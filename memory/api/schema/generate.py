@@ -16,8 +16,8 @@ from memory.api.schema import fields, problems
 from memory.api.schema.about import DESCRIPTION, SECURITY_SCHEMES
 from memory.api.schema.answers import ANSWERS
 from memory.api.schema.operations import OPERATIONS, TAGS
-from memory.api.schema.shapes import Schema
 from memory.api.schema.words import FIELDS
+from memory.api.shapes import Schema
 
 API_PREFIX = "/api/v1/"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memory.api.schema.problems import header, problem
-from memory.api.schema.shapes import Schema, ref
+from memory.api.shapes import Schema, ref
 
 JSON = "application/json"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from memory.api.schema import patterns
-from memory.api.schema.shapes import Schema, array, integer, obj, ref, string
+from memory.api import patterns
+from memory.api.shapes import Schema, array, integer, obj, ref, string
 
 CONTENT_TYPE = "application/problem+json"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.api.schema.shapes import Schema, boolean, integer, number, obj, or_null, ref, string
+from memory.api.shapes import Schema, any_names, boolean, integer, number, obj, or_null, ref, string
 from reranker import BACKENDS
 
 _COMPONENTS = ("database", "role", "migrations", "keys", "embedder", "reranker")
@@ -27,11 +27,7 @@ ANSWERS: dict[str, Schema] = {
         {
             "rerank_total": integer("Calls that were reranked."),
             "rerank_skipped_total": integer("Calls answered in candidate order."),
-            "rerank_skipped": {
-                "type": "object",
-                "description": "The same by reason.",
-                "additionalProperties": integer(minimum=1),
-            },
+            "rerank_skipped": any_names("The same by reason.", integer(minimum=1)),
             "rerank_latency_ms": obj(
                 "Milliseconds of the latest calls that asked a model; null before the first.",
                 {name: or_null(number(minimum=0)) for name in ("p50", "p95", "max")},

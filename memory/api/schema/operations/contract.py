@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memory.api.schema.document import MEDIA_TYPE
 from memory.api.schema.operation import ANYWHERE, Answer, Operation
-from memory.api.schema.shapes import Schema
+from memory.api.shapes import Schema
 
 _CACHED = {
     "ETag": {"required": True, "schema": {"type": "string"}},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from memory import limits as conf
+from memory.api import patterns
 from memory.api.permissions import READ_SCOPE, WRITE_SCOPE
-from memory.api.schema import patterns
 from memory.api.schema.operation import MEMORY, Answer, Operation
-from memory.api.schema.shapes import Schema, ref
+from memory.api.shapes import Schema, ref
 
 DOC_ID: Schema = {
     "name": "doc_id",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memory.api.permissions import READ_SCOPE, WRITE_SCOPE
 from memory.api.schema.operation import MEMORY, Answer, Operation, link
-from memory.api.schema.shapes import Schema, ref
+from memory.api.shapes import Schema, ref
 
 _AFTER_INDEX = {
     "read": link("getDocument", "Read it back.", doc_id="$response.body#/doc_id"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory.api.schema.operation import ANYWHERE, WITH_TOKEN, Answer, Operation
-from memory.api.schema.shapes import Schema, ref
+from memory.api.shapes import Schema, ref
 
 _FORMAT: Schema = {
     "name": "format",

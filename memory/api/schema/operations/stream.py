@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memory.api.permissions import READ_SCOPE
 from memory.api.schema.operation import MEMORY, Answer, Operation
-from memory.api.schema.shapes import ref
+from memory.api.shapes import ref
 
 _EVENTS = """\
 A `text/event-stream` of, in this order:

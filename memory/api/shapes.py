@@ -1,11 +1,11 @@
-"""Small words for JSON Schemas, so that the tables of answers read as the answers do."""
+"""Small words for JSON Schemas, so that what is said of a body reads as the body does."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from memory import limits as conf
-from memory.api.schema import patterns
+from memory.api import patterns
 
 Schema = dict[str, Any]
 
@@ -42,6 +42,11 @@ def boolean(description: str = "") -> Schema:
 
 def array(items: Schema, description: str = "", **limits: Any) -> Schema:
     return _described({"type": "array", "items": items, **limits}, description)
+
+
+def any_names(description: str, values: Schema, **limits: Any) -> Schema:
+    """An object of any names, each with one of `values`."""
+    return {"type": "object", "description": description, "additionalProperties": values, **limits}
 
 
 def or_null(schema: Schema) -> Schema:
