@@ -28,7 +28,7 @@ _OFF = {"size": 1, "per_second": 1 / 3600}
 def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[str, int | bool]:
     """Remove (or count) them as r1_maint, in transactions of at most BATCH_ROWS rows; how many of each.
 
-    Then rewrite the table of data keys, so that nothing of a destroyed one is left in its file.
+    Then rewrite the tables of keys, so that nothing of a destroyed one is left in their files.
 
     A row that changes meanwhile is looked at again before it goes, so nobody gains or loses a token.
     Raises Busy, and database errors; what was removed before one stays removed.
@@ -44,7 +44,7 @@ def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[s
         progress(f"buckets: {found['buckets']}")
         if not dry_run:
             rewrite_keys(connection)
-        found["data_keys_rewritten"] = not dry_run
+        found["keys_rewritten"] = not dry_run
     return found
 
 

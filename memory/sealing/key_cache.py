@@ -1,4 +1,4 @@
-"""Opened data keys in this process's memory: a bounded number of them, each for a bounded time.
+"""Users' opened keys in this process's memory: a bounded number of them, each for a bounded time.
 
 A key whose time is up is dropped by a thread of its own, whether or not anybody asks for it again. The thread begins
 with the first key, so after a server's fork, sleeps until the oldest key's time is up, and ends with the last key.

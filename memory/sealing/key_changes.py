@@ -1,4 +1,4 @@
-"""A data key that was destroyed is forgotten by every process within a second, whether or not it is asked for.
+"""A key that was destroyed is forgotten by every process within a second, whether or not it is asked for.
 
 `memory_key_changes` holds one counter for each first byte of a user's hash. Whoever destroys a key adds one to its
 counter in the same transaction. As long as a process holds any opened key, a thread of it reads the counters every half
@@ -43,7 +43,7 @@ def slot_of(user_hash: str) -> int:
 
 
 def note_key_change(tx: TenantTransaction) -> None:
-    """Say, with the commit of `tx`, that a data key of its tenant is gone or another one.
+    """Say, with the commit of `tx`, that a key of its tenant is gone or another one.
 
     The last statement of the transaction: until its end, others of the same slot wait for the row.
     """

@@ -13,7 +13,7 @@ from memory.maintenance.expiry import prune_expired
 class Command(ServiceCommand):
     help = (
         "Remove every user's expired answers to Idempotency-Keys, and rate buckets that are full again; then rewrite "
-        "the table of data keys, so that nothing of a destroyed one is left in its file. Requests wait for that "
+        "the tables of keys, so that nothing of a destroyed one is left in their files. Requests wait for that "
         "moment, and before PostgreSQL 17 it needs the owner's connection. Run it daily; it may be killed and run "
         "again at any time. Exit 3 when another run is under way."
     )
