@@ -100,7 +100,7 @@ audit: $(AUDIT_READY)  ## look the locked distributions up among known vulnerabi
 FORMER := var.former-version
 former-export: $(READY)  ## every user's documents from a var/ of the version before, as JSON Lines; plain text
 	@test -d $(FORMER) || git worktree add -q --detach $(FORMER) \
-		"$$(git log --diff-filter=D --format=%H -1 -- 'memory/migrations/0014_*')^"
+		"$$(git log --diff-filter=D --format=%H -1 -- 'memory/migrations/0014_data_key_remains*')^"
 	@R1_FORMER=$(FORMER) R1_VAR_DIR="$${R1_VAR_DIR:-$(CURDIR)/var}" $(PYTHON) deploy/former/export.py
 
 former-import: $(READY)  ## take in what former-export gave, from stdin

@@ -210,13 +210,13 @@ class UnsafeDatabase(MemoryServiceError):
 
 
 class SpaceMismatch(MemoryServiceError):
-    """The settings describe another embedding space than the one the stored chunks are in."""
+    """The user is in a space that no model of this process is of, or the database is another one than the keys are for."""
 
     code = "internal"
 
 
 class StaleKeys(MemoryServiceError):
-    """The user's key changed while the request was under way; try again."""
+    """The user's keys or space changed while the request was under way; try again."""
 
     code = "key_unavailable"
 

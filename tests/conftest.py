@@ -68,10 +68,12 @@ def django_db_setup(cluster, django_db_blocker):
 def _nothing_borrowed():
     """No test starts with keys that another one cached or put into the environment, or with its connections."""
     from memory.keys.master_keys import forget_parsed_keys
+    from memory.keys.receipt_keys import forget_parsed_receipt_keys
     from memory.sealing.keyring import forget_profiles
 
     forget_profiles()
     forget_parsed_keys()
+    forget_parsed_receipt_keys()
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()

@@ -16,7 +16,7 @@ sys.path[0] = str(FORMER)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "r1site.settings.dev")
 
 
-def main() -> None:
+def main() -> int:
     os.chdir(FORMER)
     from r1site.launch import prepared
 
@@ -32,17 +32,22 @@ def main() -> None:
         from memory.services.export import export_documents
 
         with connections["maint"].cursor() as cursor:
-            cursor.execute("SELECT user_hash, user_id_cipher FROM memory_tenants WHERE state = 'active' ORDER BY 1")
+            cursor.execute("SELECT user_hash, user_id_cipher, state FROM memory_tenants ORDER BY 1")
             tenants = cursor.fetchall()
-        users = documents = 0
-        for user_hash, cipher in tenants:
+        users = documents = left_out = 0
+        for user_hash, cipher, state in tenants:
+            if state != "active":
+                print(f"left out {user_hash}, who is {state}", file=sys.stderr)
+                left_out += 1
+                continue
             keys = existing_keys(user_hash)
             aad = user_id_aad(user_hash, keys.generation)
             user_id = open_sealed(bytes(cipher), aad, keys.cipher(Purpose.META)).decode()
             with bind_tenant(user_hash):
                 export = export_documents()
                 if export.degraded:
-                    print("some documents of a user are quarantined and left out", file=sys.stderr)
+                    print(f"left out quarantined documents of {user_hash}", file=sys.stderr)
+                    left_out += 1
                 for stored in export.documents:
                     document = {
                         "doc_id": stored.doc_id,
@@ -56,8 +61,9 @@ def main() -> None:
                     documents += 1
             users += 1
         connections["default"].close_pool()
-        print(f"exported {documents} documents of {users} users", file=sys.stderr)
+        print(f"exported {documents} documents of {users} users; left out: {left_out}", file=sys.stderr)
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -130,8 +130,8 @@ BEGIN
     ALTER DEFAULT PRIVILEGES FOR ROLE r1_owner IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO r1_maint;
     -- As the migrations do, for a database that came from a server before PostgreSQL 17.
     IF current_setting('server_version_num')::integer >= 170000
-       AND to_regclass('public.memory_data_keys') IS NOT NULL THEN
-        GRANT MAINTAIN ON public.memory_data_keys TO r1_app, r1_maint;
+       AND to_regclass('public.memory_search_keys') IS NOT NULL THEN
+        GRANT MAINTAIN ON public.memory_data_keys, public.memory_search_keys TO r1_app, r1_maint;
     END IF;
     IF joins THEN
         EXECUTE format('REVOKE r1_owner FROM %I', current_user);

@@ -1,8 +1,9 @@
 """Whose request is next to keep the interpreter busy: users take turns, however many requests each of them has.
 
 A worker runs Python one thread at a time, and the interpreter passes from thread to thread. Who has four requests
-would so have four times what somebody with one has. So only a few may be in the dear part of their work at a time,
-and who waits is called by user. Nobody holds a turn while he waits for a body, a model or a stream.
+would so have four times what somebody with one has. So only a few may be in the dear part of their work at once, and
+who waits is called by user. Nobody holds a turn while he waits for a body, a model or a stream; one user has half of
+them at most, so that his long searches leave the others theirs.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ RETRY_AFTER_SECONDS = 1
 
 
 class Turns:
-    """At most `limit` at once. Next is a user with the fewest running, of these the one served longest ago."""
+    """At most `limit` at once, and half of them of one user's, at least one.
+
+    Next is a user with the fewest running, of these the one served longest ago.
+    """
 
     def __init__(self, limit: int):
         self._limit = limit
+        self._share = max(1, limit // 2)
         self._lock = threading.Lock()
         self._running: Counter[str] = Counter()
         # By user, the one served longest ago first; each event is one who waits, and is set when it is his turn.
@@ -42,8 +47,8 @@ class Turns:
 
     def _take(self, user_hash: str) -> None:
         with self._lock:
-            if self._running.total() < self._limit:
-                # Nobody waits: whoever gives a turn back calls the next one at once.
+            if self._running.total() < self._limit and self._running[user_hash] < self._share:
+                # Nobody waits who might have it: whoever gives a turn back calls the next one at once.
                 self._running[user_hash] += 1
                 return
             called = threading.Event()
@@ -65,11 +70,14 @@ class Turns:
             if not self._running[user_hash]:
                 # Else every user who ever asked would be kept.
                 del self._running[user_hash]
-            if self._waiting:
-                self._call_next()
+            while self._running.total() < self._limit and self._call_next():
+                pass
 
-    def _call_next(self) -> None:
-        user_hash = min(self._waiting, key=lambda user: self._running[user])
+    def _call_next(self) -> bool:
+        """Call the next one, if anybody waits who has not his share."""
+        user_hash = min(self._waiting, key=lambda user: self._running[user], default=None)
+        if user_hash is None or self._running[user_hash] >= self._share:
+            return False
         waiting = self._waiting[user_hash]
         called = waiting.popleft()
         if waiting:
@@ -78,6 +86,7 @@ class Turns:
             del self._waiting[user_hash]
         self._running[user_hash] += 1
         called.set()
+        return True
 
 
 # Two for each core: while one waits for the database, another works.

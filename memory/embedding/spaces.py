@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.db import connections
 
+from memory.admission.deadline import deadline_at
 from memory.embedding.embedder import Embedder
 from memory.embedding.process import configured_embedders
-from memory.errors import SpaceMismatch
+from memory.errors import ModelUnavailable, SpaceMismatch
 from memory.keys.master_keys import tenant_key_check
 from memory.limits import CHUNK_MAX_CHARS
 
@@ -71,9 +72,12 @@ def default_space() -> int:
     Raises SpaceMismatch where there is none, or MEMORY_TENANT_HMAC_KEY is not the key that this database's users are
     named by.
     """
-    for space in _spaces().values():
-        if space.is_default:
-            return _checked(space).number
+    for _ in range(2):
+        for space in _spaces().values():
+            if space.is_default:
+                return _checked(space).number
+        # It may have been registered since.
+        forget_spaces()
     raise SpaceMismatch("No embedding space is registered; run `manage.py register_space`.")
 
 
@@ -88,11 +92,17 @@ def embedder_of(space: int) -> Embedder:
     Also raises ModelUnavailable, and as `default_space`.
     """
     wanted = _space(space).fingerprint
+    unavailable: ModelUnavailable | None = None
     for embedder in configured_embedders():
-        embedder.load()
+        try:
+            embedder.load(deadline_at())
+        except ModelUnavailable as exc:
+            # Users of the other model are served all the same.
+            unavailable = exc
+            continue
         if fingerprint(describe(embedder)) == wanted:
             return embedder
-    raise SpaceMismatch()
+    raise unavailable or SpaceMismatch()
 
 
 def forget_spaces() -> None:
@@ -124,9 +134,10 @@ def register_space(embedder: Embedder) -> tuple[int, bool]:
 
 def _space(number: int) -> Space:
     """The registered space of this number, looked up once more where it is not known: it may be new."""
-    if number not in _spaces():
-        forget_spaces()
     space = _spaces().get(number)
+    if space is None:
+        forget_spaces()
+        space = _spaces().get(number)
     if space is None:
         raise SpaceMismatch("The user's embedding space is not registered.")
     return _checked(space)
@@ -141,15 +152,16 @@ def _checked(space: Space) -> Space:
 def _spaces() -> dict[int, Space]:
     """Every registered space, read once a process."""
     global _registered
-    if _registered is None:
+    found = _registered
+    if found is None:
         connection = connections["default"]
         with connection.cursor() as cursor:
             cursor.execute(_SPACES)
             rows = cursor.fetchall()
         if not connection.in_atomic_block:
             connection.close()
-        _registered = {
+        _registered = found = {
             number: Space(number, digest, dimension, is_default, bytes(key_check))
             for number, digest, dimension, is_default, key_check in rows
         }
-    return _registered
+    return found

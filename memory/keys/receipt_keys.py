@@ -6,6 +6,7 @@ verifies. Ids of summaries hang on the oldest, so that a summary made anew repla
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from memory.keys.derivation import derived_key
@@ -14,6 +15,8 @@ from memory.keys.secret_files import Secret, SettingError
 
 RECEIPT_KEY_BYTES = 32
 KEY_ID_BYTES = 8
+
+logger = logging.getLogger(__name__)
 
 _setting = Secret("MEMORY_RECEIPT_KEY")
 _parsed: tuple[str, tuple[ReceiptKey, ...]] | None = None
@@ -35,20 +38,36 @@ class ReceiptKey:
 
 
 def receipt_keys() -> tuple[ReceiptKey, ...]:
-    """Every key, the newest first, at least one. Raises SettingError when missing, weak or given twice."""
+    """Every key, the newest first, at least one. A file in the middle of a change leaves the last good ones in use.
+
+    Raises SettingError when missing, weak or given twice, and there never were any good ones.
+    """
     global _parsed
-    text = _setting.value()
-    if _parsed is None or _parsed[0] != text:
-        if not text:
-            raise SettingError("MEMORY_RECEIPT_KEY is required: base64 of 32 random bytes")
-        keys = tuple(
-            ReceiptKey(parse_key("MEMORY_RECEIPT_KEY", each.strip(), exactly=RECEIPT_KEY_BYTES))
-            for each in text.split(",")
-        )
-        if len({key.secret for key in keys}) < len(keys):
-            raise SettingError("MEMORY_RECEIPT_KEY names one key twice")
-        _parsed = (text, keys)
+    try:
+        text = _setting.value()
+        if _parsed is None or _parsed[0] != text:
+            _parsed = (text, _parse(text))
+    except SettingError as exc:
+        if _parsed is None:
+            raise
+        logger.error("the receipt key is not one, the last good one stays in use: %s", exc)
     return _parsed[1]
+
+
+def _parse(text: str) -> tuple[ReceiptKey, ...]:
+    if not text:
+        raise SettingError("MEMORY_RECEIPT_KEY is required: base64 of 32 random bytes")
+    parts = [part.strip() for part in text.split(",")]
+    keys = tuple(ReceiptKey(parse_key("MEMORY_RECEIPT_KEY", part, exactly=RECEIPT_KEY_BYTES)) for part in parts)
+    if len({key.secret for key in keys}) < len(keys):
+        raise SettingError("MEMORY_RECEIPT_KEY names one key twice")
+    return keys
+
+
+def forget_parsed_receipt_keys() -> None:
+    """Read everything again at the next call. For tests, which change the environment of one process."""
+    global _parsed
+    _parsed = None
 
 
 def summary_key() -> bytes:

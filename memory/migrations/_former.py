@@ -6,8 +6,8 @@ from django.core.management.base import CommandError
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
-# The last migration of the schema of before, which no database of this one has.
-LAST_OF_FORMER = ("memory", "0014_data_key_remains")
+# A migration that every database of the schema before has, and none of this one.
+OF_FORMER = ("memory", "0002_tenants")
 REFUSAL = """this database was made by an earlier version, whose schema this one does not take over.
 Export every user's documents from it first, then start anew and take them in again:
     make former-export > memories.jsonl
@@ -18,5 +18,5 @@ Export every user's documents from it first, then start anew and take them in ag
 def refuse_former_schema(using: str) -> None:
     """Raise CommandError, with nothing changed, where the database behind the alias `using` is of the schema before."""
     connection = connections[using]
-    if LAST_OF_FORMER in MigrationRecorder(connection).applied_migrations():
+    if OF_FORMER in MigrationRecorder(connection).applied_migrations():
         raise CommandError(REFUSAL)

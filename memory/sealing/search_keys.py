@@ -21,8 +21,11 @@ _SWITCH = "UPDATE memory_tenants SET active_space = %s, profile = %s, updated_at
 
 
 def add_search_key(tx: TenantTransaction, space: int) -> None:
-    """Make the user's search key of `space`, unless there is one. `tx` is a writing transaction."""
-    tx.state()
+    """Make the user's search key of `space`, unless there is one. `tx` is a writing transaction.
+
+    Raises KeyUnavailable where there is no such user.
+    """
+    _require_tenant(tx)
     if tx.execute(_HAS_KEY, [tx.user_hash, space]).fetchone()[0]:
         return
     sealed = SealedKey.of(os.urandom(MASTER_KEY_BYTES), tx.user_hash, SEARCH_KEY_COLUMN, space)
@@ -34,8 +37,15 @@ def switch_space(tx: TenantTransaction, space: int) -> None:
 
     Moves no row: what was not copied before is not found after. Raises KeyUnavailable without a key of that space.
     """
-    tx.state()
+    _require_tenant(tx)
     if not tx.execute(_HAS_KEY, [tx.user_hash, space]).fetchone()[0]:
         raise KeyUnavailable()
     tx.execute(_SWITCH, [space, uuid4(), tx.user_hash])
+    # What is written later in this transaction must know of it.
+    tx.ask_state()
     note_key_change(tx)
+
+
+def _require_tenant(tx: TenantTransaction) -> None:
+    if tx.state() is None:
+        raise KeyUnavailable()

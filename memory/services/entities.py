@@ -19,7 +19,7 @@ from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.columns import seal_chunk_metadata
-from memory.sealing.keyring import count_old_seals, forget_profiles, require_seal_budget
+from memory.sealing.keyring import count_old_seals, require_seal_budget
 from memory.sealing.profile import TenantProfile
 from memory.services.index import active_embedder, chunks_of
 
@@ -104,10 +104,7 @@ def entities_in_memory(scope: ChunkScope, labels: Sequence[str] = ()) -> FoundEn
                 sealed.append((chunk, _sealed(read.profile, chunk, own)))
         try:
             _store(user_hash, read.profile, sealed)
-        except _Changed:
-            continue
-        except StaleKeys:
-            forget_profiles(user_hash)
+        except (_Changed, StaleKeys):
             continue
         return FoundEntities(_placed(found), model.backend, stored=True)
     raise Overloaded(retry_after_seconds=1)

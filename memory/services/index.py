@@ -94,10 +94,9 @@ def index_documents(
     order = _order_of_storing(drafts)
     texts = [draft.text for draft in drafts]
 
-    profile = existing_profile(user_hash)
     state = None
-    if call is not None and profile is not None:
-        earlier, state = _recall(user_hash, profile, call)
+    if call is not None:
+        earlier, state = under_profile(user_hash, lambda profile: _recall(profile, call)) or (None, None)
         if earlier is not None:
             return earlier
         watch.skip()
@@ -167,16 +166,11 @@ def chunks_of(texts: Sequence[str], embedder: Embedder, *, field: str = "text") 
     )
 
 
-def _recall(
-    user_hash: str, profile: TenantProfile, call: IdempotentCall
-) -> tuple[IndexedBatch | None, TenantState | None]:
+def _recall(profile: TenantProfile, call: IdempotentCall) -> tuple[IndexedBatch | None, TenantState | None]:
     """What was said under the key, if anything was, and the tenant's state. Only to spare the work: step 6 decides."""
-    try:
-        with tenant_transaction(user_hash) as tx:
-            earlier = call.recall(tx, profile)
-            return (None if earlier is None else IndexedBatch.from_json(earlier)), tx.state()
-    except StaleKeys:
-        return None, None
+    with tenant_transaction(profile.user_hash) as tx:
+        earlier = call.recall(tx, profile)
+        return (None if earlier is None else IndexedBatch.from_json(earlier)), tx.state()
 
 
 def _embed(chunks: list[list[Slice]], embedder: Embedder, space: int, user_hash: str) -> _Embedded:

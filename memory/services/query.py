@@ -91,8 +91,9 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     pool, quarantined, candidates = [], False, 0
     if found is not None:
         quarantined, candidates = found.quarantined, len(found.candidates)
+        pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
         with turns.interpreter.taking(found.profile.user_hash):
-            pool = _opened_pool(found, query)
+            pool = _opened_pool(found, query, pool_size)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -139,10 +140,9 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     return found
 
 
-def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
+def _opened_pool(found: _Found, query: MemoryQuery, pool_size: int) -> list[Candidate]:
     """Steps 4 and 5: what goes on to the reranker, opened."""
     ranked = _rank(found.candidates, query)
-    pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
     phrases = quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
     open_candidates(found.profile, ranked[: max(pool_size, PHRASE_CANDIDATES) if phrases else pool_size])

@@ -25,7 +25,6 @@ from memory.limits import CHUNKS_PER_CALL_MAX, SUMMARY_SENTENCES_DEFAULT, TOP_K_
 from memory.retrieval.chunks import ChunkScope, ReadChunks, StoredChunk, read_chunks
 from memory.retrieval.open import open_texts
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.keyring import forget_profiles
 from memory.sealing.profile import TenantProfile
 from memory.services.index import chunks_of
 from memory.services.query import MemoryQuery, query_memory
@@ -59,7 +58,6 @@ def summarize_memory(
     Raises NotFound for documents or a thread that are not there, Overloaded, ModelUnavailable, KeyUnavailable,
     DecryptionFailed, SpaceMismatch, database errors; whatever it raises, nothing was stored.
     """
-    user_hash = bound_tenant()
     watch = Stopwatch()
     for _ in range(2):
         read = _within_metadata(_read(scope))
@@ -74,14 +72,11 @@ def summarize_memory(
             return _timed(summary, None, watch)
         try:
             doc_id = _store(user_id, profile, scope, read, summary)
-        except _Changed:
+        except (_Changed, StaleKeys):
             continue
         except QuotaExceeded:
             watch.lap("store")
             return _timed(replace(summary, degraded=[*summary.degraded, "quota"]), None, watch)
-        except StaleKeys:
-            forget_profiles(user_hash)
-            continue
         watch.lap("store")
         return _timed(summary, doc_id, watch)
     raise Overloaded(retry_after_seconds=1)

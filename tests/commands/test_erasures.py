@@ -320,3 +320,11 @@ def test_one_line_that_is_no_entry_stops_the_replay_before_it_begins(alice, monk
     status, said = run(monkeypatch, "replay_erasures", "-", stdin=lines)
     assert (status, said) == (2, "line 2: not a line of the ledger")
     assert rows(superuser, alice) == before
+
+
+def test_the_runbook_keeps_every_table_of_keys_out_of_the_rows_backup_and_in_the_keys():
+    runbook = (Path(settings.BASE_DIR) / "deploy/runbooks/erasure.md").read_text("utf-8")
+    [of_rows] = re.findall(r"^ *pg_dump .*> rows\.dump$", runbook, re.MULTILINE)
+    [of_keys] = re.findall(r"^ *pg_dump .*> keys\.dump$", runbook, re.MULTILINE)
+    assert set(re.findall(r"--exclude-table-data=(\S+)", of_rows)) == set(KEY_TABLES)
+    assert set(re.findall(r"--table=(\S+)", of_keys)) == set(KEY_TABLES)

@@ -170,6 +170,20 @@ def test_the_schema_made_a_second_time_keeps_tenants_apart(database):
             assert (catalogue(superuser), rows(superuser)) == before
 
 
+def test_a_database_of_the_schema_before_is_refused_and_told_the_way_out(database):
+    with scratch_database("former") as scratch, scratch.connect() as superuser:
+        with scratch.as_alias("owner"):
+            MigrationRecorder(connections["owner"]).ensure_schema()
+        superuser.execute(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('memory', '0001_guard', now()),"
+            " ('memory', '0002_tenants', now())"
+        )
+        nothing = catalogue(superuser)
+        with pytest.raises(Exception, match="make former-export"):
+            scratch.migrate()
+        assert catalogue(superuser) == nothing
+
+
 def test_only_the_owner_can_migrate(database):
     with scratch_database("refused") as scratch, scratch.connect() as superuser:
         nothing = catalogue(superuser)

@@ -274,8 +274,19 @@ def test_whoever_reads_with_the_old_profile_cached_is_answered_as_ever(alice, re
     old = existing_profile(alice.user_hash)
     add(alice, forget=False)
     assert existing_profile(alice.user_hash) is old
-    assert READERS[reader](alice).status_code in (200, 201)
+    response = READERS[reader](alice)
+    assert response.status_code in (200, 201)
     assert existing_profile(alice.user_hash).generation == 2
+    if reader == "replay":
+        assert "Idempotent-Replayed" in response
+
+
+def test_a_replay_with_the_old_profile_cached_is_neither_cut_nor_embedded_nor_charged(alice, monkeypatch, nobody_looks):
+    send(alice)
+    add(alice, forget=False)
+    for step in ("chunks_of", "require_room_for", "charge_chunks", "seal_document"):
+        monkeypatch.setattr(index_service, step, None)
+    assert "Idempotent-Replayed" in send(alice)
 
 
 def test_a_profile_that_changes_at_every_look_is_an_error_to_try_again(alice, superuser, monkeypatch, nobody_looks):

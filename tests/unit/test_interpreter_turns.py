@@ -57,13 +57,27 @@ def test_whoever_comes_forty_times_has_one_turn_in_each_round():
 
 
 def test_who_has_nothing_running_goes_before_who_has():
-    crowd = Crowd(Turns(2))
-    with crowd.turns.taking("greedy"):
-        with crowd.turns.taking("other"):
+    crowd = Crowd(Turns(4))
+    taking = crowd.turns.taking
+    with taking("greedy"), taking("ben"), taking("ben"):
+        with taking("other"):
             for user in ("greedy", "anna"):
                 crowd.come(user)
         crowd.leave()
     assert crowd.called == ["anna", "greedy"]
+
+
+def test_one_user_has_half_of_the_turns_at_most_and_the_others_find_theirs_free():
+    crowd = Crowd(Turns(4))
+    taking = crowd.turns.taking
+    with taking("greedy"):
+        with taking("greedy"):
+            crowd.come("greedy")
+            with taking("anna"), taking("ben"):
+                pass
+            assert crowd.called == []
+        crowd.leave()
+    assert crowd.called == ["greedy"]
 
 
 def test_a_turn_comes_back_from_a_block_that_fails_and_nothing_is_kept_of_its_user():

@@ -9,6 +9,7 @@ from memory.api.responses.erase import erasure_receipt
 from memory.api.serializers.erase import MemoryEraseRequest
 from memory.api.views.base import MemoryView
 from memory.erasure.erase import erase_memory
+from memory.keys.receipt_keys import receipt_keys
 
 
 class EraseView(MemoryView):
@@ -22,4 +23,6 @@ class EraseView(MemoryView):
         user_id = request.verified_token.user_id
         serializer = MemoryEraseRequest(data=request.data, context={"user_id": user_id})
         serializer.is_valid(raise_exception=True)
+        # Before anything is erased: without a key nobody could be given the receipt.
+        receipt_keys()
         return Response(erasure_receipt(user_id, erase_memory()))
