@@ -210,7 +210,7 @@ class UnsafeDatabase(MemoryServiceError):
 
 
 class SpaceMismatch(MemoryServiceError):
-    """The user is in a space that no model of this process is of, or the database is another one than the keys are for."""
+    """The user is in a space that no model of this process is of, or the database is not the keys' own."""
 
     code = "internal"
 

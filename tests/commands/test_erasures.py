@@ -6,17 +6,21 @@ import base64
 import io
 import json
 import os
+import re
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
 from memory.erasure import ledger
+from memory.erasure.erase import KEY_TABLES
 from memory.erasure.ledger import parse_entry
 from memory.isolation.audit import TENANT_TABLES
 from memory.keys.master_keys import forget_parsed_keys
