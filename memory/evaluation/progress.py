@@ -27,8 +27,14 @@ def progress(items: Iterable[Item], total: int, label: str, stream: TextIO | Non
         if terminal and (now - drawn >= REDRAW_SECONDS or done == total):
             filled = BAR_CHARS * done // total
             bar = "#" * filled + "." * (BAR_CHARS - filled)
-            stream.write(f"\r{label} [{bar}] {done}/{total} {seconds:.0f} s" + "\n" * (done == total))
+            stream.write(f"\r{label} [{bar}] {done}/{total} {_pace(done, total, seconds)}" + "\n" * (done == total))
             stream.flush()
             drawn = now
         elif not terminal and done * LOG_LINES // total != (done - 1) * LOG_LINES // total:
-            stream.write(f"{label} {done}/{total} {seconds:.0f} s\n")
+            stream.write(f"{label} {done}/{total} {_pace(done, total, seconds)}\n")
+
+
+def _pace(done: int, total: int, seconds: float) -> str:
+    """Seconds so far, how many a second, and the seconds left at that rate."""
+    rate = done / max(seconds, 1e-6)
+    return f"{seconds:.0f} s, {rate:.1f}/s, {(total - done) / rate:.0f} s left"

@@ -25,7 +25,7 @@ from memory.erasure.ledger import parse_entry
 from memory.isolation.audit import TENANT_TABLES
 from memory.keys.master_keys import forget_parsed_keys
 from memory.keys.receipt_keys import receipt_keys
-from memory.management.commands.replay_erasures import LOCK
+from memory.management.commands.replay_erasures import Command
 from memory.rls import bound_tenant
 from memory.sealing.keyring import forget_profiles
 from tests.api.test_erase import erased, fill, killed_at, put_aside, put_back, rows
@@ -303,9 +303,9 @@ def test_without_a_file_the_databases_own_ledger_is_replayed(alice, monkeypatch,
 
 
 def test_two_replays_at_once_are_one_too_many(monkeypatch, superuser):
-    superuser.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+    superuser.execute("SELECT pg_advisory_lock(%s)", [Command.lock])
     assert run(monkeypatch, "replay_erasures", "-")[0] == 3
-    superuser.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+    superuser.execute("SELECT pg_advisory_unlock(%s)", [Command.lock])
     assert run(monkeypatch, "replay_erasures", "--dry-run", "-")[0] in (0, 1)
 
 

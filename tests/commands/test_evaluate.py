@@ -22,7 +22,7 @@ from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
 from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.lexical.terms import expected_collisions, terms
-from memory.management.commands.evaluate import LOCK
+from memory.management.commands.evaluate import Command
 from memory.rls import TenantTransaction
 from memory.services.index import index_document
 from tests.db.server import connect
@@ -173,7 +173,7 @@ def test_an_interrupted_run_cleans_up_and_says_so(collection, rows):
 
 def test_one_evaluation_at_a_time(collection):
     with connect("r1_maint") as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [Command.lock])
         with pytest.raises(CommandError, match="another evaluation") as refused:
             call_command("evaluate", "--collection", str(collection))
     assert refused.value.returncode == 3

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from django.core.management.base import CommandError
-
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import ServiceCommand, failed
 from memory.maintenance.demo import DemoError, run_demo
 
 
@@ -13,7 +11,6 @@ class Command(ServiceCommand):
         "Show the main job against a running service, over HTTP: index the long descriptions of the installed Python "
         "packages for alice and a few for bob, ask three questions, and ask them again as a stranger."
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("--url", default="http://127.0.0.1:8123")
@@ -22,4 +19,4 @@ class Command(ServiceCommand):
         try:
             run_demo(url, say=self.stdout.write)
         except DemoError as exc:
-            raise CommandError(str(exc)) from None
+            raise failed(str(exc)) from None

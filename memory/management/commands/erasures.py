@@ -2,10 +2,8 @@
 
 from datetime import UTC, datetime
 
-from django.core.management.base import CommandError
-
 from memory.erasure.ledger import read_ledger
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import ServiceCommand, usage
 
 
 class Command(ServiceCommand):
@@ -13,7 +11,6 @@ class Command(ServiceCommand):
         "Print the ledger of erasures as JSON Lines, oldest first, as r1_backup. Keep it apart from the database's "
         "backups: replay_erasures takes it after a restore."
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("--since", help="an ISO 8601 time or date, in UTC unless it says otherwise")
@@ -30,5 +27,5 @@ def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError("--since is a time such as 2026-01-31 or 2026-01-31T09:30:00Z", returncode=2) from None
+        raise usage("--since is a time such as 2026-01-31 or 2026-01-31T09:30:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError
 
 from memory.embedding.process import loaded_embedder
 from memory.errors import MemoryServiceError
@@ -20,12 +16,9 @@ from memory.evaluation.raw import CollectionError
 from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
-from memory.maintenance.advisory_lock import Busy, running_alone
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import ServiceCommand, failed, usage
 from memory.retrieval.rerank import warm_reranker
 
-LOCK = 0x5231_4556  # "R1EV"
-FAILED, USAGE, BUSY, PARTIAL = 1, 2, 3, 4
 ROTATIONS = {"deployment": (True,), "off": (False,), "both": (True, False)}
 
 
@@ -36,7 +29,7 @@ class Command(ServiceCommand):
         "service failed, 2 on wrong arguments, 3 while another evaluation runs, 4 when interrupted; each time nothing "
         "is left behind."
     )
-    requires_system_checks = []
+    lock = 0x5231_4556  # "R1EV"
 
     def add_arguments(self, parser):
         parser.add_argument("--collection", required=True, type=Path, metavar="DIR")
@@ -68,7 +61,7 @@ class Command(ServiceCommand):
         stream = None if options["json"] else sys.stderr
         warm_reranker()
         try:
-            with _interruptible(), _alone(), ExitStack() as users:
+            with ExitStack() as users:
                 runs, erased = [], []
                 for rotated in ROTATIONS[rotation]:
                     user = users.enter_context(ThrowAwayUser(f"{rotated=}", rotated=rotated))
@@ -76,46 +69,26 @@ class Command(ServiceCommand):
                     runs.append(run(loaded, user, ages_days=ages, shuffled=shuffled, stream=stream))
                 found = report(loaded, runs)
         except MemoryServiceError as error:
-            raise CommandError(f"the service failed: {error.detail}", returncode=FAILED) from None
+            raise failed(f"the service failed: {error.detail}") from None
         except KeyboardInterrupt:
             if embedder := loaded_embedder():
                 embedder.close()  # waits for the running batch: a process that ends within one is aborted
-            self.stderr.write("interrupted; the throw-away users are erased")
-            sys.exit(PARTIAL)
+            self.stderr.write("the throw-away users are erased")
+            raise
         found |= {"ages_days": ages, "shuffled": shuffled, "erased_rows": [user.erased_rows for user in erased]}
         if stream:
             stream.write(table(found) + "\n")
-        self.stdout.write(json.dumps(found))
+        self.conclude(found)
 
     def _collection(self, folder: Path, limit_queries: int | None, rotation: str, ages: float) -> Collection:
         if limit_queries is not None and limit_queries < 1:
-            raise CommandError("--limit-queries must be at least 1", returncode=USAGE)
+            raise usage("--limit-queries must be at least 1")
         if not 0 <= ages <= 36_500:
-            raise CommandError("--ages must be between 0 and 36500", returncode=USAGE)
+            raise usage("--ages must be between 0 and 36500")
         if rotation != "deployment" and settings.MEMORY_EMBEDDING_PROTECTION != "rotate":
-            raise CommandError("--rotation off and both need MEMORY_EMBEDDING_PROTECTION=rotate", returncode=USAGE)
+            raise usage("--rotation off and both need MEMORY_EMBEDDING_PROTECTION=rotate")
         try:
             loaded = load_collection(folder)
         except CollectionError as error:
-            raise CommandError(str(error), returncode=USAGE) from None
+            raise usage(str(error)) from None
         return loaded if limit_queries is None else loaded.first_queries(limit_queries)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    try:
-        with running_alone(LOCK):
-            yield
-    except Busy:
-        raise CommandError("another evaluation is running", returncode=BUSY) from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that it cleans up."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,16 +1,12 @@
 """manage.py explain_ann [--user U]"""
 
-import json
-import sys
-
 import numpy as np
-from django.core.management.base import CommandError
 from django.db import connections
 
 from memory.embedding.spaces import default_space, dimension_of
 from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
 from memory.rls import tenant_transaction
 from memory.security import hmac_user
@@ -21,7 +17,6 @@ class Command(ServiceCommand):
         "EXPLAIN (ANALYZE) the candidate search as the service's role, for one user or for the user with the most "
         "chunks. Exit 1 when the plan visits any other user's rows."
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("--user", help="a user id; default: the user with the most chunks")
@@ -29,7 +24,7 @@ class Command(ServiceCommand):
 
     def handle(self, *, user, candidates, **options):
         if candidates < 1:
-            raise CommandError("--candidates must be at least 1", returncode=2)
+            raise usage("--candidates must be at least 1")
         user_hash = self._user_hash(user)
         with tenant_transaction(user_hash) as tx:
             state = tx.state()
@@ -39,19 +34,18 @@ class Command(ServiceCommand):
         plan, owned = explain_candidates(user_hash, space, vector, candidates)
         findings = foreign_row_findings(plan, user_hash, owned)
         self.stderr.write(plan.text)
-        self.stdout.write(json.dumps({"owned_rows": owned[CHUNKS], **plan.summary(), "findings": findings}))
-        if findings:
-            sys.exit(1)
+        code = Exit.FINDINGS if findings else Exit.DONE
+        self.conclude({"owned_rows": owned[CHUNKS], **plan.summary(), "findings": findings}, code)
 
     def _user_hash(self, user: str | None) -> str:
         if user is not None:
             try:
                 return hmac_user(user)
             except InvalidUserId as exc:
-                raise CommandError(exc.detail, returncode=2) from None
+                raise usage(exc.detail) from None
         with connections["maint"].cursor() as cursor:
             cursor.execute("SELECT user_hash FROM memory_tenants ORDER BY chunk_count DESC, user_hash LIMIT 1")
             row = cursor.fetchone()
         if row is None:
-            raise CommandError("nobody has indexed anything yet", returncode=2)
+            raise usage("nobody has indexed anything yet")
         return row[0]

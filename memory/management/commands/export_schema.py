@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 from memory.api.schema import document
 from memory.api.schema.generate import generate
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import Exit, ServiceCommand
 
 
 class Command(ServiceCommand):
@@ -17,7 +14,6 @@ class Command(ServiceCommand):
     """
 
     help = "Generate the OpenAPI document, or check the committed one"
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("--check", action="store_true", help="compare only")
@@ -28,7 +24,8 @@ class Command(ServiceCommand):
         if differs and not options["check"]:
             document.PATH.write_bytes(generated)
             self.stderr.write(f"written: {document.PATH.name}")
-        self.stdout.write(json.dumps({"bytes": len(generated), "differs": differs, "checked": options["check"]}))
+        code = Exit.DONE
         if differs and options["check"]:
             self.stderr.write("the committed document is not what the code says: run export_schema, commit the result")
-            sys.exit(1)
+            code = Exit.FINDINGS
+        self.conclude({"bytes": len(generated), "differs": differs, "checked": options["check"]}, code)

@@ -2,15 +2,12 @@
 
 import json
 
-from django.core.management.base import CommandError
-
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import ServiceCommand, usage
 from memory.rollout.flags import FLAGS, read_flags, set_flag
 
 
 class Command(ServiceCommand):
     help = 'Show all flags, or set or clear one, on all workers within a second. VALUE is JSON: true, 250, "auto".'
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("name", nargs="?", choices=sorted(FLAGS))
@@ -19,14 +16,14 @@ class Command(ServiceCommand):
 
     def handle(self, *, name, value, clear, **options):
         if clear and value is not None:
-            raise CommandError("give a value or --clear, not both", returncode=2)
+            raise usage("give a value or --clear, not both")
         if value is not None or (name and clear):
             try:
                 set_flag(name, None if clear else _parsed(value))
             except ValueError as exc:
-                raise CommandError(str(exc), returncode=2) from None
+                raise usage(str(exc)) from None
         present = read_flags()
-        self.stdout.write(json.dumps({name: present[name]} if name else present))
+        self.conclude({name: present[name]} if name else present)
 
 
 def _parsed(value: str):

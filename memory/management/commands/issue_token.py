@@ -3,11 +3,10 @@
 import re
 
 from django.conf import settings
-from django.core.management.base import CommandError
 
 from memory.auth.mint import mint
 from memory.errors import InvalidUserId
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import ServiceCommand, usage
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 TTL_SECONDS = 3600
@@ -16,7 +15,6 @@ TTL_MAX_SECONDS = 365 * 86_400
 
 class Command(ServiceCommand):
     help = "Mint a bearer token where a symmetric secret is configured. Prints the token and nothing else."
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("--user", required=True, help="the user id, which becomes the token's sub")
@@ -25,11 +23,11 @@ class Command(ServiceCommand):
 
     def handle(self, *, user, scope, ttl, **options):
         if not settings.MEMORY_JWT_SECRET:
-            raise CommandError("tokens are signed elsewhere: no MEMORY_JWT_SECRET is configured", returncode=2)
+            raise usage("tokens are signed elsewhere: no MEMORY_JWT_SECRET is configured")
         most_seconds = settings.MEMORY_JWT_MAX_SECONDS or TTL_MAX_SECONDS
         ttl_seconds = _seconds(ttl) if ttl else min(TTL_SECONDS, most_seconds)
         if ttl_seconds > most_seconds:
-            raise CommandError(f"--ttl is over MEMORY_JWT_MAX_SECONDS ({most_seconds})", returncode=2)
+            raise usage(f"--ttl is over MEMORY_JWT_MAX_SECONDS ({most_seconds})")
         try:
             token = mint(
                 user,
@@ -42,7 +40,7 @@ class Command(ServiceCommand):
                 key_id=settings.MEMORY_JWT_KEY_ID or None,
             )
         except InvalidUserId as exc:
-            raise CommandError(exc.detail, returncode=2) from None
+            raise usage(exc.detail) from None
         self.stdout.write(token)
 
 
@@ -50,5 +48,5 @@ def _seconds(ttl: str) -> int:
     match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", ttl)
     seconds = int(match[1]) * _UNIT_SECONDS[match[2]] if match else 0
     if not 0 < seconds <= TTL_MAX_SECONDS:
-        raise CommandError("--ttl is a number and a unit, such as 30m, 1h or 7d, up to 365d", returncode=2)
+        raise usage("--ttl is a number and a unit, such as 30m, 1h or 7d, up to 365d")
     return seconds

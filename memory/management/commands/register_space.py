@@ -1,18 +1,15 @@
 """manage.py register_space"""
 
-import json
-
-from django.core.management.base import CommandError
-
 from memory.embedding.embedder import Embedder
 from memory.embedding.process import configured_embedders
 from memory.embedding.spaces import describe, register_space
 from memory.errors import MemoryServiceError
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import Exit, ServiceCommand, failed
 from memory.models import Space
 
 
 class Command(ServiceCommand):
+    requires_system_checks = "__all__"
     help = (
         "Load the embedding models, check their weights, and register each with chunking and protection as a "
         "space; the first one becomes the default for new users. Repeatable. Exit 1 when another space is the default."
@@ -31,15 +28,16 @@ class Command(ServiceCommand):
         try:
             spaces = [_registered(embedder) for embedder in configured_embedders()]
         except MemoryServiceError as exc:
-            raise CommandError(exc.detail, returncode=1) from None
+            raise failed(exc.detail) from None
         first, *others = spaces
-        self.stdout.write(json.dumps({**first, "next": others[0]} if others else first))
+        code = Exit.DONE
         if not first["default"]:
-            raise CommandError(
+            self.stderr.write(
                 f"the settings describe space {first['space']}, but new users begin in another one: "
-                "restore the model and chunk settings that it was made with",
-                returncode=1,
+                "restore the model and chunk settings that it was made with"
             )
+            code = Exit.FINDINGS
+        self.conclude({**first, "next": others[0]} if others else first, code)
 
 
 def _registered(embedder: Embedder) -> dict:

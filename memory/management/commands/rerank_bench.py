@@ -4,9 +4,7 @@ import json
 import sys
 from dataclasses import replace
 
-from django.core.management.base import CommandError
-
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.rerank import deployed_config
 from reranker import BACKENDS, RerankConfig, RerankSkipped
 from reranker.bench import WAYS, BenchPlan, run_bench
@@ -23,7 +21,6 @@ class Command(ServiceCommand):
         "Time reranking on this machine, nothing refused: per backend and dtype, by tokens a pair, at several callers. "
         "Exit 1 when a backend cannot be loaded or a single caller's p95 is over --p95-limit-ms."
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         plan = BenchPlan()
@@ -46,10 +43,10 @@ class Command(ServiceCommand):
 
     def handle(self, *, backend, dtype, model, device, queries, candidates, tokens, callers, p95_limit_ms, **options):
         if min(queries, candidates, *callers) < 1 or min(tokens) < 16:
-            raise CommandError("queries, candidates and callers are at least 1, tokens at least 16", returncode=2)
+            raise usage("queries, candidates and callers are at least 1, tokens at least 16")
         if options["way"] == "predict":
             if "late_interaction" in (backend or ()):
-                raise CommandError("--way predict is for the cross-encoder", returncode=2)
+                raise usage("--way predict is for the cross-encoder")
             backend = ["cross_encoder"]
         plan = BenchPlan(queries, candidates, tuple(tokens), tuple(callers))
         rows, findings = [], []
@@ -67,7 +64,7 @@ class Command(ServiceCommand):
         self.stdout.write(json.dumps({"rows": rows}) if options["json"] else _table(rows))
         if findings:
             self.stderr.write("\n".join(findings))
-            sys.exit(1)
+            sys.exit(Exit.FINDINGS)
 
 
 def _configs(backends, dtypes, model, device) -> list[RerankConfig]:

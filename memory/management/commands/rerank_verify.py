@@ -1,14 +1,11 @@
 """manage.py rerank_verify [--reference FILE | --write-reference FILE]"""
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from django.conf import settings
-from django.core.management.base import CommandError
 
-from memory.maintenance.command import ServiceCommand
+from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.rerank import deployed_config
 from reranker import BACKENDS, BackendChoice
 from reranker.verify import read_reference, verify, write_reference
@@ -19,7 +16,6 @@ class Command(ServiceCommand):
         "Load the reranker's model on this machine, score fixed texts and report device, weights, scores and GPU "
         "memory as JSON. Exit 1 with findings: no model, not on the GPU, or not the reference's scores."
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         files = parser.add_mutually_exclusive_group()
@@ -39,9 +35,7 @@ class Command(ServiceCommand):
         report = verify(config, expected)
         if write_reference is not None and report["scores"]:
             _write(write_reference, report)
-        self.stdout.write(json.dumps(report, indent=2))
-        if not report["ok"]:
-            sys.exit(1)
+        self.conclude(report, Exit.DONE if report["ok"] else Exit.FINDINGS, indent=2)
 
 
 def _default_backend() -> BackendChoice:
@@ -53,7 +47,7 @@ def _read(path: Path) -> dict:
         found = read_reference(path)
         _ = found["backend"], found["weights_sha256"], found["scores"]
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise CommandError(f"{path} is not a reference ({type(exc).__name__})", returncode=2) from None
+        raise usage(f"{path} is not a reference ({type(exc).__name__})") from None
     return found
 
 
@@ -61,4 +55,4 @@ def _write(path: Path, report: dict) -> None:
     try:
         write_reference(path, report)
     except OSError as exc:
-        raise CommandError(f"{path} cannot be written ({type(exc).__name__})", returncode=2) from None
+        raise usage(f"{path} cannot be written ({type(exc).__name__})") from None

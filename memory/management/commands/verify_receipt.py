@@ -4,13 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from django.core.management.base import CommandError
-
 from memory.erasure.receipts import is_valid, public_keys
 from memory.errors import InvalidUserId
-from memory.maintenance.command import ServiceCommand
-
-INVALID, USAGE = 1, 2
+from memory.maintenance.command import Exit, ServiceCommand, usage
 
 
 class Command(ServiceCommand):
@@ -18,7 +14,6 @@ class Command(ServiceCommand):
         "Check the receipt of an erasure, as POST /memory/erase answered it: exit 0 when it is one of ours, unchanged "
         "and, with --user, that user's; else 1. Needs no database."
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("file", nargs="?", default="-", help="the receipt as JSON; default and -: standard input")
@@ -29,22 +24,21 @@ class Command(ServiceCommand):
 
     def handle(self, *, file, user, public_key, **options):
         if public_key:
-            self.stdout.write(json.dumps(public_keys(), indent=2))
+            self.conclude(public_keys(), indent=2)
             return
         receipt = _receipt(file)
         try:
             valid = is_valid(receipt, user)
         except InvalidUserId as exc:
-            raise CommandError(exc.detail, returncode=USAGE) from None
-        self.stdout.write(json.dumps({"valid": valid, "key_id": receipt["key_id"] if valid else None}))
-        if not valid:
-            sys.exit(INVALID)
+            raise usage(exc.detail) from None
+        key_id = receipt["key_id"] if valid else None
+        self.conclude({"valid": valid, "key_id": key_id}, Exit.DONE if valid else Exit.FINDINGS)
 
 
 def _receipt(file: str):
     try:
         return json.loads(sys.stdin.read() if file == "-" else Path(file).read_text("utf-8"))
     except OSError:
-        raise CommandError("the receipt's file cannot be read", returncode=USAGE) from None
+        raise usage("the receipt's file cannot be read") from None
     except (ValueError, RecursionError):
         return None
