@@ -1,9 +1,9 @@
 """The frame of the service's management commands: what each says, to whom, and how it ends.
 
-Progress goes to stderr; to stdout one JSON document, by `conclude`. (`erasures` prints JSON Lines, `issue_token` a token;
-`demo` and `rerank_bench` speak to a person.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command between
-two statements; a database that cannot be reached, gives up or is not migrated ends it too, with one sentence and no
-traceback. Either way what was done is done, and the next run goes on.
+Progress goes to stderr; to stdout one JSON document, by `conclude`. (`erasures` prints JSON Lines, `issue_token` a
+token; `demo` and `rerank_bench` speak to a person.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command
+between two statements; a database that cannot be reached, gives up or is not migrated ends it too, with one sentence
+and no traceback. Either way what was done is done, and the next run goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError, ProgrammingError
@@ -40,7 +40,7 @@ class ServiceCommand(BaseCommand):
     """One command. `lock` names the advisory lock that `handle` runs under where two runs at once would hurt."""
 
     lock: int | None = None
-    requires_system_checks: list[str] | str = []
+    requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = []
 
     def execute(self, *args, **options):
         try:

@@ -17,7 +17,7 @@ TEST_ROOT = _VAR_DIR / (f"suite-{_WORKER}" if _WORKER else "suite")
 ensure_development_secrets(TEST_ROOT / "secrets", database_exists=(TEST_ROOT / "postgres" / "data").exists())
 # The process that starts the workers has read this file too, and they inherit the names of its key files.
 for _name in NAMES:
-    if os.environ.get(f"{_name}_FILE") == str(_VAR_DIR / "test" / "secrets" / _name):
+    if os.environ.get(f"{_name}_FILE") == str(_VAR_DIR / "suite" / "secrets" / _name):
         del os.environ[f"{_name}_FILE"]
 use_files_in(TEST_ROOT / "secrets")
 

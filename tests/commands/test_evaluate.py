@@ -174,7 +174,7 @@ def test_an_interrupted_run_cleans_up_and_says_so(collection, rows):
 def test_one_evaluation_at_a_time(collection):
     with connect("r1_maint") as other:
         other.execute("SELECT pg_advisory_lock(%s)", [Command.lock])
-        with pytest.raises(CommandError, match="another evaluation") as refused:
+        with pytest.raises(CommandError, match="another run of this command") as refused:
             call_command("evaluate", "--collection", str(collection))
     assert refused.value.returncode == 3
 

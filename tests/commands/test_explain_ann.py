@@ -132,7 +132,11 @@ def test_the_products_statement_in_a_plan_of_its_own_is_found_innocent(neighbour
 def test_a_statement_without_the_user_is_found_guilty(neighbours):
     """As r1_backup, whom no policy narrows: every partition, every user."""
     person = neighbours[0]
-    plan = plan_as("backup", "SELECT id FROM memory_chunks ORDER BY embedding <=> %s::halfvec LIMIT 24", [vector()])
+    # Of one dimension: other tests have users of other models.
+    everybody = (
+        "SELECT id FROM memory_chunks WHERE vector_dims(embedding) = 384 ORDER BY embedding <=> %s::halfvec LIMIT 24"
+    )
+    plan = plan_as("backup", everybody, [vector()])
     findings = foreign_row_findings(plan, person.user_hash, OWNED)
     assert [finding for finding in findings if finding.endswith("the policy is not a One-Time Filter above it")]
     assert [finding for finding in findings if finding.endswith("partitions of memory_chunks instead of one")]

@@ -238,7 +238,7 @@ def test_the_models_threads_spin_briefly_while_they_wait_unless_somebody_wants_o
 
 
 def test_a_worker_of_the_suite_shares_no_server_and_no_key_with_the_process_that_started_it(tmp_path):
-    inherited = {f"{name}_FILE": str(tmp_path / "test" / "secrets" / name) for name in NAMES}
+    inherited = {f"{name}_FILE": str(tmp_path / "suite" / "secrets" / name) for name in NAMES}
     at_work = {"R1_VAR_DIR": str(tmp_path), "PYTEST_XDIST_WORKER": "gw7", **dict.fromkeys(NAMES)}
     with read_anew("r1site.settings.test", **inherited, **at_work) as suite:
         own = tmp_path / "suite-gw7"

@@ -1,0 +1,19 @@
+"""manage.py prune_expired [--dry-run]"""
+
+from memory.maintenance.command import ServiceCommand
+from memory.maintenance.expiry import prune_expired
+
+
+class Command(ServiceCommand):
+    help = (
+        "Remove every user's expired answers to Idempotency-Keys, and rate buckets that are full again; then rewrite "
+        "the tables of keys, so that nothing of a destroyed one is left in their files. Requests wait for that "
+        "moment, and before PostgreSQL 17 it needs the owner's connection. Run it daily; it may be killed and run "
+        "again at any time. Exit 3 when another run is under way."
+    )
+
+    def add_arguments(self, parser):
+        parser.add_argument("--dry-run", action="store_true", help="only count")
+
+    def handle(self, *, dry_run, **options):
+        self.conclude({"dry_run": dry_run, **prune_expired(dry_run=dry_run, progress=self.stderr.write)})
