@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from django.conf import settings
 
 from memory import metrics
-from memory.admission import turns
 from memory.admission.deadline import deadline_at
 from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
@@ -76,9 +75,8 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     1. The user's profile, cached: his keys and his space. Who has none has no memory.
     2. Embed the question with that space's model; no database connection is held.
-    3. Search, in the user's turn: both legs' candidates with their sealed blobs, in one short transaction that verifies
-       the profile.
-    4. Fuse the legs' scores and let old passages decay, in his turn again.
+    3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
+    4. Fuse the legs' scores and let old passages decay.
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
        them that hold it word for word go before all others.
     6. Rerank them, or say why not.
@@ -92,8 +90,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     if found is not None:
         quarantined, candidates = found.quarantined, len(found.candidates)
         pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-        with turns.interpreter.taking(found.profile.user_hash):
-            pool = _opened_pool(found, query, pool_size)
+        pool = _opened_pool(found, query, pool_size)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -124,18 +121,16 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     unit = unit_vectors(embedding[None, :], rows=1, dimension=embedder.dimension)
     watch.lap("embed")
 
-    # A wait for the turn counts as search: the caller sees one total, and no stage is new to him.
-    with turns.interpreter.taking(user_hash):
-        vector = half_vectors(protect(profile.search_key, unit))[0]
-        lexical = None
-        if settings.MEMORY_LEXICAL:
-            lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
-        with tenant_transaction(user_hash) as tx:
-            limit = max(query.candidates, query.top_k)
-            search = Search(tx, profile.space, vector, limit, query.filters, lexical)
-            tx.end()
-            profile.verify(tx)
-            found = _Found(profile, search.candidates(), search.quarantined())
+    vector = half_vectors(protect(profile.search_key, unit))[0]
+    lexical = None
+    if settings.MEMORY_LEXICAL:
+        lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
+    with tenant_transaction(user_hash) as tx:
+        limit = max(query.candidates, query.top_k)
+        search = Search(tx, profile.space, vector, limit, query.filters, lexical)
+        tx.end()
+        profile.verify(tx)
+        found = _Found(profile, search.candidates(), search.quarantined())
     watch.lap("ann")
     return found
 
