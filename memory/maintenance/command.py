@@ -1,9 +1,10 @@
 """The frame of the service's management commands: what each says, to whom, and how it ends.
 
 Progress goes to stderr; to stdout one JSON document, by `conclude`. (`erasures` prints JSON Lines, `issue_token` a
-token; `demo` and `rerank_bench` speak to a person.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command
-between two statements; a database that cannot be reached, gives up or is not migrated ends it too, with one sentence
-and no traceback. Either way what was done is done, and the next run goes on.
+token; `demo`, and `rerank_bench` without --json, speak to a person; `register_space --if-none` may have nothing to
+say.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command between two statements; a database that cannot
+be reached, gives up, is not migrated or denies a right ends it too, with one sentence and no traceback. Either way what
+was done is done, and the next run goes on.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.db import Error, ProgrammingError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.maintenance.advisory_lock import Busy, running_alone
 
 # The SQLSTATEs of a table, column, function or schema that is not there: this code's migrations have not all run.
 _NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
+# Of a right that the role has not, which is the operator's to mend like an outage. Any other statement that the server
+# calls wrong is a mistake of this code, and shows where.
+_NOT_ALLOWED = "42501"
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Exit(IntEnum):
@@ -37,30 +43,32 @@ class Exit(IntEnum):
 
 
 class ServiceCommand(BaseCommand):
-    """One command. `lock` names the advisory lock that `handle` runs under where two runs at once would hurt."""
+    """One command. `lock` is the advisory lock of one of which two runs at once would hurt."""
 
-    lock: int | None = None
+    lock: int
     requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = []
 
     def execute(self, *args, **options):
         try:
-            with _quiet_pool(), _interruptible(), nullcontext() if self.lock is None else running_alone(self.lock):
+            with _quiet_pool(), _interruptible():
                 return super().execute(*args, **options)
         except Busy:
             raise CommandError("another run of this command is under way", returncode=Exit.BUSY) from None
         except KeyboardInterrupt:
             raise CommandError("interrupted; run it again", returncode=Exit.PARTIAL) from None
-        except (OperationalError, InterfaceError) as exc:
-            raise CommandError(_sentence(exc), returncode=Exit.PARTIAL) from None
-        except ProgrammingError as exc:
-            if getattr(exc.__cause__ or exc, "sqlstate", None) not in _NOT_MIGRATED:
+        except Error as exc:
+            sqlstate = getattr(exc.__cause__ or exc, "sqlstate", None)
+            if isinstance(exc, ProgrammingError) and sqlstate not in {*_NOT_MIGRATED, _NOT_ALLOWED}:
                 raise
-            sentence = "the database is not migrated: run `python manage.py migrate`, then this again"
-            raise CommandError(sentence, returncode=Exit.PARTIAL) from None
+            raise CommandError(_sentence(exc), returncode=Exit.PARTIAL) from None
 
-    def conclude(self, summary: dict[str, Any], code: Exit = Exit.DONE, *, indent: int | None = None) -> None:
-        """The command's last word: `summary` as one JSON document on stdout, and its exit code."""
-        self.stdout.write(json.dumps(summary, indent=indent))
+    def alone(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        """r1_maint's connection for a block that one run of this command is in at a time; a second run ends as BUSY."""
+        return running_alone(self.lock)
+
+    def conclude(self, summary: dict[str, Any] | str, code: Exit = Exit.DONE, *, indent: int | None = None) -> None:
+        """The command's last word on stdout, `summary` as one JSON document or a text as it is; and its exit code."""
+        self.stdout.write(summary if isinstance(summary, str) else json.dumps(summary, indent=indent))
         if code:
             sys.exit(code)
 
@@ -78,7 +86,10 @@ def failed(sentence: str) -> CommandError:
 def _sentence(exc: Exception) -> str:
     """What failed. Of a statement only the kind of error: the server's message may quote what somebody stored."""
     cause = exc.__cause__ or exc
-    if getattr(cause, "sqlstate", None) is None:
+    sqlstate = getattr(cause, "sqlstate", None)
+    if sqlstate in _NOT_MIGRATED:
+        return "the database is not migrated: run `python manage.py migrate`, then this again"
+    if sqlstate is None:
         return f"the database cannot be reached: {str(cause).partition(chr(10))[0]}"
     return f"the database failed ({type(cause).__name__}); run it again"
 
@@ -94,10 +105,8 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+            # None: it was not set from Python, and cannot be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.conf import settings
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.admission.rates import RATE_SETTINGS, bucket_size
 from memory.erasure.key_remains import rewrite_keys
-from memory.maintenance.advisory_lock import running_alone
 from memory.services.idempotency import IDEMPOTENCY_HOURS
 
 BATCH_ROWS = 5_000
@@ -25,15 +25,19 @@ WHERE bucket = %(bucket)s
 _OFF = {"size": 1, "per_second": 1 / 3600}
 
 
-def prune_expired(*, dry_run: bool, progress: Callable[[str], object]) -> dict[str, int | bool]:
-    """Remove (or count) them as r1_maint, in transactions of at most BATCH_ROWS rows; how many of each.
+def prune_expired(
+    connection: BaseDatabaseWrapper, *, dry_run: bool, progress: Callable[[str], object]
+) -> dict[str, int | bool]:
+    """Remove (or count) them in transactions of at most BATCH_ROWS rows; how many of each.
+
+    `connection` is r1_maint's, and holds ADVISORY_LOCK.
 
     Then rewrite the tables of keys, so that nothing of a destroyed one is left in their files.
 
     A row that changes meanwhile is looked at again before it goes, so nobody gains or loses a token.
-    Raises Busy, and database errors; what was removed before one stays removed.
+    Raises database errors; what was removed before one stays removed.
     """
-    with running_alone(ADVISORY_LOCK) as connection, connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         found = {"answers": _prune(cursor, _EXPIRED_ANSWERS, {"hours": IDEMPOTENCY_HOURS}, dry_run)}
         progress(f"answers: {found['answers']}")
         found["buckets"] = 0

@@ -176,7 +176,10 @@ def test_one_evaluation_at_a_time(collection):
         other.execute("SELECT pg_advisory_lock(%s)", [Command.lock])
         with pytest.raises(CommandError, match="another run of this command") as refused:
             call_command("evaluate", "--collection", str(collection))
-    assert refused.value.returncode == 3
+        assert refused.value.returncode == 3
+        with pytest.raises(CommandError) as refused:
+            call_command("evaluate", "--collection", "/nowhere")
+        assert refused.value.returncode == 2
 
 
 @pytest.mark.parametrize("arguments", [

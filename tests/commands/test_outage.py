@@ -54,12 +54,12 @@ def unmigrated(django_db_setup, django_db_blocker):
     with (
         django_db_blocker.unblock(),
         scratch_database("unmigrated") as scratch,
-        scratch.as_alias("default", "owner", "staff", "maint"),
+        scratch.as_alias("default", "owner", "staff", "maint", "backup"),
     ):
         yield
 
 
-@pytest.mark.parametrize("command", ["flag", "replay_erasures"])
+@pytest.mark.parametrize("command", ["flag", "erasures", "replay_erasures", "prune_expired"])
 def test_on_an_unmigrated_database_a_command_ends_with_what_to_do_and_exit_code_4(unmigrated, command):
     with pytest.raises(CommandError) as failed:
         call_command(command)

@@ -110,3 +110,14 @@ def test_the_bucket_of_chunks_goes_when_the_costliest_call_would_pass_and_not_be
         )
         prune()
         assert rows(superuser, alice, "memory_rate_buckets") == left
+
+
+def test_a_right_that_r1_maint_lacks_is_told_in_one_line_with_4_and_without_the_servers_words(superuser):
+    superuser.execute("REVOKE SELECT ON memory_idempotency FROM r1_maint")
+    try:
+        with pytest.raises(CommandError) as failed:
+            prune()
+    finally:
+        superuser.execute("GRANT SELECT ON memory_idempotency TO r1_maint")
+    assert str(failed.value) == "the database failed (InsufficientPrivilege); run it again"
+    assert failed.value.returncode == 4

@@ -61,7 +61,7 @@ class Command(ServiceCommand):
         stream = None if options["json"] else sys.stderr
         warm_reranker()
         try:
-            with ExitStack() as users:
+            with self.alone(), ExitStack() as users:
                 runs, erased = [], []
                 for rotated in ROTATIONS[rotation]:
                     user = users.enter_context(ThrowAwayUser(f"{rotated=}", rotated=rotated))

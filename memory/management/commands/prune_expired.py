@@ -1,7 +1,7 @@
 """manage.py prune_expired [--dry-run]"""
 
 from memory.maintenance.command import ServiceCommand
-from memory.maintenance.expiry import prune_expired
+from memory.maintenance.expiry import ADVISORY_LOCK, prune_expired
 
 
 class Command(ServiceCommand):
@@ -11,9 +11,12 @@ class Command(ServiceCommand):
         "moment, and before PostgreSQL 17 it needs the owner's connection. Run it daily; it may be killed and run "
         "again at any time. Exit 3 when another run is under way."
     )
+    lock = ADVISORY_LOCK
 
     def add_arguments(self, parser):
         parser.add_argument("--dry-run", action="store_true", help="only count")
 
     def handle(self, *, dry_run, **options):
-        self.conclude({"dry_run": dry_run, **prune_expired(dry_run=dry_run, progress=self.stderr.write)})
+        with self.alone() as connection:
+            found = prune_expired(connection, dry_run=dry_run, progress=self.stderr.write)
+        self.conclude({"dry_run": dry_run, **found})

@@ -22,9 +22,10 @@ class Command(ServiceCommand):
         parser.add_argument("--dry-run", action="store_true", help="only count who is back")
 
     def handle(self, *, file, dry_run, **options):
-        entries = _entries(file) if file else list(read_ledger(using=MAINT))
-        self.stderr.write(f"{len(entries)} erasures in the ledger")
-        done = replay(entries, dry_run=dry_run)
+        with self.alone():
+            entries = _entries(file) if file else list(read_ledger(using=MAINT))
+            self.stderr.write(f"{len(entries)} erasures in the ledger")
+            done = replay(entries, dry_run=dry_run)
         code = Exit.DONE
         if done.failed:
             code = Exit.PARTIAL

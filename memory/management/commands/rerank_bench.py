@@ -1,7 +1,5 @@
 """manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--way W] [--p95-limit-ms N]"""
 
-import json
-import sys
 from dataclasses import replace
 
 from memory.maintenance.command import Exit, ServiceCommand, usage
@@ -61,10 +59,10 @@ class Command(ServiceCommand):
             for row in rows
             if p95_limit_ms is not None and row["concurrency"] == 1 and row["p95_ms"] > p95_limit_ms
         ]
-        self.stdout.write(json.dumps({"rows": rows}) if options["json"] else _table(rows))
         if findings:
             self.stderr.write("\n".join(findings))
-            sys.exit(Exit.FINDINGS)
+        code = Exit.FINDINGS if findings else Exit.DONE
+        self.conclude({"rows": rows} if options["json"] else _table(rows), code)
 
 
 def _configs(backends, dtypes, model, device) -> list[RerankConfig]:
