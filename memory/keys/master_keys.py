@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 import re
 from dataclasses import dataclass, field
 
 from memory.errors import KeyUnavailable
 from memory.keys.derivation import derived_key
-from memory.keys.secret_files import Secret, SettingError
+from memory.keys.secret_files import ParsedSecrets, Secret, SettingError
 from memory.keys.secret_strength import weak_secret_reason
 
 MASTER_KEY_BYTES = 32
 HMAC_KEY_MIN_BYTES = 32
 SINGLE_KEY_ID = "k1"
 KEY_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-logger = logging.getLogger(__name__)
 
 _single = Secret("MEMORY_ENCRYPTION_KEY")
 _several = Secret("MEMORY_ENCRYPTION_KEYS")
@@ -95,7 +92,7 @@ def parse_master_keys(single: str, several: str, active: str) -> MasterKeys:
     return MasterKeys(active, keys)
 
 
-_parsed: tuple[tuple[str, str, str], MasterKeys] | None = None
+_master_keys = ParsedSecrets((_single, _several, _active), parse_master_keys, "the master keys do not fit together")
 _parsed_hmac: bytes | None = None
 
 
@@ -105,16 +102,7 @@ def master_keys() -> MasterKeys:
     Files that do not fit together, being in the middle of a change, leave the last good keys in use.
     Raises SettingError where there never were any.
     """
-    global _parsed
-    try:
-        texts = (_single.value(), _several.value(), _active.value())
-        if _parsed is None or _parsed[0] != texts:
-            _parsed = (texts, parse_master_keys(*texts))
-    except SettingError as exc:
-        if _parsed is None:
-            raise
-        logger.error("the master keys do not fit together, the last good ones stay in use: %s", exc)
-    return _parsed[1]
+    return _master_keys.value()
 
 
 def tenant_hmac_key() -> bytes:
@@ -141,5 +129,6 @@ def tenant_key_check() -> bytes:
 
 def forget_parsed_keys() -> None:
     """Read everything again at the next call. For tests, which change the environment of one process."""
-    global _parsed, _parsed_hmac
-    _parsed = _parsed_hmac = None
+    global _parsed_hmac
+    _parsed_hmac = None
+    _master_keys.forget()

@@ -6,20 +6,14 @@ verifies. Ids of summaries hang on the oldest, so that a summary made anew repla
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 from memory.keys.derivation import derived_key
 from memory.keys.master_keys import parse_key
-from memory.keys.secret_files import Secret, SettingError
+from memory.keys.secret_files import ParsedSecrets, Secret, SettingError
 
 RECEIPT_KEY_BYTES = 32
 KEY_ID_BYTES = 8
-
-logger = logging.getLogger(__name__)
-
-_setting = Secret("MEMORY_RECEIPT_KEY")
-_parsed: tuple[str, tuple[ReceiptKey, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,23 +31,6 @@ class ReceiptKey:
         return derived_key(self.secret, purpose)
 
 
-def receipt_keys() -> tuple[ReceiptKey, ...]:
-    """Every key, the newest first, at least one. A file in the middle of a change leaves the last good ones in use.
-
-    Raises SettingError when missing, weak or given twice, and there never were any good ones.
-    """
-    global _parsed
-    try:
-        text = _setting.value()
-        if _parsed is None or _parsed[0] != text:
-            _parsed = (text, _parse(text))
-    except SettingError as exc:
-        if _parsed is None:
-            raise
-        logger.error("the receipt key is not one, the last good one stays in use: %s", exc)
-    return _parsed[1]
-
-
 def _parse(text: str) -> tuple[ReceiptKey, ...]:
     if not text:
         raise SettingError("MEMORY_RECEIPT_KEY is required: base64 of 32 random bytes")
@@ -64,10 +41,20 @@ def _parse(text: str) -> tuple[ReceiptKey, ...]:
     return keys
 
 
+_receipt_keys = ParsedSecrets([Secret("MEMORY_RECEIPT_KEY")], _parse, "the receipt key is not one")
+
+
+def receipt_keys() -> tuple[ReceiptKey, ...]:
+    """Every key, the newest first, at least one. A file in the middle of a change leaves the last good ones in use.
+
+    Raises SettingError when missing, weak or given twice, and there never were any good ones.
+    """
+    return _receipt_keys.value()
+
+
 def forget_parsed_receipt_keys() -> None:
     """Read everything again at the next call. For tests, which change the environment of one process."""
-    global _parsed
-    _parsed = None
+    _receipt_keys.forget()
 
 
 def summary_key() -> bytes:

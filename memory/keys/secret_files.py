@@ -7,15 +7,22 @@ a key needs no restart. Both at once is refused: one of them would be silently i
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 REREAD_SECONDS = 30.0
 SECRET_FILE_MAX_BYTES = 64 * 1024
 _OTHERS_MAY = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
+
+Value = TypeVar("Value")
+
+logger = logging.getLogger(__name__)
 
 _file_of: dict[str, str] = {}  # of each secret that was read from a file, by name
 
@@ -84,3 +91,34 @@ class Secret:
             _file_of[self.name] = path
         elif path != self._path:
             raise SettingError(f"the file of {self.name}_FILE {refusal}")
+
+
+class ParsedSecrets(Generic[Value]):
+    """What the texts of some secrets mean, parsed anew when one of them has changed.
+
+    Texts that do not parse, being in the middle of a change, leave the last good value in use. `complaint` says so in
+    the log.
+    """
+
+    def __init__(self, secrets: Sequence[Secret], parse: Callable[..., Value], complaint: str):
+        self._secrets = secrets
+        self._parse = parse
+        self._complaint = complaint
+        self._last: tuple[list[str], Value] | None = None
+
+    def value(self) -> Value:
+        """The present value, or the last good one. Raises SettingError where there never was any."""
+        last = self._last
+        try:
+            texts = [secret.value() for secret in self._secrets]
+            if last is None or last[0] != texts:
+                self._last = last = (texts, self._parse(*texts))
+        except SettingError as exc:
+            if last is None:
+                raise
+            logger.error("%s, what was good last stays in use: %s", self._complaint, exc)
+        return last[1]
+
+    def forget(self) -> None:
+        """Parse again at the next look."""
+        self._last = None

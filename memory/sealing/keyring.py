@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 from uuid import uuid4
 
 from django.conf import settings
@@ -45,6 +45,10 @@ _cache: KeyCache[TenantProfile] = KeyCache(
 _changes = KeyChanges(_cache)
 
 
+@overload
+def under_profile(user_hash: str, work: Callable[[TenantProfile], Result]) -> Result | None: ...
+@overload
+def under_profile(user_hash: str, work: Callable[[TenantProfile], Result], *, user_id: str) -> Result: ...
 def under_profile(
     user_hash: str, work: Callable[[TenantProfile], Result], *, user_id: str | None = None
 ) -> Result | None:

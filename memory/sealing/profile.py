@@ -13,6 +13,7 @@ from uuid import UUID
 
 from memory import metrics
 from memory.errors import DecryptionFailed, KeyUnavailable, StaleKeys
+from memory.isolation.connection import Cursor
 from memory.keys.master_keys import master_keys
 from memory.rls import TenantState, TenantTransaction
 from memory.sealing.user_keys import DataKey, SearchKey
@@ -20,11 +21,12 @@ from memory.security import InvalidTag, associated_data, open_sealed, seal
 
 DATA_KEY_COLUMN = "memory_data_keys.sealed_key"
 SEARCH_KEY_COLUMN = "memory_search_keys.sealed_key"
+# As a key that does not open is counted.
+_COUNTED_AS = {DATA_KEY_COLUMN: "data_key", SEARCH_KEY_COLUMN: "search_key"}
 
 _DATA_KEYS = """
 SELECT generation, key_id, sealed_key FROM memory_data_keys WHERE user_hash = %s ORDER BY generation DESC"""
-# Whether a user has the key that seals. Params [user_hash].
-HAS_KEY = """
+_HAS_KEY = """
 SELECT EXISTS (
     SELECT FROM memory_tenants t JOIN memory_data_keys k USING (user_hash, generation) WHERE t.user_hash = %s)"""
 _SEARCH_KEY = """
@@ -44,7 +46,8 @@ class SealedKey:
     def of(cls, key: bytes, user_hash: str, column: str, number: int) -> SealedKey:
         """Seal a new key under the active master key. `number`: its generation, or its space."""
         master = master_keys()
-        return cls(master.active_id, seal(key, _aad(user_hash, column, master.active_id, number), master.active))
+        aad = associated_data(user_hash, column, master.active_id, number)
+        return cls(master.active_id, seal(key, aad, master.active))
 
     def open(self, user_hash: str, column: str, number: int) -> bytes:
         """The 32 bytes. Raises KeyUnavailable where the master key is unknown, DecryptionFailed where it does not open.
@@ -53,9 +56,9 @@ class SealedKey:
         """
         master = master_keys().by_id(self.key_id)
         try:
-            return open_sealed(self.blob, _aad(user_hash, column, self.key_id, number), master)
+            return open_sealed(self.blob, associated_data(user_hash, column, self.key_id, number), master)
         except InvalidTag:
-            metrics.decrypt_failed.labels(column.split(".")[0].removeprefix("memory_").removesuffix("s")).inc()
+            metrics.decrypt_failed.labels(_COUNTED_AS[column]).inc()
             raise DecryptionFailed() from None
 
 
@@ -137,5 +140,14 @@ def read_profile(tx: TenantTransaction) -> TenantProfile | None:
     return TenantProfile(tx.user_hash, state.profile, state.active_space, state.generation, sealed, found)
 
 
-def _aad(user_hash: str, column: str, key_id: str, number: int) -> bytes:
-    return associated_data(user_hash, column, key_id, number)
+def ask_key(tx: TenantTransaction) -> Cursor:
+    """Ask whether the user has the key that seals, for what opens nothing; `require_key` takes the answer."""
+    return tx.execute(_HAS_KEY, [tx.user_hash])
+
+
+def require_key(tx: TenantTransaction, asked: Cursor) -> TenantState | None:
+    """The tenant's state; None where there is no such user. Raises KeyUnavailable where he is there without a key."""
+    state, [has_key] = tx.state(), asked.fetchone()
+    if state is not None and not has_key:
+        raise KeyUnavailable()
+    return state

@@ -14,7 +14,7 @@ from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.embedding.embedder import Embedder
 from memory.embedding.spaces import default_space, embedder_of, overlap_tokens
-from memory.errors import FieldError, InvalidInput, StaleKeys
+from memory.errors import FieldError, InvalidInput
 from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
 from memory.indexing.room import require_room_for
@@ -132,10 +132,7 @@ def index_documents(
                 call.remember(tx, profile, batch.to_json())
         return batch
 
-    batch = under_profile(user_hash, store, user_id=user_id)
-    if batch is None:
-        raise StaleKeys(retry_after_seconds=1)
-    return batch
+    return under_profile(user_hash, store, user_id=user_id)
 
 
 def index_document(user_id: str, draft: DocumentDraft) -> IndexedDocument:

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from memory.errors import FieldError, InvalidInput, KeyUnavailable
+from memory.errors import FieldError, InvalidInput
 from memory.formats.base64url import base64url, from_base64url
 from memory.indexing.derived import SOURCES_OF
 from memory.keys.service_keys import service_key
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.profile import HAS_KEY
+from memory.sealing.profile import ask_key, require_key
 from memory.security import InvalidTag, associated_data, open_sealed, seal
 
 _CURSOR_PURPOSE = "listing-cursor"
@@ -95,13 +95,11 @@ def list_documents(filters: ListingFilters, *, limit: int, cursor: str | None = 
         if position is not None:
             turned = Position(_OTHER_SIDE[position.side], position.created_at, position.doc_id)
             behind = tx.execute(*page_statement(user_hash, filters, turned, 1))
-        has_key = tx.execute(HAS_KEY, [user_hash])
+        asked = ask_key(tx)
         tx.end()
-        state, [can_open] = tx.state(), has_key.fetchone()
+        require_key(tx, asked)
         documents = [ListedDocument(*row) for row in page.fetchall()]
         is_more_behind = behind is not None and behind.fetchone() is not None
-    if state is not None and not can_open:
-        raise KeyUnavailable()
     is_more_ahead = len(documents) > limit
     documents = documents[:limit]
     if backwards:

@@ -11,10 +11,9 @@ from datetime import datetime
 from django.conf import settings
 
 from memory.admission.rates import HELD_BY_BUCKET, RATE_SETTINGS, remaining
-from memory.errors import KeyUnavailable
 from memory.indexing.derived import IS_DERIVED
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.profile import HAS_KEY
+from memory.sealing.profile import ask_key, require_key
 
 # A product has a handful of sources; a user with thousands gets those with the most documents.
 SOURCES_MAX = 100
@@ -68,14 +67,12 @@ def memory_stats() -> MemoryStats:
         sources = tx.execute(_SOURCES, [user_hash, SOURCES_MAX])
         quarantined = tx.execute(_QUARANTINED, [user_hash])
         buckets = tx.execute(HELD_BY_BUCKET, [user_hash])
-        has_key = tx.execute(HAS_KEY, [user_hash])
+        asked = ask_key(tx)
         tx.end()
-        state, [can_open] = tx.state(), has_key.fetchone()
+        state = require_key(tx, asked)
         counted: tuple[int, int, int, int, int, datetime | None, datetime | None]
         counted, by_source, [quarantined_chunks] = documents.fetchone(), sources.fetchall(), quarantined.fetchone()
         held = {bucket: (tokens, seconds) for bucket, tokens, seconds in buckets.fetchall()}
-    if state is not None and not can_open:
-        raise KeyUnavailable()
     quota_chunks = state.chunk_count if state else 0
     return MemoryStats(
         *counted, dict(by_source), quarantined_chunks, quota_chunks, settings.MEMORY_MAX_CHUNKS_PER_USER, _rates(held)

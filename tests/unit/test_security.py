@@ -513,7 +513,7 @@ def test_promoting_a_master_key_in_its_file_needs_no_restart(environment, monkey
         MEMORY_ENCRYPTION_KEYS=f"old:{in_base64(old)},new:{in_base64(new)}",
         MEMORY_ENCRYPTION_ACTIVE_KEY_FILE=str(active),
     )
-    monkeypatch.setattr(master_keys, "_active", Secret("MEMORY_ENCRYPTION_ACTIVE_KEY", reread_seconds=0.0))
+    monkeypatch.setattr(master_keys._active, "_reread_seconds", 0.0)
     before = seal(b"x", AAD)
     active.write_text("new\n")
     after = seal(b"x", AAD)
