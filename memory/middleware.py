@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 from memory import metrics
 from memory.admission import deadline
 from memory.admission.concurrency import Budget
+from memory.admission.refusals import LATE, LATE_SECONDS, refused_too_often
 from memory.auth.tokens import TokenVerifier, bearer_token
 from memory.errors import MemoryServiceError
 from memory.keys.secret_files import SettingError
@@ -77,8 +78,9 @@ class AdmissionMiddleware:
 
     A view's class says what it takes: `budget` (memory.admission.concurrency; None for a view that waits for
     nothing), and `deadline_setting`, the name of the setting with the seconds that its requests may last in all. The
-    slot comes back with the response, unless the view has handed it over to a body that goes on. Stands after
-    TenantMiddleware; a request without a verified token passes, for it reaches no memory.
+    slot comes back with the response, unless the view has handed it over to a body that goes on. Who is refused over
+    and over is told so late. Stands after TenantMiddleware; a request without a verified token passes, for it reaches
+    no memory.
     """
 
     def __init__(self, get_response):
@@ -90,7 +92,10 @@ class AdmissionMiddleware:
         started_at = getattr(request, "started_at", None) or time.monotonic()
         try:
             with deadline.counting_from(started_at):
-                return self.get_response(request)
+                response = self.get_response(request)
+            if response.status_code == 429 and refused_too_often(bound_tenant()):
+                request.META[LATE] = LATE_SECONDS
+            return response
         finally:
             # A streamed body must not hold it, and Django would close it only after that.
             give_back_connection()

@@ -7,7 +7,7 @@ A few dozen idle connections so stopped a worker for everybody. Here
 1. a connection gets a thread when its first byte is there, for which it has FIRST_BYTE_MAX_SECONDS; where as many are
    open as may be, the one that has been silent longest goes;
 2. its request line and headers must be whole within HEADERS_MAX_SECONDS;
-3. goodbyes are said by one thread for all of them, for LINGER_SECONDS each;
+3. goodbyes are said by one thread for all of them (r1site/goodbyes.py), and so are refusals that leave late;
 4. what the parser refuses is answered with a problem document, like everything else, and not with a page.
 
 Headers that drip still hold a thread for that long: only a proxy that buffers requests keeps all of them away.
@@ -15,13 +15,9 @@ Headers that drip still hold a thread for that long: only a proxy that buffers r
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import queue
 import selectors
-import socket
-import threading
 import time
 import uuid
 from functools import partial
@@ -31,33 +27,34 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from memory.admission.cutoff import Cutoff, reading_until
 from memory.admission.deadline import arrived
+from r1site.goodbyes import AnswersLate, LateAnswer, answering_late, goodbyes, head_of
 
 logger = logging.getLogger(__name__)
 
 FIRST_BYTE_MAX_SECONDS = 5.0
 HEADERS_MAX_SECONDS = 10.0
-# Long enough for a client on the other side of the world to read its answer before the reset.
-LINGER_SECONDS = 0.5
-LINGER_MAX_BYTES = 64 * 1024
-# Past this many at once, connections are reset at once.
-LINGERING_MAX = 512
 
 
 class Connection(TConn):
     """A client's connection, whose end holds up nobody."""
 
     header_cutoff: Cutoff | None = None
+    late_answer: LateAnswer | None = None
     arrived_at = 0.0
 
     def close(self, graceful: bool = False) -> None:
         if graceful:
-            _lingering().add(self.sock)
+            goodbyes().add(self.sock, self.late_answer)
         else:
             super().close()
 
 
 class Worker(ThreadWorker):
     """`worker_class = "r1site.gunicorn_worker.Worker"`"""
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi = answering_late(self.wsgi)
 
     def accept(self, listener) -> None:
         try:
@@ -102,7 +99,11 @@ class Worker(ThreadWorker):
 
     def handle_request(self, req, conn):
         conn.header_cutoff.cancel()
-        return super().handle_request(req, conn)
+        try:
+            return super().handle_request(req, conn)
+        except AnswersLate as late:
+            conn.late_answer = late.answer
+            return False
 
     def handle_error(self, req, client, addr, exc):
         """Log as gunicorn does, and answer with its status in our form. Quotes nothing of the request."""
@@ -134,89 +135,5 @@ def _problem(status: int) -> bytes:
     request_id = uuid.uuid4().hex
     answer = server_refusal(status, request_id)
     logger.warning("answered by the server itself with %d request_id=%s", answer.status_code, request_id)
-    head = [
-        f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}",
-        f"Date: {util.http_date()}",
-        "Connection: close",
-        f"Content-Length: {len(answer.content)}",
-        *(f"{name}: {value}" for name, value in answer.items()),
-    ]
-    return "\r\n".join([*head, "", ""]).encode("latin-1") + answer.content
-
-
-class Lingering:
-    """The closing of RFC 9112, section 9.6: what a client still sends is read for a moment, and thrown away.
-
-    Else the reset that answers it could overtake our answer.
-    """
-
-    def __init__(self):
-        self._arriving: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        self._count = 0
-        threading.Thread(target=self._run, name="lingering", daemon=True).start()
-
-    def add(self, connection: socket.socket) -> None:
-        """Close `connection` in a while; never waits."""
-        try:
-            connection.setblocking(False)
-            connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            connection.close()
-            return
-        if self._count >= LINGERING_MAX:
-            connection.close()
-            return
-        self._count += 1
-        self._arriving.put(connection)
-        self._wake_writer.send(b"\0")
-
-    def _run(self) -> None:
-        # In the order of their ends, since all stay as long.
-        ends: dict[socket.socket, list[float]] = {}
-        while True:
-            first = next(iter(ends.values()), None)
-            timeout_seconds = None if first is None else max(0.0, first[0] - time.monotonic())
-            for key, _ in self._selector.select(timeout_seconds):
-                if key.fileobj is self._wake_reader:
-                    self._wake_reader.recv(1)
-                    connection = self._arriving.get()
-                    ends[connection] = [time.monotonic() + LINGER_SECONDS, LINGER_MAX_BYTES]
-                    self._selector.register(connection, selectors.EVENT_READ)
-                elif isinstance(key.fileobj, socket.socket) and self._is_over(key.fileobj, ends[key.fileobj]):
-                    self._close(key.fileobj, ends)
-            now = time.monotonic()
-            for connection in [connection for connection, (end, _) in ends.items() if end <= now]:
-                self._close(connection, ends)
-
-    def _is_over(self, connection: socket.socket, left: list[float]) -> bool:
-        try:
-            received_bytes = len(connection.recv(4096))
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        left[1] -= received_bytes
-        return received_bytes == 0 or left[1] <= 0
-
-    def _close(self, connection: socket.socket, ends: dict[socket.socket, list[float]]) -> None:
-        del ends[connection]
-        self._count -= 1
-        with contextlib.suppress(OSError, KeyError, ValueError):
-            self._selector.unregister(connection)
-        connection.close()
-
-
-_lock = threading.Lock()
-_current: Lingering | None = None
-
-
-def _lingering() -> Lingering:
-    """Made by the first goodbye, which comes after the fork."""
-    global _current
-    with _lock:
-        if _current is None:
-            _current = Lingering()
-        return _current
+    headers = [*answer.items(), ("Content-Length", str(len(answer.content)))]
+    return head_of(f"{answer.status_code} {answer.reason_phrase}", headers) + answer.content

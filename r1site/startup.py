@@ -25,6 +25,10 @@ from r1site.garbage import spare_what_is_loaded
 
 logger = logging.getLogger(__name__)
 
+# How long a thread that computes keeps the interpreter from the others. With Python's 5 ms a query, which gives it up
+# some dozens of times, waits that long each time for every thread of somebody else's that computes.
+SWITCH_SECONDS = 0.0005
+
 
 def refuse_unsafe_start() -> None:
     """Exit with the reasons when settings, keys, roles or tables are unsafe.
@@ -64,6 +68,7 @@ def warm_worker() -> None:
 
     The embedding model and the reranker before it serves; spaCy, which few requests need, behind its back.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         for embedder in configured_embedders():
             embedder.embed_query("warm up")

@@ -1,5 +1,6 @@
 """Room for requests: whose share is used up, what is kept for health, and that nothing was read or asked before."""
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,10 @@ import pytest
 from django.db import connections
 
 from memory import metrics
-from memory.admission import concurrency
+from memory.admission import concurrency, refusals
+from memory.admission.refusals import AT_ONCE_MAX, LATE
 from memory.admission.writers import writers_turn
+from memory.api import parsers
 from memory.embedding.process import get_embedder
 from memory.errors import Overloaded, TooManyRequestsAtOnce
 from r1site.settings.env import Rate
@@ -51,6 +54,18 @@ def test_over_their_share_a_user_is_429_and_nobody_else(alice, bob, under_way):
     for refused in (alice.query("train"), alice.index("a", SENTENCE), alice.get("memory/stats")):
         assert told(refused) == (429, "too_many_requests_at_once", "1")
     assert bob.query("train").status_code == 200
+
+
+@pytest.mark.usefixtures("small")
+def test_who_is_refused_over_and_over_is_told_so_late_and_nobody_else_is(alice, bob, under_way, monkeypatch):
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: 7.0)
+    under_way(alice, 3)
+    under_way(bob, 3)
+    waits = [LATE in alice.query("train").wsgi_request.META for _ in range(AT_ONCE_MAX + 2)]
+    assert waits == [False] * AT_ONCE_MAX + [True] * 2
+    assert LATE not in bob.query("train").wsgi_request.META
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: 8.0)
+    assert LATE not in alice.query("train").wsgi_request.META, "a new second"
 
 
 @pytest.mark.usefixtures("small")
@@ -235,3 +250,16 @@ def test_writers_of_one_user_wait_for_each_other_without_a_connection(alice, bob
         assert stats["pool_available"] == stats["pool_size"]
         done.set()
         assert sorted(one.result(30) for one in waiting) == [204, 404]
+
+
+def test_large_bodies_are_parsed_one_at_a_time_and_small_ones_wait_for_none(alice, settings):
+    large = {"query": "train", "filters": {"doc_ids": ["x" * 500 for _ in range(50)]}}
+    settings.MEMORY_QUERY_SECONDS = 60
+    assert len(json.dumps(large)) > parsers.LARGE_BODY_BYTES
+    free = alice.post("memory/query", large).status_code
+    with parsers._large:
+        settings.MEMORY_QUERY_SECONDS = 0.3
+        assert told(alice.post("memory/query", large)) == (503, "overloaded", "1")
+        settings.MEMORY_QUERY_SECONDS = 60
+        assert alice.query("train").status_code == 200
+    assert alice.post("memory/query", large).status_code == free != 503
