@@ -20,6 +20,7 @@ import logging
 import selectors
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 
 from gunicorn import util
@@ -51,6 +52,8 @@ class Connection(TConn):
 
 class Worker(ThreadWorker):
     """`worker_class = "r1site.gunicorn_worker.Worker"`"""
+
+    wsgi: Callable
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
