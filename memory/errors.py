@@ -224,7 +224,8 @@ class StaleKeys(MemoryServiceError):
 class LanguageModelError(MemoryServiceError):
     """The language model did not answer.
 
-    `reason`: timeout, stalled, unreachable, refused, malformed, too_long, or busy where too many wait for it already.
+    `reason`: timeout, stalled, unreachable, refused, malformed, too_long, unavailable for a while after it hung, or
+    busy where too many wait for it already.
     """
 
     code = "overloaded"

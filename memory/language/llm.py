@@ -18,13 +18,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
 
+from memory.errors import LanguageModelError
 from memory.language.llm_stream import LanguageStream
+from reranker.breaker import Breaker
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 # Tokens have about 4 characters; a model that goes on past this does not heed max_tokens.
 MAX_CHARS_PER_TOKEN = 16
+# After these a server is asked less: whoever waited for it got nothing. A refusal is an answer, and quick.
+_HANGS = frozenset({"timeout", "stalled", "unreachable"})
 # Their records hold whole requests. OPENAI_LOG in the environment would switch the first one on at its import.
 _TALKATIVE_LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
 
@@ -42,7 +46,9 @@ class LanguageModel:
     """A chat model behind one address; any thread may use it, each call has a connection of its own.
 
     `timeout_seconds` bounds a whole answer, `stall_seconds` any silence in it. Connections are not
-    kept: one that the server closed meanwhile would fail the next call, as nothing is tried twice.
+    kept: one that the server closed meanwhile would fail the next call, as nothing is tried twice. A server that hangs
+    is left alone for a while (`reranker.breaker.Breaker`; the next call after that is its probe): until then calls fail
+    at once, `unavailable`.
     """
 
     def __init__(self, base_url: str, *, api_key: str, model: str, timeout_seconds: float, stall_seconds: float):
@@ -59,6 +65,7 @@ class LanguageModel:
         self._timeout_seconds = timeout_seconds
         self._stall_seconds = stall_seconds
         self._counts_usage = True
+        self._breaker = Breaker()
         self._calling = threading.local()
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -82,13 +89,28 @@ class LanguageModel:
             return Generated(text, stream.finish_reason, stream.usage)
 
     def stream(self, messages: list[dict[str, str]], *, max_tokens: int) -> LanguageStream:
-        """The answer as it is written. Close it, or use it in a `with`: its connection lives until then."""
+        """The answer as it is written. Close it, or use it in a `with`: its connection lives until then.
+
+        Raises LanguageModelError, `unavailable` alone.
+        """
+        is_probe = self._breaker.begin_probe()
+        if not is_probe and self._breaker.state != "closed":
+            raise LanguageModelError("unavailable")
         return LanguageStream(
             lambda stream: self._call(stream, messages, max_tokens),
             timeout_seconds=self._timeout_seconds,
             stall_seconds=self._stall_seconds,
             max_chars=MAX_CHARS_PER_TOKEN * max_tokens,
+            on_end=self._end_probe if is_probe else self._record,
         )
+
+    def _record(self, reason: str | None) -> None:
+        if reason is not None:
+            self._breaker.record(slow=reason in _HANGS)
+
+    def _end_probe(self, reason: str | None) -> None:
+        # Who left before the first word has shown nothing: the next call is a probe again.
+        self._breaker.end_probe(good=reason is not None and reason not in _HANGS)
 
     def _call(self, stream: LanguageStream, messages: list[dict[str, str]], max_tokens: int) -> Any:
         """The events of one call, made in the stream's own thread.
@@ -149,6 +171,11 @@ def language_model() -> LanguageModel | None:
         settings.MEMORY_LLM_TIMEOUT_SECONDS,
         settings.MEMORY_LLM_STALL_SECONDS,
     )
+
+
+def forget_language_model() -> None:
+    """Make it anew at the next call. For tests, which change what one process knows of its server."""
+    _client_for.cache_clear()
 
 
 @lru_cache(maxsize=1)

@@ -38,6 +38,8 @@ class LanguageStream:
     for all of it, `stalled` after `stall_seconds` without an event, `unreachable` for a connection that
     is refused or cut, `refused` for a status other than 200 or an error event, `malformed` for what is
     no stream or has no text, `too_long` past `max_chars` characters or MAX_ANSWER_BYTES.
+    `on_end` is called once: with that word, with "" where the server answered, with None where it was closed before
+    anything was known.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class LanguageStream:
         timeout_seconds: float,
         stall_seconds: float,
         max_chars: int,
+        on_end: Callable[[str | None], None] = lambda reason: None,
     ):
         self.finish_reason = ""
         self.usage: dict[str, int] = {}
@@ -58,7 +61,10 @@ class LanguageStream:
         self._error: LanguageModelError | None = None
         self._ended = False
         self._closed = False
+        self._on_end = on_end
+        self._has_told = False
         self._socket: socket.socket | None = None
+        self._has_begun = False
         self._last_event = time.monotonic()
         self._deadline = self._last_event + timeout_seconds
         self._reader = threading.Thread(target=self._read, args=(call,), name="language-model", daemon=True)
@@ -98,6 +104,7 @@ class LanguageStream:
         """End it: the socket is shut at once, the reader soon after. Any thread, any number of times."""
         with self._changed:
             self._closed = True
+            self._tell("" if self._has_begun else None)
             self._hang_up()
             self._changed.notify_all()
 
@@ -139,6 +146,7 @@ class LanguageStream:
                 elif not self.finish_reason:
                     self._fail("unreachable")
                 self._ended = True
+                self._tell("")
                 self._changed.notify_all()
         except Exception as error:  # whatever it is, it is the server's doing: a stream has no other input
             with self._changed:
@@ -156,6 +164,7 @@ class LanguageStream:
                 if self._closed or self._error is not None:
                     return is_answer
                 self._last_event = time.monotonic()
+                self._has_begun = True
                 if choice and choice.finish_reason:
                     self.finish_reason = choice.finish_reason if choice.finish_reason in _FINISH_REASONS else "stop"
                 if event.usage:
@@ -174,8 +183,14 @@ class LanguageStream:
         """The first failure counts; what the hang-up then does to the reader does not."""
         if self._error is None and not self._closed:
             self._error = LanguageModelError(reason)
+            self._tell(reason)
         self._hang_up()
         self._changed.notify_all()
+
+    def _tell(self, reason: str | None) -> None:
+        if not self._has_told:
+            self._has_told = True
+            self._on_end(reason)
 
     def _hang_up(self) -> None:
         if self._socket is not None:

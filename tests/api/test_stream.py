@@ -13,6 +13,7 @@ from memory.admission.concurrency import streams
 from memory.admission.rate import Rate
 from memory.api.streaming import sse
 from memory.language import answerer
+from memory.language.llm import forget_language_model
 from memory.language.prompts import ANSWER_INSTRUCTION
 from memory.models import Chunk
 from memory.services import rate_limits
@@ -43,6 +44,7 @@ def llm(running, settings):
     running.requests.clear()
     settings.MEMORY_LLM_BASE_URL = running.base_url
     settings.MEMORY_LLM_STALL_SECONDS = 5.0
+    forget_language_model()
     return running
 
 

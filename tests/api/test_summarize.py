@@ -8,8 +8,8 @@ import pytest
 from django.db import connections
 
 from memory.admission.rate import Rate
-from memory.language import llm
 from memory.language.extract import CENTRAL_CHUNKS
+from memory.language.llm import forget_language_model
 from memory.rls import tenant_transaction
 from memory.services import summarize as service
 from tests.llm_server import CUT, STATUS_OK, LLMServer, finish, say, status
@@ -250,7 +250,7 @@ def server(settings):
     with LLMServer() as running:
         settings.MEMORY_LLM_BASE_URL = running.base_url
         yield running
-    llm._client_for.cache_clear()
+    forget_language_model()
 
 
 def test_a_language_model_writes_the_summary_of_the_cited_sentences(library, server):

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from memory.errors import LanguageModelError
 from memory.language import llm_stream
 from memory.language.llm import LanguageModel, language_model
+from reranker.breaker import SLOW_CALLS_IN_A_ROW
 from tests.faults.service import ROOT, free_port
 from tests.llm_server import CUT, STATUS_CHUNKED, STATUS_OK, LLMServer, event, finish, say, status
 
@@ -42,6 +44,14 @@ def reason_of(model: LanguageModel, max_tokens: int = 100) -> str:
     with pytest.raises(LanguageModelError) as refusal:
         model.complete(MESSAGES, max_tokens=max_tokens)
     return refusal.value.reason
+
+
+def says(model: LanguageModel) -> str:
+    """What it answers, or the word for why it does not."""
+    try:
+        return model.complete(MESSAGES, max_tokens=100).text
+    except LanguageModelError as error:
+        return error.reason
 
 
 def readers() -> list[threading.Thread]:
@@ -113,6 +123,40 @@ def test_an_answer_that_goes_on_and_on_is_over_time(server):
     server.plays(STATUS_OK, *([*say("word "), 0.02] * 2000))
     assert reason_of(model_at(server.base_url, timeout_seconds=0.5), max_tokens=10_000) == "timeout"
     assert server.gone.wait(10)
+
+
+def test_a_server_that_hangs_is_left_alone_and_asked_again_once_it_answers(server):
+    model = model_at(server.base_url, stall_seconds=0.3)
+    server.plays(60)
+    assert [reason_of(model) for _ in range(SLOW_CALLS_IN_A_ROW)] == ["stalled"] * SLOW_CALLS_IN_A_ROW
+    asked = len(server.requests)
+    assert {reason_of(model) for _ in range(20)} == {"unavailable"}
+    assert len(server.requests) == asked, "nobody waited for it"
+    server.plays(STATUS_OK, say("well"), finish())
+    wait_until(lambda: says(model) == "well")
+    assert says(model) == "well"
+
+
+def test_only_one_call_finds_out_whether_a_server_hangs_still(server):
+    model = model_at(server.base_url, stall_seconds=0.3)
+    server.plays(60)
+    for _ in range(SLOW_CALLS_IN_A_ROW):
+        reason_of(model)
+    wait_until(lambda: model._breaker.seconds_until_probe() == 0)
+    with ThreadPoolExecutor(8) as pool:
+        reasons = list(pool.map(lambda _: reason_of(model), range(8)))
+    assert sorted(reasons) == ["stalled"] + ["unavailable"] * 7
+
+
+def test_refusals_and_clients_who_leave_do_not_keep_a_server_from_the_others(server):
+    model = model_at(server.base_url)
+    server.plays(status(500))
+    assert {reason_of(model) for _ in range(12)} == {"refused"}
+    server.plays(60)
+    for _ in range(12):
+        model.stream(MESSAGES, max_tokens=10).close()
+    server.plays(STATUS_OK, say("well"), finish())
+    assert says(model) == "well"
 
 
 @pytest.mark.parametrize("code", [400, 401, 404, 429, 500, 503])
