@@ -1,12 +1,14 @@
 """Every way the memory service says no: one root, one code each, one safe sentence.
 
-A message never holds content, another tenant's identifiers, a key or a path. The mapping
-from `code` to an HTTP status stands in one place, `r1site/problems.py`.
+A message never holds content, another tenant's identifiers, a key or a path. The sentence is a class's docstring, or
+that of its code in `memory/problems.py`, where the HTTP status stands too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from memory.problems import PROBLEMS
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,17 @@ class MemoryServiceError(Exception):
     code = "internal"
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: int | None = None):
-        self.detail = detail or (type(self).__doc__ or "").strip().splitlines()[0]
+        own = type(self).__doc__
+        self.detail = detail or (own.strip().splitlines()[0] if own else PROBLEMS[self.code].detail)
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.detail)
 
 
 class MissingToken(MemoryServiceError):
-    """A bearer token is required."""
-
     code = "missing_token"
 
 
 class InvalidToken(MemoryServiceError):
-    """The bearer token is not valid."""
-
     code = "invalid_token"
     # The rule that refused it: for logs and metrics, never for the client.
     reason: str | None = None
@@ -52,44 +51,30 @@ class TokenLivesTooLong(InvalidToken):
 
 
 class InsufficientScope(MemoryServiceError):
-    """The token's scope does not allow this."""
-
     code = "insufficient_scope"
 
 
 class MalformedJSON(MemoryServiceError):
-    """The body is not valid JSON."""
-
     code = "malformed_json"
 
 
 class NestingTooDeep(MemoryServiceError):
-    """The JSON body is nested too deeply."""
-
     code = "nesting_too_deep"
 
 
 class LengthRequired(MemoryServiceError):
-    """A Content-Length header is required."""
-
     code = "length_required"
 
 
 class PayloadTooLarge(MemoryServiceError):
-    """The request body is too large."""
-
     code = "payload_too_large"
 
 
 class UnsupportedMediaType(MemoryServiceError):
-    """Send application/json in UTF-8, without a Content-Encoding."""
-
     code = "unsupported_media_type"
 
 
 class InvalidInput(MemoryServiceError):
-    """The request is not valid."""
-
     code = "invalid"
 
     def __init__(self, errors: list[FieldError] | None = None, detail: str | None = None):
@@ -98,38 +83,26 @@ class InvalidInput(MemoryServiceError):
 
 
 class TooManyChunks(InvalidInput):
-    """The text makes more chunks than one call may store; split it."""
-
     code = "too_many_chunks"
 
 
 class QuotaExceeded(MemoryServiceError):
-    """With this the user would have more chunks than one user may store."""
-
     code = "quota_exceeded"
 
 
 class IdempotencyConflict(MemoryServiceError):
-    """This Idempotency-Key came with another body within the last 24 hours; use a new one."""
-
     code = "idempotency_conflict"
 
 
 class TooManyRequestsAtOnce(MemoryServiceError):
-    """This user has as many requests under way as one user may; wait for one to be answered."""
-
     code = "too_many_requests_at_once"
 
 
 class BodyTooSlow(MemoryServiceError):
-    """The request body did not arrive in time."""
-
     code = "request_timeout"
 
 
 class RateLimited(MemoryServiceError):
-    """Too many requests; try again later."""
-
     code = "rate_limited"
 
 
@@ -140,38 +113,26 @@ class InvalidUserId(MemoryServiceError, ValueError):
 
 
 class NotFound(MemoryServiceError):
-    """There is no such object."""
-
     code = "not_found"
 
 
 class DecryptionFailed(MemoryServiceError):
-    """Sealed data did not open; it has been quarantined."""
-
     code = "decryption_failed"
 
 
 class KeyUnavailable(MemoryServiceError):
-    """The key for this data is not available."""
-
     code = "key_unavailable"
 
 
 class DatabaseUnavailable(MemoryServiceError):
-    """The database cannot be reached."""
-
     code = "database_unavailable"
 
 
 class MemoryDisabled(MemoryServiceError):
-    """Memory is switched off."""
-
     code = "memory_disabled"
 
 
 class Overloaded(MemoryServiceError):
-    """The service is at capacity; try again shortly."""
-
     code = "overloaded"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import JsonResponse
 
 import reranker
-from memory.embedding.process import loaded_embedder
+from memory.api.responses.operational import ComponentState, Readiness, liveness, readiness
+from memory.embedding.process import configured_embedders, loaded_embedder
 from memory.embedding.spaces import default_space, embedder_of
 from memory.errors import MemoryServiceError
 from memory.keys.master_keys import master_keys, tenant_hmac_key
@@ -29,14 +31,16 @@ READY_STALE_SECONDS = 15.0
 # With no such answer, they wait this long for one.
 READY_WAIT_SECONDS = 4.0
 
+OK = ComponentState("ok")
+
 _checking = threading.Lock()
-_cached: tuple[float, dict[str, dict]] | None = None
+_cached: tuple[float, dict[str, ComponentState]] | None = None
 
 
 @allow_methods("GET", "HEAD")
 def live(request):
     """200 as long as the process answers; touches nothing."""
-    return JsonResponse({"status": "ok"})
+    return JsonResponse(liveness())
 
 
 @allow_methods("GET", "HEAD")
@@ -48,13 +52,16 @@ def ready(request):
     """
     components = _latest_components()
     if components is None:
-        return JsonResponse({"status": "failed", "reason": "the checks take too long", "components": {}}, status=503)
-    statuses = {component["status"] for component in components.values()}
-    status = "failed" if "failed" in statuses else "degraded" if "degraded" in statuses else "ok"
-    return JsonResponse({"status": status, "components": components}, status=503 if status == "failed" else 200)
+        found = Readiness("failed", reason="the checks take too long")
+    else:
+        statuses = {component.status for component in components.values()}
+        found = Readiness(
+            "failed" if "failed" in statuses else "degraded" if "degraded" in statuses else "ok", components
+        )
+    return JsonResponse(readiness(found), status=503 if found.status == "failed" else 200)
 
 
-def _latest_components() -> dict[str, dict] | None:
+def _latest_components() -> dict[str, ComponentState] | None:
     global _cached
     if found := _found_within(READY_CACHE_SECONDS):
         return found
@@ -72,88 +79,99 @@ def _latest_components() -> dict[str, dict] | None:
         _checking.release()
 
 
-def _found_within(seconds: float) -> dict[str, dict] | None:
+def _found_within(seconds: float) -> dict[str, ComponentState] | None:
     cached = _cached
     return cached[1] if cached and time.monotonic() - cached[0] < seconds else None
 
 
-def _components() -> dict[str, dict]:
+def _components() -> dict[str, ComponentState]:
     try:
         database = _outcome(_database)
         # Each question to a database that is away waits for the pool; one is enough.
-        is_away = database["status"] != "ok"
+        is_away = database.status != "ok"
         return {
             "database": database,
             "role": _unasked(database) if is_away else _outcome(_role),
             "migrations": _unasked(database) if is_away else _outcome(_migrations),
             "keys": _outcome(_keys),
             "embedder": _unasked(database) if is_away else _outcome(_embedder),
+            **_next_embedder(),
             "reranker": _reranker(refresh=not is_away),
         }
     finally:
         connections["default"].close()
 
 
-def _outcome(check) -> dict:
+def _outcome(check: Callable[[], ComponentState]) -> ComponentState:
     try:
         return check()
     except (DatabaseError, MemoryServiceError, SettingError) as exc:
-        return {"status": "failed", "reason": type(exc).__name__}
+        return ComponentState("failed", type(exc).__name__)
 
 
-def _unasked(database: dict) -> dict:
-    return {"status": database["status"], "reason": "database"}
+def _unasked(database: ComponentState) -> ComponentState:
+    return ComponentState(database.status, "database")
 
 
-def _database() -> dict:
+def _database() -> ComponentState:
     try:
         with connections["default"].cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as exc:
         if is_pool_full(exc.__cause__):
             # Busy with what others ask: no reason to send them elsewhere, where it would be the same.
-            return {"status": "degraded", "reason": "pool_full"}
+            return ComponentState("degraded", "pool_full")
         raise
-    return {"status": "ok"}
+    return OK
 
 
-def _role() -> dict:
+def _role() -> ComponentState:
     findings = verify_rls_isolation(connections["default"])
-    return {"status": "failed", "findings": len(findings)} if findings else {"status": "ok"}
+    return ComponentState("failed", findings=len(findings)) if findings else OK
 
 
-def _migrations() -> dict:
+def _migrations() -> ComponentState:
     executor = MigrationExecutor(connections["default"])
     unapplied = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return {"status": "failed", "unapplied": len(unapplied)} if unapplied else {"status": "ok"}
+    return ComponentState("failed", unapplied=len(unapplied)) if unapplied else OK
 
 
-def _keys() -> dict:
+def _keys() -> ComponentState:
     tenant_hmac_key()
     receipt_keys()
-    return {"status": "ok", "master_keys": len(master_keys().keys)}
+    return ComponentState("ok", master_keys=len(master_keys().keys))
 
 
-def _embedder() -> dict:
+def _embedder() -> ComponentState:
     embedder = loaded_embedder()
     if embedder is None:
-        return {"status": "failed", "reason": "not loaded"}
+        return ComponentState("failed", "not loaded")
     embedder_of(default_space())
-    return {"status": "ok", "model": embedder.model_name, "device": str(embedder.device)}
+    return ComponentState("ok", model=embedder.model_name, device=str(embedder.device))
 
 
-def _reranker(*, refresh: bool) -> dict:
+def _next_embedder() -> dict[str, ComponentState]:
+    """The second model, which users are being moved to, where there is one."""
+    for embedder in configured_embedders()[1:]:
+        if embedder.loaded:
+            found = ComponentState("ok", model=embedder.model_name, device=str(embedder.device))
+        else:
+            # Not failed: users of the first model are served without it, and a worker out of service serves nobody.
+            found = ComponentState("degraded", "not loaded", model=embedder.model_name)
+        return {"next_embedder": found}
+    return {}
+
+
+def _reranker(*, refresh: bool) -> ComponentState:
     """As the flags have it at this moment. Never failed: without one, answers come in candidate order and say so."""
     wanted = flag("RERANK_BACKEND", refresh=refresh)
     if wanted == "none" or not flag("RERANK_ENABLED", refresh=refresh):
-        return {"status": "ok", "backend": "none"}
+        return ComponentState("ok", backend="none")
     metrics = reranker.get_rerank_metrics(wanted)
-    backend = {"backend": metrics["backend"]}
-    # Known once the model is loaded.
-    if metrics["device"] is not None:
-        backend["device"] = metrics["device"]
+    reason = None
     if metrics["state"] != "ready":
-        return {"status": "degraded", "reason": metrics.get("reason") or "not loaded", **backend}
-    if metrics["breaker"] != "closed" or metrics["stuck"]:
-        return {"status": "degraded", "reason": "circuit_open", **backend}
-    return {"status": "ok", **backend}
+        reason = metrics.get("reason") or "not loaded"
+    elif metrics["breaker"] != "closed" or metrics["stuck"]:
+        reason = "circuit_open"
+    # The device is known once the model is loaded.
+    return ComponentState("degraded" if reason else "ok", reason, metrics["backend"], metrics["device"])

@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 import reranker
 from memory import metrics
+from memory.api.responses.operational import rerank_metrics
 from memory.errors import MissingToken
 from r1site.problems import allow_methods, problem_response
 
@@ -36,7 +37,7 @@ def memory_exposition(request):
     if not _may_read(request):
         return problem_response(request, MissingToken())
     if request.GET.get("format") == "json":
-        return JsonResponse(reranker.get_rerank_metrics())
+        return JsonResponse(rerank_metrics(reranker.get_rerank_metrics()))
     exposed = prometheus_client.generate_latest(_MemoryMetrics())
     return HttpResponse(exposed, content_type=prometheus_client.CONTENT_TYPE_LATEST)
 

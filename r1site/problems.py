@@ -26,16 +26,10 @@ from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 
 from memory.errors import ExpiredToken, FieldError, MemoryServiceError, TokenLivesTooLong
+from memory.problems import PROBLEMS, ProblemKind
 from r1site.our_line import our_innermost_line
 from r1site.pool_outage import is_pool_full
-from r1site.problem_codes import (
-    AUTHENTICATE,
-    CODE_BY_EXCEPTION,
-    CODE_BY_SERVER_STATUS,
-    DETAIL_BY_CODE,
-    PROBLEMS,
-    RETRY_AFTER_SECONDS,
-)
+from r1site.problem_codes import CODE_BY_EXCEPTION, CODE_BY_SERVER_STATUS
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +55,12 @@ class Problem:
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
-    def status(self) -> int:
-        return PROBLEMS[self.code][0]
+    def kind(self) -> ProblemKind:
+        return PROBLEMS[self.code]
 
     @property
-    def title(self) -> str:
-        return PROBLEMS[self.code][1]
+    def status(self) -> int:
+        return self.kind.status
 
 
 def problem_for(exc: BaseException) -> Problem:
@@ -90,16 +84,16 @@ def problem_for(exc: BaseException) -> Problem:
         elif isinstance(exc, drf.NotAcceptable) and exc.available_renderers:
             offered = ", ".join(renderer.media_type for renderer in exc.available_renderers)
             detail = f"Accept must allow one of the media types of this address: {offered}."
+    kind = PROBLEMS[code]
     headers = {}
-    if code in AUTHENTICATE:
-        headers["WWW-Authenticate"] = AUTHENTICATE[code]
+    if kind.authenticate:
+        headers["WWW-Authenticate"] = kind.authenticate
         if isinstance(exc, ExpiredToken | TokenLivesTooLong):
             headers["WWW-Authenticate"] += f', error_description="{exc.detail}"'
-    if code in RETRY_AFTER_SECONDS:
-        wait_seconds = RETRY_AFTER_SECONDS[code] if retry_after_seconds is None else retry_after_seconds
+    if kind.retry_after_seconds is not None:
+        wait_seconds = kind.retry_after_seconds if retry_after_seconds is None else retry_after_seconds
         headers["Retry-After"] = str(max(1, math.ceil(wait_seconds)))
-    _, title, fixed_detail = PROBLEMS[code]
-    return Problem(code, fixed_detail or detail or DETAIL_BY_CODE.get(code, title), errors, headers)
+    return Problem(code, kind.detail if kind.is_fixed else detail or kind.detail, errors, headers)
 
 
 def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:
@@ -116,7 +110,7 @@ def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:
 def server_refusal(status: int, request_id: str) -> JsonResponse:
     """What the server answers with `status` to a request that it could not read, and so could hand to nobody."""
     code = CODE_BY_SERVER_STATUS.get(status, "internal")
-    response = _response(Problem(code, PROBLEMS[code][2] or PROBLEMS[code][1]), request_id)
+    response = _response(Problem(code, PROBLEMS[code].detail), request_id)
     response["X-Request-ID"] = request_id
     response["Cache-Control"] = "no-store"
     return response
@@ -174,7 +168,7 @@ def server_error(request: HttpRequest) -> JsonResponse:
 def _response(problem: Problem, request_id: str) -> JsonResponse:
     document: dict[str, Any] = {
         "type": TYPE_PREFIX + problem.code,
-        "title": problem.title,
+        "title": problem.kind.title,
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,

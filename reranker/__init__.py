@@ -64,7 +64,7 @@ def maybe_rerank(
     timeout_ms: float = DEFAULT_TIMEOUT_MS,
     backend: BackendChoice | None = None,
 ) -> RerankOutcome:
-    """As `rerank` if RERANK_ENABLED, and why where the order is the candidates'; see `Reranker.maybe_rerank`."""
+    """As `rerank` if RERANK_ENABLED: the candidates in order, and why where it is their own; see `RerankOutcome`."""
     return _process_reranker.maybe_rerank(query, candidates, enabled=enabled, timeout_ms=timeout_ms, backend=backend)
 
 

@@ -45,11 +45,11 @@ class RerankedResult:
 
 
 @dataclass(frozen=True, slots=True)
-class RerankOutcome:
-    """Candidates in the order to show, and how that order came about.
+class RerankOutcome(Sequence[Any]):
+    """Candidates in the order to show, and how that order came about: a sequence of the candidates as passed in.
 
-    `backend` is what ran or was asked (`none` where nothing could be); `skipped` is a `Reason`
-    where the order is the candidates' own.
+    `results` has them with score and rank. `backend` is what ran or was asked (`none` where nothing could be);
+    `skipped` is a `Reason` where the order is the candidates' own.
     """
 
     results: list[RerankedResult]
@@ -57,6 +57,14 @@ class RerankOutcome:
     backend: str
     skipped: Reason | None
     took_ms: float
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [result.candidate for result in self.results[index]]
+        return self.results[index].candidate
 
 
 def candidate_order(candidates: Sequence[Any]) -> list[RerankedResult]:

@@ -9,7 +9,7 @@ What the commands list is read by the ORM; what runs in a tenant's transaction i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from uuid import UUID
@@ -81,6 +81,7 @@ def read_ledger(since: datetime | None = None, *, using: str = "backup") -> Iter
 class Replay:
     """What a replay did, in users; with `dry_run`, what it would do. `failed` are left for the next run."""
 
+    dry_run: bool
     entries: int = 0
     returned: int = 0
     unfinished: int = 0
@@ -90,8 +91,10 @@ class Replay:
     failed: int = 0
 
 
-def replay(entries: Iterable[LedgerEntry], *, dry_run: bool, using: str = "maint") -> Replay:
-    """Erase again everybody in the ledger who is back with rows older than their erasure.
+def replay(
+    entries: Collection[LedgerEntry], done: Replay, *, progress: Callable[[str, int, int], object], using: str = "maint"
+) -> None:
+    """Erase again everybody in the ledger who is back with rows older than their erasure; `done` counts on the way.
 
     1. Write the entries into the database's own ledger, where they are missing after a restore.
     2. Find who is back: a user with a tenant older than the last erasure, or with rows and no tenant. One who
@@ -100,26 +103,32 @@ def replay(entries: Iterable[LedgerEntry], *, dry_run: bool, using: str = "maint
     4. Finish erasures that were begun and left off, whether in the ledger or not.
 
     Stopped anywhere, the next run goes on: who has been erased is not back any more. `using` lists tenants.
+    `progress` gets what is gone through, how many of it are done, and how many there are.
     """
-    done = Replay()
     last: dict[str, LedgerEntry] = {}
+    progress("ledger's entries", 0, len(entries))
     for entry in entries:
-        done.entries += 1
         if entry.user_hash not in last or last[entry.user_hash].erased_at < entry.erased_at:
             last[entry.user_hash] = entry
-        if not dry_run:
+        if not done.dry_run:
             with tenant_transaction(entry.user_hash, write=True, reads_state=False) as tx:
                 tx.execute(_RECORD, list(astuple(entry)))
-    for entry in last.values():
+        done.entries += 1
+        progress("ledger's entries", done.entries, len(entries))
+    progress("users of the ledger", 0, len(last))
+    for number, entry in enumerate(last.values(), 1):
         if _is_back(entry):
             done.returned += 1
-            _erase(entry.user_hash, entry.erased_at, done, dry_run)
+            _erase(entry.user_hash, entry.erased_at, done)
+        progress("users of the ledger", number, len(last))
     unfinished = Tenant.objects.using(using).filter(state="erasing").order_by("user_hash")
-    for user_hash, now in list(unfinished.values_list("user_hash", Now())):
+    begun = list(unfinished.values_list("user_hash", Now()))
+    progress("unfinished erasures", 0, len(begun))
+    for number, (user_hash, now) in enumerate(begun, 1):
         if user_hash not in last or not _is_back(last[user_hash]):
             done.unfinished += 1
-            _erase(user_hash, now, done, dry_run)
-    return done
+            _erase(user_hash, now, done)
+        progress("unfinished erasures", number, len(begun))
 
 
 def _is_back(entry: LedgerEntry) -> bool:
@@ -130,8 +139,8 @@ def _is_back(entry: LedgerEntry) -> bool:
         return has_rows.fetchone()[0] if row is None else row[0] < entry.erased_at
 
 
-def _erase(user_hash: str, older_than: datetime, done: Replay, dry_run: bool) -> None:
-    if dry_run:
+def _erase(user_hash: str, older_than: datetime, done: Replay) -> None:
+    if done.dry_run:
         return
     try:
         with bind_tenant(user_hash):

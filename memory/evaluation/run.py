@@ -11,9 +11,9 @@ import hashlib
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TextIO
 
 from django.conf import settings
 
@@ -21,7 +21,6 @@ from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import distinct
-from memory.evaluation.progress import progress
 from memory.evaluation.throwaway import ThrowAwayUser
 from memory.indexing.seal import DocumentDraft
 from memory.lexical.bm25 import lexical_query
@@ -80,20 +79,22 @@ class Ranked:
 
 def run(
     collection: Collection, user: ThrowAwayUser, *, ages_days: float = 0.0, shuffled: bool = False,
-    stream: TextIO | None = None,
+    progress: Callable[[str, int, int], object],
 ) -> Ranked:  # fmt: skip
     """Index `collection` as `user` and rank every query in every stage.
 
     All documents are equally old, so that decay changes nothing, unless `ages_days` spreads their ages evenly
     between 0 and so many days, in an order that has to do with nothing. `shuffled` indexes in random order, with
-    rewrites and deletes in between. `stream` gets the progress bars.
+    rewrites and deletes in between. `progress` gets what is under way, how many of it are done, and of how many.
     """
     ranked = Ranked(rotated=user.rotated)
-    _index(collection, user, ranked, ages_days=ages_days, shuffled=shuffled, stream=stream)
+    _index(collection, user, ranked, ages_days=ages_days, shuffled=shuffled, progress=progress)
     label = f"asking {collection.name}" + ("" if user.rotated else ", unrotated")
     user.call(query_memory, MemoryQuery(next(iter(collection.queries.values()))))  # the first one warms up
-    for query_id, text in progress(collection.queries.items(), len(collection.queries), label, stream):
+    progress(label, 0, len(collection.queries))
+    for asked, (query_id, text) in enumerate(collection.queries.items(), 1):
         _ask(user, ranked, query_id, text)
+        progress(label, asked, len(collection.queries))
     if RERANKED_TOTAL not in ranked.took_ms:  # a stage that never ran
         ranked.rankings = {stage: found for stage, found in ranked.rankings.items() if "rerank" not in stage}
     if settings.MEMORY_LEXICAL:
@@ -104,7 +105,7 @@ def run(
 
 def _index(
     collection: Collection, user: ThrowAwayUser, ranked: Ranked, *, ages_days: float, shuffled: bool,
-    stream: TextIO | None,
+    progress: Callable[[str, int, int], object],
 ) -> None:  # fmt: skip
     """Index the collection, one document a call."""
     now = datetime.now(UTC)
@@ -119,7 +120,8 @@ def _index(
         return user.call(index_documents, user.user_id, [draft])
 
     label = f"indexing {collection.name}" + ("" if user.rotated else ", unrotated")
-    for position, doc_id in enumerate(progress(doc_ids, len(doc_ids), label, stream)):
+    progress(label, 0, len(doc_ids))
+    for position, doc_id in enumerate(doc_ids):
         if shuffled and position % REWRITTEN_ONE_IN == 0:
             store(doc_id, "Not the text that counts. " + collection.documents[shuffle.choice(order)])
             if position % (2 * REWRITTEN_ONE_IN) == 0:
@@ -127,6 +129,7 @@ def _index(
         stored = store(doc_id, collection.documents[doc_id])
         ranked.chunks += len(stored.documents[0].chunk_ids)
         ranked.time("index", stored.took_ms)
+        progress(label, position + 1, len(doc_ids))
 
 
 def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:

@@ -1,10 +1,11 @@
 """The frame of the service's management commands: what each says, to whom, and how it ends.
 
-Progress goes to stderr; to stdout one JSON document, by `conclude`. (`erasures` prints JSON Lines, `issue_token` a
-token; `demo`, and `rerank_bench` without --json, speak to a person; `register_space --if-none` may have nothing to
-say.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command between two statements; a database that cannot
-be reached, gives up, is not migrated or denies a right ends it too, with one sentence and no traceback. Either way what
-was done is done, and the next run goes on.
+Progress goes to stderr, by `progress`; to stdout one JSON document, by `conclude`. (`erasures` prints JSON Lines,
+`issue_token` a token; `demo`, and `rerank_bench` without --json, speak to a person; `register_space --if-none` may have
+nothing to say.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command, which then says in that document
+what it has done so far, with "interrupted": true. A database that cannot be reached, gives up, is not migrated or
+denies a right ends it too, with one sentence and no traceback. Either way what was done is done, and the next run goes
+on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandError
@@ -23,6 +25,7 @@ from django.db import Error, ProgrammingError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.maintenance.advisory_lock import Busy, running_alone
+from memory.maintenance.progress import Progress
 
 # The SQLSTATEs of a table, column, function or schema that is not there: this code's migrations have not all run.
 _NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
@@ -43,9 +46,14 @@ class Exit(IntEnum):
 
 
 class ServiceCommand(BaseCommand):
-    """One command. `lock` is the advisory lock of one of which two runs at once would hurt."""
+    """One command. `lock` is the advisory lock of one of which two runs at once would hurt.
+
+    `is_summarized`: whether its stdout holds one JSON document, and nothing else.
+    """
 
     lock: int
+    is_summarized = True
+    _so_far: Callable[[], dict[str, Any]] | None = None
     requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = []
 
     def execute(self, *args, **options):
@@ -55,6 +63,9 @@ class ServiceCommand(BaseCommand):
         except Busy:
             raise CommandError("another run of this command is under way", returncode=Exit.BUSY) from None
         except KeyboardInterrupt:
+            self.progress.end()
+            if self.is_summarized:
+                self.stdout.write(json.dumps({**(self._so_far() if self._so_far else {}), "interrupted": True}))
             raise CommandError("interrupted; run it again", returncode=Exit.PARTIAL) from None
         except Error as exc:
             sqlstate = getattr(exc.__cause__ or exc, "sqlstate", None)
@@ -66,8 +77,19 @@ class ServiceCommand(BaseCommand):
         """r1_maint's connection for a block that one run of this command is in at a time; a second run ends as BUSY."""
         return running_alone(self.lock)
 
+    @cached_property
+    def progress(self) -> Progress:
+        """What to tell how far it is, while it works through many."""
+        # Django's wrapper would end every piece with a line feed, and colour it as an error.
+        return Progress(partial(self.stderr.write, style_func=str, ending=""), is_terminal=self.stderr.isatty())
+
+    def work(self, so_far: Callable[[], dict[str, Any]]) -> None:
+        """Called before the work begins: `so_far()` is the summary as it stands, for a run that is interrupted."""
+        self._so_far = so_far
+
     def conclude(self, summary: dict[str, Any] | str, code: Exit = Exit.DONE, *, indent: int | None = None) -> None:
         """The command's last word on stdout, `summary` as one JSON document or a text as it is; and its exit code."""
+        self.progress.end()
         self.stdout.write(summary if isinstance(summary, str) else json.dumps(summary, indent=indent))
         if code:
             sys.exit(code)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,12 +26,20 @@ WHERE bucket = %(bucket)s
 _OFF = {"size": 1, "per_second": 1 / 3600}
 
 
-def prune_expired(
-    connection: BaseDatabaseWrapper, *, dry_run: bool, progress: Callable[[str], object]
-) -> dict[str, int | bool]:
-    """Remove (or count) them in transactions of at most BATCH_ROWS rows; how many of each.
+@dataclass
+class Pruned:
+    """What a run removed, in rows; with `dry_run`, what it would remove."""
 
-    `connection` is r1_maint's, and holds ADVISORY_LOCK.
+    dry_run: bool
+    answers: int = 0
+    buckets: int = 0
+    keys_rewritten: bool = False
+
+
+def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: Callable[[str, int], object]) -> None:
+    """Remove (or count) them in transactions of at most BATCH_ROWS rows, and count them in `pruned` batch by batch.
+
+    `connection` is r1_maint's, and holds ADVISORY_LOCK. `progress` gets what is removed and how many of it so far.
 
     Then rewrite the tables of keys, so that nothing of a destroyed one is left in their files.
 
@@ -38,29 +47,32 @@ def prune_expired(
     Raises database errors; what was removed before one stays removed.
     """
     with connection.cursor() as cursor:
-        found = {"answers": _prune(cursor, _EXPIRED_ANSWERS, {"hours": IDEMPOTENCY_HOURS}, dry_run)}
-        progress(f"answers: {found['answers']}")
-        found["buckets"] = 0
+        progress("answers", 0)
+        for rows in _batches(cursor, _EXPIRED_ANSWERS, {"hours": IDEMPOTENCY_HOURS}, pruned.dry_run):
+            pruned.answers += rows
+            progress("answers", pruned.answers)
+        progress("buckets", 0)
         for bucket, setting in RATE_SETTINGS.items():
             rate = getattr(settings, setting)
             limits = {"size": bucket_size(bucket, rate), "per_second": rate.per_second} if rate else _OFF
-            found["buckets"] += _prune(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, dry_run)
-        progress(f"buckets: {found['buckets']}")
-        if not dry_run:
-            rewrite_keys(connection)
-        found["keys_rewritten"] = not dry_run
-    return found
+            for rows in _batches(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, pruned.dry_run):
+                pruned.buckets += rows
+                progress("buckets", pruned.buckets)
+    if not pruned.dry_run:
+        rewrite_keys(connection)
+        pruned.keys_rewritten = True
 
 
-def _prune(cursor, of: str, params: dict, dry_run: bool) -> int:
+def _batches(cursor, of: str, params: dict, dry_run: bool) -> Iterator[int]:
+    """How many rows of `of` each batch removed; of a dry run, how many there are."""
     if dry_run:
         cursor.execute(f"SELECT count(*) {of}", params)
-        return cursor.fetchone()[0]
+        yield cursor.fetchone()[0]
+        return
     # The condition stands twice: a row that was changed since it was chosen is weighed as it is now.
     delete = f"DELETE {of} AND ctid = ANY(ARRAY(SELECT ctid {of} LIMIT {BATCH_ROWS}))"
-    removed = 0
-    while True:
+    rows = BATCH_ROWS
+    while rows == BATCH_ROWS:
         cursor.execute(delete, params)
-        removed += cursor.rowcount
-        if cursor.rowcount < BATCH_ROWS:
-            return removed
+        rows = cursor.rowcount
+        yield rows

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from memory.embedding.spaces import dimension_of
 from memory.indexing.derived import IS_DERIVED
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
 from memory.sealing.columns import Origin, Place
 from memory.sealing.keyring import under_profile
 from memory.sealing.profile import TenantProfile
-from memory.sealing.quarantine import ANY_QUARANTINED
+from memory.sealing.quarantine import ANY_QUARANTINED, quarantine_misfits
+
+# Of halfvec_send: the dimension and a reserved number, 2 bytes each.
+HALFVEC_HEADER_BYTES = 4
 
 
 @dataclass
@@ -92,6 +96,7 @@ _KNOWN = "SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = 
 def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
     """At most `limit` chunks of `scope` of the bound tenant, in one short transaction.
 
+    Those whose vector has not the space's dimension are quarantined and left out, unless `scope` wants such too.
     Raises KeyUnavailable, StaleKeys, CrossTenantAttempt.
     """
 
@@ -109,7 +114,16 @@ def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
             return ReadChunks(profile, [StoredChunk(*row[1:]) for row in rows], missing, quarantined.fetchone()[0])
 
     user_hash = bound_tenant()
-    return under_profile(user_hash, read) or ReadChunks(None, [], frozenset(scope.doc_ids))
+
+    def read_what_fits(profile: TenantProfile) -> ReadChunks:
+        found = read(profile)
+        blob_bytes = HALFVEC_HEADER_BYTES + 2 * dimension_of(profile.space)
+        if scope.quarantined or all(len(chunk.embedding) == blob_bytes for chunk in found.chunks):
+            return found
+        quarantine_misfits(user_hash, profile.space)
+        return read(profile)
+
+    return under_profile(user_hash, read_what_fits) or ReadChunks(None, [], frozenset(scope.doc_ids))
 
 
 def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db import DataError
 from pgvector import HalfVector
 
 from memory.lexical.bm25 import LexicalQuery, ctes
@@ -102,6 +103,14 @@ def candidate_statement(
         conditions=conditions,
     )
     return sql, params | lexical.params()
+
+
+def is_misfit(exc: DataError) -> bool:
+    """Whether a search failed as it does where a stored vector's dimension is not the question's.
+
+    SQLSTATE 22000 is pgvector's for it, and for other things: the rows have the last word.
+    """
+    return getattr(exc.__cause__, "sqlstate", None) == "22000"
 
 
 class Search:

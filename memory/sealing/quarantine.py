@@ -1,4 +1,4 @@
-"""Quarantine of rows that did not open, so that damaged rows fail one request and not every one.
+"""Quarantine of rows that did not open, or cannot be compared, so that damage fails one request and not every one.
 
 Searches skip quarantined chunks and say `degraded: ["quarantined"]`. Writing the document again heals it.
 """
@@ -13,12 +13,18 @@ from typing import Literal
 from uuid import UUID
 
 from memory import metrics
+from memory.embedding.spaces import dimension_of
 from memory.rls import tenant_transaction
 
 logger = logging.getLogger(__name__)
 
 # Whether some of a user's rows are quarantined, so that an answer may be missing them.
 ANY_QUARANTINED = "SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %s AND quarantined_at IS NOT NULL)"
+
+# Of a dimension that no vector of the space has: nothing that the service writes is. To compare one is an error.
+_QUARANTINE_MISFITS = """
+UPDATE memory_chunks SET quarantined_at = now()
+WHERE user_hash = %s AND space = %s::smallint AND quarantined_at IS NULL AND vector_dims(embedding) <> %s"""
 
 DamagedColumn = Literal["text_cipher", "meta_cipher", "generation", "document_meta_cipher"]
 
@@ -78,3 +84,13 @@ def quarantine(user_hash: str, damages: Collection[Damage]) -> None:
         tx.sync()
         found = ", ".join(f"{column}: {count}" for column, count in sorted(counts.items()))
         logger.error("sealed values did not open (%s); chunks quarantined: %d", found, changed.rowcount)
+
+
+def quarantine_misfits(user_hash: str, space: int) -> None:
+    """Quarantine the user's chunks of `space` whose searchable vector has another dimension, in a transaction."""
+    with tenant_transaction(user_hash, write=True) as tx:
+        changed = tx.execute(_QUARANTINE_MISFITS, [user_hash, space, dimension_of(space)])
+        tx.sync()
+    if changed.rowcount:
+        metrics.decrypt_failed.labels("embedding").inc(changed.rowcount)
+        logger.error("vectors of another dimension than their space's; chunks quarantined: %d", changed.rowcount)

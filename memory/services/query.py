@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from django.conf import settings
+from django.db import DataError
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
@@ -19,11 +20,12 @@ from memory.retrieval.fuse import fuse
 from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
-from memory.retrieval.search import Filters, Search
+from memory.retrieval.search import Filters, Search, is_misfit
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import under_profile
 from memory.sealing.profile import TenantProfile
 from memory.sealing.protection import protect
+from memory.sealing.quarantine import quarantine_misfits
 from memory.services.stopwatch import Stopwatch
 
 VARIANT = "r1"
@@ -125,12 +127,24 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     lexical = None
     if settings.MEMORY_LEXICAL:
         lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
-    with tenant_transaction(user_hash) as tx:
-        limit = max(query.candidates, query.top_k)
-        search = Search(tx, profile.space, vector, limit, query.filters, lexical)
-        tx.end()
-        profile.verify(tx)
-        found = _Found(profile, search.candidates(), search.quarantined())
+
+    def search() -> _Found:
+        with tenant_transaction(user_hash) as tx:
+            limit = max(query.candidates, query.top_k)
+            found = Search(tx, profile.space, vector, limit, query.filters, lexical)
+            tx.end()
+            profile.verify(tx)
+            return _Found(profile, found.candidates(), found.quarantined())
+
+    try:
+        found = search()
+    except DataError as exc:
+        if not is_misfit(exc):
+            raise
+        # Somebody changed a stored vector: one of another dimension cannot be compared with any question. Once more
+        # even where none was left to quarantine: another request may have done it a moment ago.
+        quarantine_misfits(user_hash, profile.space)
+        found = search()
     watch.lap("ann")
     return found
 

@@ -12,12 +12,14 @@ from django.test import Client
 
 import reranker
 from memory.api.schema import document
+from memory.embedding import process
 from memory.embedding.process import get_embedder
 from memory.retrieval.rerank import deployed_config
 from memory.rollout import flags
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
 from tests.factories import DocumentFactory
+from tests.tiny_models import build_sentence_model
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,6 +42,27 @@ def test_ready_names_every_component():
     components = response.json()["components"]
     assert set(components) == {"database", "role", "migrations", "keys", "embedder", "reranker"}
     assert {component["status"] for component in components.values()} == {"ok"}
+
+
+def test_a_second_model_that_is_not_there_is_reported_and_leaves_the_worker_in_service(settings, monkeypatch, tmp_path):
+    first = get_embedder()
+    settings.MEMORY_NEXT_EMBEDDING_MODEL = str(build_sentence_model(tmp_path / "next"))
+    process.forget_embedders()
+    _, second = process.configured_embedders()
+    monkeypatch.setattr(process, "_embedders", (process._embedders[0], (first, second)))
+    try:
+        response = Client().get("/health/ready")
+        assert (response.status_code, response.json()["status"]) == (200, "degraded"), response.content
+        found = response.json()["components"]["next_embedder"]
+        assert found == {"status": "degraded", "reason": "not loaded", "model": settings.MEMORY_NEXT_EMBEDDING_MODEL}
+
+        second.load()
+        health._cached = None
+        found = Client().get("/health/ready").json()
+        assert (found["status"], found["components"]["next_embedder"]["status"]) == ("ok", "ok")
+    finally:
+        second.close()
+        monkeypatch.setattr(process, "_embedders", (process.os.getpid(), (first,)))
 
 
 def test_ready_is_503_without_a_usable_key(monkeypatch):
@@ -169,6 +192,27 @@ def test_readiness_follows_the_flags_and_not_the_settings_alone(settings):
     finally:
         for name in ("RERANK_ENABLED", "RERANK_BACKEND"):
             set_flag(name, None)
+        forget_flags()
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "maint"])
+def test_without_the_database_readiness_goes_by_the_flags_as_they_were_last(settings):
+    settings.RERANK_BACKEND = "cross_encoder"
+    pool = connections["default"].pool
+    taken = []
+    try:
+        set_flag("RERANK_ENABLED", False)
+        forget_flags()
+        assert reranker_in_health() == {"status": "ok", "backend": "none"}
+        forget_flags()
+        connections["default"].close()
+        taken = [pool.getconn() for _ in range(pool.max_size)]
+        assert reranker_in_health() == {"status": "ok", "backend": "none"}
+    finally:
+        for connection in taken:
+            pool.putconn(connection)
+        health._cached = None
+        set_flag("RERANK_ENABLED", None)
         forget_flags()
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import numpy as np
+import psycopg
 import pytest
 from django.db import connections, transaction
+from psycopg.pq import TransactionStatus
 
 from memory.embedding.process import get_embedder
 from memory.errors import CrossTenantAttempt, InvalidEmbedding, InvalidUserId
 from memory.indexing.write import aindex_memory_chunk, index_memory_chunk
 from memory.rls import set_rls_context, tenant_transaction
 from tests.db.memories import unit_vector
-from tests.db.server import connect
+from tests.db.server import connect, conninfo
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -95,7 +98,70 @@ def test_a_call_on_a_psycopg_connection_stores_alike_also_in_a_bound_block(alice
     assert [row[0] for row in chunks_of(alice)] == [one, two]
 
 
-def test_the_async_twin_stores_alike_and_takes_no_connection_of_djangos(alice):
+@asynccontextmanager
+async def connected_as_app():
+    async with await psycopg.AsyncConnection.connect(**conninfo("r1_app"), autocommit=True) as conn:
+        yield conn
+
+
+def test_the_async_twin_stores_alike_on_an_asynchronous_connection(alice, bob):
+    async def store() -> list:
+        async with connected_as_app() as conn:
+            own = await aindex_memory_chunk(conn, alice.user_id, "a", "diary", TEXT, unit_vector(), {"page": 7})
+            async with set_rls_context(conn, alice.user_id):
+                joined = await aindex_memory_chunk(conn, alice.user_id, "b", "diary", TEXT, unit_vector())
+                with pytest.raises(CrossTenantAttempt):
+                    await aindex_memory_chunk(conn, bob.user_id, "c", "diary", TEXT, unit_vector())
+            with pytest.raises(InvalidEmbedding):
+                await aindex_memory_chunk(conn, alice.user_id, "a", "diary", "Other words.", np.ones(383))
+            return [own, joined]
+
+    stored = asyncio.run(store())
+    assert [row[0] for row in chunks_of(alice)] == stored
+    assert chunks_of(bob) == []
+    assert alice.get("memory/documents/a").json()["metadata"] == {"page": 7}
+
+
+def test_a_call_on_an_asynchronous_connection_is_undone_with_the_callers_transaction(alice):
+    async def store() -> None:
+        async with connected_as_app() as conn, conn.transaction(force_rollback=True):
+            await aindex_memory_chunk(conn, alice.user_id, "a", "diary", TEXT, unit_vector())
+
+    asyncio.run(store())
+    assert chunks_of(alice) == []
+
+
+def test_a_call_that_is_cancelled_stores_nothing_and_leaves_the_connection_to_its_owner(alice, superuser):
+    index_memory_chunk(connections["default"], alice.user_id, "a", "diary", TEXT, unit_vector())
+    before = chunks_of(alice)
+
+    async def store() -> None:
+        async with connected_as_app() as conn:
+            call = asyncio.create_task(
+                aindex_memory_chunk(conn, alice.user_id, "a", "diary", "Other words.", unit_vector())
+            )
+            blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid)))"
+            with connect("postgres") as holder:
+                holder.execute("BEGIN")
+                holder.execute("SELECT FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [alice.user_hash])
+                while not superuser.execute(blocked, [holder.info.backend_pid]).fetchone()[0]:
+                    assert not call.done()
+                    await asyncio.sleep(0.01)
+                call.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert conn.info.transaction_status == TransactionStatus.IDLE
+            assert (await (await conn.execute("SELECT current_setting('app.user_hash', true)")).fetchone())[0] in (
+                None,
+                "",
+            )
+
+    asyncio.run(store())
+    assert chunks_of(alice) == before
+
+
+def test_the_async_twin_stores_alike_in_a_thread_and_takes_no_connection_of_djangos(alice):
     with connect("r1_app") as raw:
         chunk_id = asyncio.run(aindex_memory_chunk(raw, alice.user_id, "notes/1", "diary", TEXT, unit_vector()))
     assert [row[0] for row in chunks_of(alice)] == [chunk_id]

@@ -10,7 +10,7 @@ from email.message import Message
 
 import pytest
 
-from r1site.problem_codes import PROBLEMS
+from memory.problems import PROBLEMS
 from tests.faults.service import running
 
 CANARY = "canaryquokka"
@@ -81,7 +81,7 @@ def test_a_malformed_request_is_refused_and_no_log_quotes_it(service, kind):
     assert headers["Content-Type"] == "application/problem+json"
     assert (headers["Cache-Control"], headers["Content-Length"]) == ("no-store", str(len(body)))
     problem = json.loads(body)
-    assert (problem["status"], PROBLEMS[problem["code"]][0]) == (status, status)
+    assert (problem["status"], PROBLEMS[problem["code"]].status) == (status, status)
     assert problem["request_id"] == headers["X-Request-ID"]
     assert CANARY not in (str(headers) + body.decode()).lower()
     log = written_since(service, before, problem["request_id"])

@@ -14,9 +14,9 @@ import memory.metrics
 import reranker.metrics
 from memory.admission.rates import RATE_SETTINGS
 from memory.api.views import base as views
+from memory.problems import PROBLEMS
 from memory.rollout.flags import FLAGS
 from r1site.metrics import MEMORY_PREFIXES
-from r1site.problem_codes import PROBLEMS, RETRY_AFTER_SECONDS
 from r1site.settings.databases import ROLES
 from reranker import REASONS
 from tests.non_regression.documents import GUIDE, ROOT, guide, make_targets, quoted, rows
@@ -185,7 +185,7 @@ def test_the_reasons_shown_are_those_that_are_counted():
 
 def test_every_error_is_shown_with_its_status_and_its_wait():
     shown = {quoted(row[1])[0]: (int(row[0]), row[2]) for row in rows(guide("errors"))}
-    assert shown == {code: (status, str(RETRY_AFTER_SECONDS.get(code, ""))) for code, (status, *_) in PROBLEMS.items()}
+    assert shown == {code: (kind.status, str(kind.retry_after_seconds or "")) for code, kind in PROBLEMS.items()}
 
 
 def test_every_flag_is_shown():

@@ -23,9 +23,10 @@ from memory.api.permissions import HasScope
 from memory.auth.claims import VerifiedToken
 from memory.errors import FieldError
 from memory.keys.secret_files import SettingError
+from memory.problems import PROBLEMS
 from r1site import problems
 from r1site.our_line import our_innermost_line
-from r1site.problems import PROBLEMS, problem_for, problem_response
+from r1site.problems import problem_for, problem_response
 
 PRIVATE = "a private sentence"
 CONTRACT = {
@@ -156,9 +157,10 @@ def raised(exc: BaseException, cause: BaseException | None = None) -> BaseExcept
 
 def test_the_table_of_codes_is_the_contract():
     by_status: dict[int, set[str]] = {}
-    for code, (status, title, _) in PROBLEMS.items():
-        by_status.setdefault(status, set()).add(code)
-        assert title
+    for code, kind in PROBLEMS.items():
+        by_status.setdefault(kind.status, set()).add(code)
+        assert kind.title
+        assert kind.detail.endswith(".")
     assert by_status == CONTRACT
 
 
@@ -169,6 +171,22 @@ def all_errors(root=errors.MemoryServiceError):
 @pytest.mark.parametrize("error", all_errors())
 def test_every_error_of_the_service_has_a_status(error):
     assert error.code in PROBLEMS
+
+
+def test_an_error_says_the_sentence_of_its_code_unless_it_has_one_of_its_own():
+    assert errors.QuotaExceeded().detail == PROBLEMS["quota_exceeded"].detail
+    assert errors.ExpiredToken().detail == "The token has expired."
+    assert errors.TooManyChunks([], "Two texts do.").detail == "Two texts do."
+
+
+def test_no_error_repeats_the_sentence_of_its_code():
+    repeated = [error for error in all_errors() if error.__doc__ == PROBLEMS[error.code].detail]
+    assert repeated == []
+
+
+def test_what_the_service_says_itself_reaches_the_client_unless_the_table_has_the_last_word():
+    assert problem_for(errors.QuotaExceeded("Twelve too many.")).detail == "Twelve too many."
+    assert problem_for(errors.Overloaded("The queue is full.")).detail == PROBLEMS["overloaded"].detail
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,21 @@ def test_skipped_answers_are_the_candidates_in_order_with_falling_scores(tiny):
         tiny.maybe_rerank("query", TEXTS, backend="something")
 
 
+def test_what_maybe_rerank_gives_is_a_sequence_of_the_candidates_in_order(tiny):
+    outcome = tiny.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS)
+    assert outcome.reranked
+    assert list(outcome) == [result.candidate for result in outcome.results] != TEXTS
+    assert sorted(outcome) == sorted(TEXTS)
+    assert (len(outcome), outcome[0], outcome[-1], outcome[:2]) == (
+        5,
+        outcome.results[0].candidate,
+        outcome.results[4].candidate,
+        list(outcome)[:2],
+    )
+    assert list(tiny.maybe_rerank("query", TEXTS, enabled=False)) == TEXTS
+    assert list(tiny.maybe_rerank("query", [])) == []
+
+
 def test_past_its_budget_rerank_answers_in_candidate_order_unless_who_asks_must_know(tiny):
     past = tiny.rerank("query", TEXTS, 0)
     assert [(result.candidate, result.score) for result in past] == [(TEXTS[i], 1 - i / 5) for i in range(5)]

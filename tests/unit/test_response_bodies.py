@@ -18,12 +18,22 @@ from memory.api.responses.entities import ENTITY_ANSWER
 from memory.api.responses.erase import RECEIPT
 from memory.api.responses.export import EXPORTED_DOCUMENT
 from memory.api.responses.index import INDEX_ANSWER, INDEX_BATCH_ANSWER
+from memory.api.responses.operational import (
+    LIVENESS,
+    READINESS,
+    RERANK_METRICS,
+    ComponentState,
+    Readiness,
+    liveness,
+    readiness,
+    rerank_metrics,
+)
 from memory.api.responses.query import QUERY_ANSWER
 from memory.api.responses.stats import STATS
 from memory.api.responses.stream import CITATIONS, DONE, TOKEN, citations, done
 from memory.api.responses.summarize import SUMMARY_ANSWER
 from memory.api.schema import document
-from memory.api.schema.answers import ANSWERS, BODIES, operational, stream
+from memory.api.schema.answers import ANSWERS, BODIES, stream
 from memory.api.shapes import integer, or_null, string
 from memory.erasure.receipts import Receipt
 from memory.language.extract import CitedSentence
@@ -37,6 +47,7 @@ from memory.services.query import MemoryAnswer
 from memory.services.stats import MemoryStats, RateLeft
 from memory.services.stream import Done
 from memory.services.summary import Summary
+from reranker import get_rerank_metrics
 
 API = Path(__file__).resolve().parents[2] / "memory/api"
 COMPONENTS = json.loads(document.PATH.read_bytes())["components"]
@@ -84,6 +95,11 @@ RENDERED = {
     CITATIONS: citations(FOUND),
     TOKEN: TOKEN.render("calm"),
     DONE: done(Done("stop", {"completion_tokens": 1}, ["llm"]), ttfv_ms=1.5, total_ms=2.5),
+    LIVENESS: liveness(),
+    READINESS: readiness(
+        Readiness("degraded", {"database": ComponentState("ok"), "reranker": ComponentState("degraded", "no_backend")})
+    ),
+    RERANK_METRICS: rerank_metrics(get_rerank_metrics()),
 }
 
 
@@ -134,6 +150,18 @@ def test_what_is_rendered_is_what_the_schema_describes(body):
     rendered = RENDERED[body]
     assert_same_members(body.schema(), rendered)
     jsonschema_rs.validate({**body.schema(), "components": COMPONENTS}, json.loads(json.dumps(rendered)))
+
+
+def test_a_component_that_nobody_looked_at_is_left_out():
+    assert readiness(Readiness("failed", {"role": ComponentState("failed", findings=2)})) == {
+        "status": "failed",
+        "components": {"role": {"status": "failed", "findings": 2}},
+    }
+    assert readiness(Readiness("failed", reason="the checks take too long")) == {
+        "status": "failed",
+        "reason": "the checks take too long",
+        "components": {},
+    }
 
 
 def test_an_export_leaves_out_what_index_takes_anyway():
@@ -191,7 +219,7 @@ def test_a_body_refuses_members_that_its_subject_lacks_or_that_share_a_name(memb
 
 def test_no_body_is_described_a_second_time():
     described = [body.component for answered in BODIES for body in answered.bodies() if body.component]
-    by_hand = [*operational.ANSWERS, *stream.ANSWERS]
+    by_hand = [*stream.ANSWERS]
     assert len(described) > 15
     assert not set(described) & set(by_hand)
     assert ANSWERS.keys() == {*described, *by_hand}

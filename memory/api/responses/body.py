@@ -50,7 +50,7 @@ class Member(Generic[T]):
     """One member of a body about a `T`.
 
     Without `value` it is the attribute of that name, or the entry where the subject is a dict. Where the value equals
-    `unless` the member is left out.
+    `unless` it is not rendered, and the member is left out.
     """
 
     def __init__(
@@ -80,7 +80,11 @@ class Member(Generic[T]):
         if isinstance(self.shape, dict):
             return value
         render = self.shape.render
-        return render if value is itself else lambda subject: render(value(subject))
+        if value is itself:
+            return render
+        if self.is_optional:
+            return lambda subject: found if (found := value(subject)) == self.unless else render(found)
+        return lambda subject: render(value(subject))
 
 
 class ResponseBody(Generic[T]):

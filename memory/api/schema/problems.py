@@ -1,75 +1,51 @@
-"""Every error, as RFC 9457 problem documents: one response component a status, with the codes it can carry."""
+"""Every error, as RFC 9457 problem documents: one response component a status, with its codes in memory/problems.py."""
 
 from __future__ import annotations
 
 from memory.api import patterns
 from memory.api.shapes import Schema, array, integer, obj, ref, string
+from memory.problems import PROBLEMS, codes_of
 
 CONTENT_TYPE = "application/problem+json"
 
-# status: (component, description, codes). tests/api/test_schema.py holds it equal to r1site/problems.py.
-PROBLEMS: dict[int, tuple[str, str, tuple[str, ...]]] = {
+# status: (component, description).
+RESPONSES: dict[int, tuple[str, str]] = {
     400: (
         "BadRequest",
         "The request cannot be understood: not JSON, a number not finite, a repeated name, nesting over 20 levels.",
-        ("bad_request", "malformed_json", "nesting_too_deep"),
     ),
-    401: ("Unauthorized", "No token, or one that is not valid.", ("missing_token", "invalid_token")),
-    403: ("Forbidden", "The token's scope does not allow this.", ("insufficient_scope",)),
-    404: ("NotFound", "There is no such object; another user's is answered the same.", ("not_found",)),
-    405: (
-        "MethodNotAllowed",
-        "This address does not have that method; `Allow` names those it has.",
-        ("method_not_allowed",),
-    ),
+    401: ("Unauthorized", "No token, or one that is not valid."),
+    403: ("Forbidden", "The token's scope does not allow this."),
+    404: ("NotFound", "There is no such object; another user's is answered the same."),
+    405: ("MethodNotAllowed", "This address does not have that method; `Allow` names those it has."),
     406: (
         "NotAcceptable",
         "The answer cannot be given in the form that `Accept` asks for; `detail` names the media types there are.",
-        ("not_acceptable",),
     ),
-    408: ("RequestTimeout", "The body did not arrive in time; it was not read to its end.", ("request_timeout",)),
-    409: ("Conflict", "The `Idempotency-Key` was used with another body.", ("idempotency_conflict",)),
-    411: ("LengthRequired", "A body without a `Content-Length`.", ("length_required",)),
-    413: ("PayloadTooLarge", "The body is over 1,000,000 bytes; it was not read.", ("payload_too_large",)),
-    414: ("UriTooLong", "The request line is over 8,190 bytes.", ("uri_too_long",)),
-    415: (
-        "UnsupportedMediaType",
-        "The body is not `application/json` in UTF-8, or has a `Content-Encoding`.",
-        ("unsupported_media_type",),
-    ),
-    417: ("ExpectationFailed", "`Expect` asks for more than `100-continue`.", ("expectation_failed",)),
+    408: ("RequestTimeout", "The body did not arrive in time; it was not read to its end."),
+    409: ("Conflict", "The `Idempotency-Key` was used with another body."),
+    411: ("LengthRequired", "A body without a `Content-Length`."),
+    413: ("PayloadTooLarge", "The body is over 1,000,000 bytes; it was not read."),
+    414: ("UriTooLong", "The request line is over 8,190 bytes."),
+    415: ("UnsupportedMediaType", "The body is not `application/json` in UTF-8, or has a `Content-Encoding`."),
+    417: ("ExpectationFailed", "`Expect` asks for more than `100-continue`."),
     422: (
         "UnprocessableContent",
         "What was sent is not allowed; `errors` names the fields. `too_many_chunks`: split the text. "
         "`quota_exceeded`: the user's memory is full; delete or shorten documents.",
-        ("invalid", "too_many_chunks", "quota_exceeded"),
     ),
     429: (
         "TooManyRequests",
         "The user's rate is used up, or as many requests of the user are under way as one user may have.",
-        ("rate_limited", "too_many_requests_at_once"),
     ),
-    431: (
-        "RequestHeaderFieldsTooLarge",
-        "More than 64 headers, or one of over 8,190 bytes.",
-        ("headers_too_large",),
-    ),
+    431: ("RequestHeaderFieldsTooLarge", "More than 64 headers, or one of over 8,190 bytes."),
     500: (
         "InternalServerError",
         "Something went wrong inside; `decryption_failed` says that sealed data did not open.",
-        ("decryption_failed", "internal"),
     ),
-    501: ("NotImplemented", "A `Transfer-Encoding` that is not known.", ("unsupported_transfer_coding",)),
-    503: (
-        "ServiceUnavailable",
-        "Not now; try again after `Retry-After`.",
-        ("memory_disabled", "key_unavailable", "database_unavailable", "overloaded"),
-    ),
+    501: ("NotImplemented", "A `Transfer-Encoding` that is not known."),
+    503: ("ServiceUnavailable", "Not now; try again after `Retry-After`."),
 }
-WITH_AUTHENTICATE = (401, 403)
-WITH_RETRY_AFTER = (429, 503)
-
-CODES = tuple(code for _, _, codes in PROBLEMS.values() for code in codes)
 
 PROBLEM: Schema = obj(
     "An error (RFC 9457). `code` is stable and meant for programs, the sentences are for people. Never content.",
@@ -78,7 +54,7 @@ PROBLEM: Schema = obj(
         "title": string("The code as words."),
         "status": integer("The HTTP status.", minimum=400, maximum=599),
         "detail": string("What is wrong, in one sentence."),
-        "code": string("What went wrong.", enum=sorted(CODES)),
+        "code": string("What went wrong.", enum=sorted(PROBLEMS)),
         "request_id": string("Finds the request in the service's logs.", pattern=patterns.REQUEST_ID),
         "errors": array(ref("FieldError"), "Which fields are wrong, where fields are.", maxItems=50),
     },
@@ -126,9 +102,9 @@ def header(name: str) -> Schema:
 def problem_schemas() -> dict[str, Schema]:
     """The schema components: `Problem`, and what it is with each status, by name so that generated clients have one."""
     schemas = {"Problem": PROBLEM, "FieldError": FIELD_ERROR}
-    for status, (name, _, codes) in PROBLEMS.items():
+    for status, (name, _) in RESPONSES.items():
         # Not `const`, which code generators cannot merge with the type that `Problem` gives.
-        narrowed: Schema = {"properties": {"status": {"enum": [status]}, "code": {"enum": list(codes)}}}
+        narrowed: Schema = {"properties": {"status": {"enum": [status]}, "code": {"enum": codes_of(status)}}}
         schemas[f"{name}Problem"] = {"allOf": [ref("Problem"), narrowed]}
     return schemas
 
@@ -136,11 +112,12 @@ def problem_schemas() -> dict[str, Schema]:
 def problem_responses() -> dict[str, Schema]:
     """The response components."""
     responses = {}
-    for status, (name, description, _) in PROBLEMS.items():
+    for status, (name, description) in RESPONSES.items():
+        kinds = [PROBLEMS[code] for code in codes_of(status)]
         headers = {"X-Request-ID": header("RequestId")}
-        if status in WITH_AUTHENTICATE:
+        if all(kind.authenticate for kind in kinds):
             headers["WWW-Authenticate"] = header("Authenticate")
-        if status in WITH_RETRY_AFTER:
+        if all(kind.retry_after_seconds for kind in kinds):
             headers["Retry-After"] = header("RetryAfter")
         if status == 405:
             headers["Allow"] = header("Allow")
@@ -153,4 +130,4 @@ def problem_responses() -> dict[str, Schema]:
 
 
 def problem(status: int) -> Schema:
-    return {"$ref": f"#/components/responses/{PROBLEMS[status][0]}"}
+    return {"$ref": f"#/components/responses/{RESPONSES[status][0]}"}

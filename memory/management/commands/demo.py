@@ -12,6 +12,8 @@ class Command(ServiceCommand):
         "packages for alice and a few for bob, ask three questions, and ask them again as a stranger."
     )
 
+    is_summarized = False
+
     def add_arguments(self, parser):
         parser.add_argument("--url", default="http://127.0.0.1:8123")
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from memory.erasure.ledger import read_ledger
 from memory.maintenance.command import ServiceCommand, usage
+from memory.maintenance.progress import Progress
 
 
 class Command(ServiceCommand):
@@ -12,14 +13,20 @@ class Command(ServiceCommand):
         "backups: replay_erasures takes it after a restore."
     )
 
+    is_summarized = False
+
     def add_arguments(self, parser):
         parser.add_argument("--since", help="an ISO 8601 time or date, in UTC unless it says otherwise")
 
     def handle(self, *, since, **options):
+        # On a terminal the lines themselves show it.
+        progress = Progress(None) if self.stdout.isatty() else self.progress
         printed = 0
-        for entry in read_ledger(since and _moment(since)):
+        progress("erasures", printed)
+        for printed, entry in enumerate(read_ledger(since and _moment(since)), 1):
             self.stdout.write(entry.line())
-            printed += 1
+            progress("erasures", printed)
+        progress.end()
         self.stderr.write(f"{printed} erasures")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from memory.evaluation.report import report, table
 from memory.evaluation.run import run
 from memory.evaluation.throwaway import ThrowAwayUser
 from memory.maintenance.command import ServiceCommand, failed, usage
+from memory.maintenance.progress import Progress
 from memory.retrieval.rerank import warm_reranker
 
 ROTATIONS = {"deployment": (True,), "off": (False,), "both": (True, False)}
@@ -57,27 +57,30 @@ class Command(ServiceCommand):
 
     def handle(self, *, collection, limit_queries, rotation, ages, shuffled, **options):
         loaded = self._collection(collection, limit_queries, rotation, ages)
-        # Not self.stderr, which ends every write with a line feed and colours it as an error.
-        stream = None if options["json"] else sys.stderr
+        progress = Progress(None) if options["json"] else self.progress
+        erased: list[ThrowAwayUser] = []
+        self.work(lambda: {"done": progress.counts, "erased_rows": [user.erased_rows for user in erased]})
         warm_reranker()
         try:
             with self.alone(), ExitStack() as users:
-                runs, erased = [], []
+                runs = []
                 for rotated in ROTATIONS[rotation]:
                     user = users.enter_context(ThrowAwayUser(f"{rotated=}", rotated=rotated))
                     erased.append(user)
-                    runs.append(run(loaded, user, ages_days=ages, shuffled=shuffled, stream=stream))
+                    runs.append(run(loaded, user, ages_days=ages, shuffled=shuffled, progress=progress))
                 found = report(loaded, runs)
         except MemoryServiceError as error:
             raise failed(f"the service failed: {error.detail}") from None
         except KeyboardInterrupt:
             if embedder := loaded_embedder():
                 embedder.close()  # waits for the running batch: a process that ends within one is aborted
+            progress.end()
             self.stderr.write("the throw-away users are erased")
             raise
         found |= {"ages_days": ages, "shuffled": shuffled, "erased_rows": [user.erased_rows for user in erased]}
-        if stream:
-            stream.write(table(found) + "\n")
+        progress.end()
+        if not options["json"]:
+            self.stderr.write(table(found), style_func=str)
         self.conclude(found)
 
     def _collection(self, folder: Path, limit_queries: int | None, rotation: str, ages: float) -> Collection:

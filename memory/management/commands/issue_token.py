@@ -16,6 +16,8 @@ TTL_MAX_SECONDS = 365 * 86_400
 class Command(ServiceCommand):
     help = "Mint a bearer token where a symmetric secret is configured. Prints the token and nothing else."
 
+    is_summarized = False
+
     def add_arguments(self, parser):
         parser.add_argument("--user", required=True, help="the user id, which becomes the token's sub")
         parser.add_argument("--scope", action="append", help="memory:read or memory:write, repeatable; default all")

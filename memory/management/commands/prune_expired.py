@@ -1,7 +1,9 @@
 """manage.py prune_expired [--dry-run]"""
 
+from dataclasses import asdict
+
 from memory.maintenance.command import ServiceCommand
-from memory.maintenance.expiry import ADVISORY_LOCK, prune_expired
+from memory.maintenance.expiry import ADVISORY_LOCK, Pruned, prune_expired
 
 
 class Command(ServiceCommand):
@@ -17,6 +19,8 @@ class Command(ServiceCommand):
         parser.add_argument("--dry-run", action="store_true", help="only count")
 
     def handle(self, *, dry_run, **options):
+        pruned = Pruned(dry_run)
+        self.work(lambda: asdict(pruned))
         with self.alone() as connection:
-            found = prune_expired(connection, dry_run=dry_run, progress=self.stderr.write)
-        self.conclude({"dry_run": dry_run, **found})
+            prune_expired(connection, pruned, progress=self.progress)
+        self.conclude(asdict(pruned))

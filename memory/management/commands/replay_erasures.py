@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from memory.erasure.ledger import LedgerEntry, parse_entry, read_ledger, replay
+from memory.erasure.ledger import LedgerEntry, Replay, parse_entry, read_ledger, replay
 from memory.maintenance.advisory_lock import MAINT
 from memory.maintenance.command import Exit, ServiceCommand, usage
 
@@ -22,16 +22,18 @@ class Command(ServiceCommand):
         parser.add_argument("--dry-run", action="store_true", help="only count who is back")
 
     def handle(self, *, file, dry_run, **options):
+        done = Replay(dry_run)
+        self.work(lambda: asdict(done))
         with self.alone():
             entries = _entries(file) if file else list(read_ledger(using=MAINT))
             self.stderr.write(f"{len(entries)} erasures in the ledger")
-            done = replay(entries, dry_run=dry_run)
+            replay(entries, done, progress=self.progress)
         code = Exit.DONE
         if done.failed:
             code = Exit.PARTIAL
         elif dry_run and done.returned + done.unfinished:
             code = Exit.FINDINGS
-        self.conclude({"dry_run": dry_run, **asdict(done)}, code)
+        self.conclude(asdict(done), code)
 
 
 def _entries(file: str) -> list[LedgerEntry]:

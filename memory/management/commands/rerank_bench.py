@@ -47,7 +47,9 @@ class Command(ServiceCommand):
                 raise usage("--way predict is for the cross-encoder")
             backend = ["cross_encoder"]
         plan = BenchPlan(queries, candidates, tuple(tokens), tuple(callers))
-        rows, findings = [], []
+        rows: list[dict] = []
+        findings: list[str] = []
+        self.work(lambda: {"rows": rows})
         for config in _configs(backend or BACKENDS, dtype or DTYPES, model, device):
             try:
                 rows += run_bench([config], plan, progress=self.stderr.write, way=options["way"])

@@ -8,11 +8,12 @@ from memory.api.responses.entities import ENTITY_ANSWER
 from memory.api.responses.erase import RECEIPT
 from memory.api.responses.export import EXPORTED_DOCUMENT
 from memory.api.responses.index import INDEX_ANSWER, INDEX_BATCH_ANSWER
+from memory.api.responses.operational import LIVENESS, READINESS, RERANK_METRICS
 from memory.api.responses.query import QUERY_ANSWER
 from memory.api.responses.stats import STATS
 from memory.api.responses.stream import CITATIONS, DONE, TOKEN
 from memory.api.responses.summarize import SUMMARY_ANSWER
-from memory.api.schema.answers import operational, stream
+from memory.api.schema.answers import stream
 from memory.api.shapes import Schema
 
 # What an operation answers, or a line or an event of it; a body within one is found there.
@@ -30,10 +31,12 @@ BODIES: tuple[ResponseBody, ...] = (
     CITATIONS,
     TOKEN,
     DONE,
+    LIVENESS,
+    READINESS,
+    RERANK_METRICS,
 )
 
 ANSWERS: dict[str, Schema] = {
     **{body.component: body.schema() for answered in BODIES for body in answered.bodies() if body.component},
-    **operational.ANSWERS,
     **stream.ANSWERS,
 }
