@@ -21,7 +21,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage lock audit former-export former-import clients bench-crypto bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage lock audit former-export former-import clients bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -111,6 +111,9 @@ clients: $(CLIENTS_READY)  ## generate a Python client from the OpenAPI document
 
 bench-crypto: $(READY)  ## time the sealing primitives
 	@$(PYTHON) deploy/bench/crypto.py $(ARGS)
+
+bench-forms: $(READY)  ## time the built forms of the embedding model, and weigh what they lose on test collections
+	@$(PYTHON) deploy/bench/embedding_forms.py $(ARGS)
 
 bench-query: $(READY)  ## time queries end to end
 	@$(PYTHON) deploy/bench/query.py $(ARGS)

@@ -6,7 +6,7 @@ Without DATABASE_URL it brings its own PostgreSQL under R1_VAR_DIR (default `var
 2. join the embedded cluster, starting it if nobody runs it
 3. bring database, roles and grants up to date
 4. migrate as the owner
-5. load the model and record its vector space
+5. build what runs the embedding model on a CPU, where it is not there; record the model's vector space
 6. serve, wait until ready; for `run` also load the demo and issue a token
 7. on SIGINT or SIGTERM stop gunicorn, then leave the cluster; the last to leave stops it
 
@@ -51,7 +51,7 @@ DATA_KEYS = {
 SESSION_SECRETS = ("MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY")
 # What a new one costs no row.
 REPLACEABLE_SECRETS = (*SESSION_SECRETS, "MEMORY_RECEIPT_KEY")
-PACKAGES = ("django", "torch", "sentence-transformers")
+PACKAGES = ("django", "onnxruntime", "torch", "sentence-transformers")
 
 
 class LaunchError(Exception):
@@ -121,7 +121,8 @@ def prepared(var: Path) -> Iterator[Cluster | None]:
         _say(_server_versions(url))
         _say("migrating")
         _manage("migrate", "--database", "owner", "--verbosity", "0")
-        _say("checking the embedding model and its space")
+        _say("checking the embedding model, its built form and its space")
+        _manage("build_models")
         _manage("register_space", "--if-none")
         yield cluster
 

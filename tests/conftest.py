@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
+from memory.embedding.embedder import Embedder
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import connect
 from tests.people import Person
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a parallel run, files are handed out in this order; otherwise the order stays as it is."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: [item.path.parent.name != folder for folder in LONGEST_FIRST])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_models():
+    """The embedding model's built form, as every set-up makes it; once a checkout, whoever comes first."""
+    Embedder().build(settings.MEMORY_MODELS_DIR)
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,18 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memory.embedding.backends import BackendChoice, Model, load_model
 from memory.embedding.job import Task
 from memory.embedding.model import (
     DEFAULT_MODEL,
     PACKAGED_FILES_SHA256,
     PACKAGED_NAMES,
     PACKAGED_SHA256,
-    EmbeddingModel,
     resolve_model,
 )
 from memory.embedding.model_text import breakable
@@ -45,12 +46,14 @@ _MIN_NORM = 1e-6
 class Embedder:
     """A sentence-transformers model behind one owner thread; any thread may call it.
 
+    `backend` says what runs it, and `models` where its built form is (memory/embedding/backends.py).
+
     `expected_sha256` (hex, `weights_digest`) and `expected_files_sha256` (hex, `files_digest`: tokenizer
     and configuration) are checked before anything is loaded; for all-MiniLM-L6-v2 both are known.
     `expected_dimension` is checked once it is loaded.
     `max_tokens` includes special tokens and raises the model's own limit up to its positions.
-    `revision` and `cache_folder` are the hub's. `dtype` is a torch dtype's name; float32 keeps
-    stored vectors comparable between devices.
+    `revision` and `cache_folder` are the hub's. `dtype` is a torch dtype's name, or `auto`: float16 on a GPU, else
+    float32.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class Embedder:
         expected_dimension: int | None = None,
         max_tokens: int = 512,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
+        backend: BackendChoice = "auto",
+        models: Path | None = None,
         batch_tokens: int | None = None,
         max_queued_tokens: int = MAX_QUEUED_TOKENS,
     ):
@@ -80,15 +85,17 @@ class Embedder:
         self._max_tokens = max_tokens
         self._device = device
         self._dtype = dtype
+        self._backend = backend
+        self._models = models
         self._batch_tokens = batch_tokens
         self._max_queued_tokens = max_queued_tokens
         self._loading = threading.Lock()
         self._loading_pid: int | None = None
-        self._loaded: EmbeddingModel | None = None
+        self._loaded: Model | None = None
         self._queue: EmbedderQueue | None = None
         self._failure: tuple[float, MemoryServiceError] | None = None
 
-    def load(self, deadline: float | None = None) -> EmbeddingModel:
+    def load(self, deadline: float | None = None) -> Model:
         """Load the model if this process has not; a worker calls it after its fork.
 
         Raises `ModelUnavailable` (not found, wrong hash, unsafe format, loaded before a fork),
@@ -107,6 +114,21 @@ class Embedder:
             return self._load() if self._loaded is None else self._loaded
         finally:
             self._loading.release()
+
+    def folder(self) -> Path:
+        """Where the model's files are; fetched from the hub if need be. Raises `LoadFailure`."""
+        folder = resolve_model(self.model_name)
+        if isinstance(folder, Path):
+            return folder
+        return model_folder(folder, revision=self._revision, cache_folder=self._cache_folder)
+
+    def build(self, models: Path, *, force: bool = False) -> bool:
+        """Make the built form under `models`; False where it is there. Raises as `memory.embedding.build.build`."""
+        from memory.embedding.build import build
+
+        return build(
+            self.folder(), models, sha256=self._expected_sha256, files_sha256=self._expected_files_sha256, force=force
+        )
 
     def embed_query(self, text: str, deadline: float | None = None, user: str = "") -> np.ndarray:
         """float32[d] of unit length; what passes the model's tokens is left out.
@@ -172,21 +194,20 @@ class Embedder:
     def batches_run(self) -> int:
         return self._queue.batches_run if self._queue else 0
 
-    def _load(self) -> EmbeddingModel:
+    def _load(self) -> Model:
         if self._failure and time.monotonic() < self._failure[0]:
             raise type(self._failure[1])(self._failure[1].detail)
         self._loading_pid = os.getpid()
         try:
-            folder = resolve_model(self.model_name)
-            if isinstance(folder, str):
-                folder = model_folder(folder, revision=self._revision, cache_folder=self._cache_folder)
-            model = EmbeddingModel(
-                folder,
-                self._expected_sha256,
-                self._expected_files_sha256,
-                self._max_tokens,
-                self._device,
-                self._dtype,
+            model = load_model(
+                self.folder(),
+                backend=self._backend,
+                models=self._models,
+                sha256=self._expected_sha256,
+                files_sha256=self._expected_files_sha256,
+                max_tokens=self._max_tokens,
+                device=self._device,
+                dtype=self._dtype,
             )
             _unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
         except Exception as error:

@@ -40,11 +40,11 @@ def resolve_model(name: str) -> Path | str:
 class EmbeddingModel:
     """The model, a tokenizer to count with, and what is known of both.
 
-    `encode` has one caller at a time; `count_tokens` any number. `dtype` is a torch dtype's
-    name, `expected_sha256` what `weights_digest` must give, `expected_files_sha256` what
-    `files_digest` must, `max_tokens` a limit that includes special tokens and raises the model's
-    own, up to its positions. Raises `LoadFailure` before anything is loaded if weights or
-    files are not the expected ones, and says which digest was found.
+    `encode` has one caller at a time; `count_tokens` any number. `dtype` is a torch dtype's name, or `auto`: float16
+    on a GPU, else float32. `expected_sha256` is what `weights_digest` must give, `expected_files_sha256` what
+    `files_digest` must, `max_tokens` a limit that includes special tokens and raises the model's own, up to its
+    positions, `attention` an implementation that transformers knows. Raises `LoadFailure` before anything is loaded
+    if weights or files are not the expected ones, and says which digest was found.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class EmbeddingModel:
         max_tokens: int,
         device: str | None,
         dtype: str,
+        *,
+        attention: str | None = None,
     ):
         self.weights_sha256 = expected_weights(folder, expected_sha256, expected_files_sha256)
 
@@ -65,6 +67,8 @@ class EmbeddingModel:
 
         transformers_logging.disable_progress_bar()
         self.device = device or best_device()
+        if dtype == "auto":
+            dtype = "float16" if self.device.startswith("cuda") else "float32"
         self._out_of_memory = torch.OutOfMemoryError
         self._free_memory = torch.cuda.empty_cache
         self._model = SentenceTransformer(
@@ -72,18 +76,22 @@ class EmbeddingModel:
             device=self.device,
             trust_remote_code=False,
             local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
+            model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)}
+            | ({"attn_implementation": attention} if attention else {}),
         ).eval()
-        self._model.max_seq_length = min(max_tokens, _positions(self._model))
+        self._model.max_seq_length = min(max_tokens, positions(self._model))
         self.dimension = self._model.get_embedding_dimension()
         self.tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._token_model: Any = None
-        prompts = self._model.prompts
-        prompt = next((prompts[n] for n in ("document", "passage", "corpus") if prompts.get(n)), "")
-        prompt_tokens = len(self.tokenizer.encode(prompt, add_special_tokens=False))
+        prompt_tokens = len(self.tokenizer.encode(passage_prompt(self._model.prompts), add_special_tokens=False))
         self.passage_tokens = self._model.max_seq_length - prompt_tokens
+
+    @property
+    def sentence_transformer(self) -> Any:
+        """The `SentenceTransformer` itself, to be built from."""
+        return self._model
 
     def count_tokens(self, text: str) -> int:
         """Tokens the model will read, special ones included; any thread may ask."""
@@ -129,7 +137,12 @@ class EmbeddingModel:
         return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
 
 
-def _positions(model: Any) -> int:
+def passage_prompt(prompts: dict[str, str]) -> str:
+    """What the model puts before a passage, by sentence-transformers' names for it."""
+    return next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
+
+
+def positions(model: Any) -> int:
     """How many tokens the model has positions for, or its own limit where it does not say."""
     config = model[0].auto_model.config
     positions = getattr(config, "max_position_embeddings", None) or model.max_seq_length

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import cast
 
 from django.conf import settings
 
+from memory.embedding.backends import BackendChoice
 from memory.embedding.embedder import Embedder
 
 _lock = threading.Lock()
@@ -60,4 +62,6 @@ def _configured(prefix: str) -> Embedder:
         expected_sha256=getattr(settings, f"{prefix}_SHA256") or None,
         expected_files_sha256=getattr(settings, f"{prefix}_FILES_SHA256") or None,
         max_tokens=settings.MEMORY_CHUNK_TOKENS,
+        backend=cast(BackendChoice, settings.MEMORY_EMBED_BACKEND),
+        models=settings.MEMORY_MODELS_DIR,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from memory.embedding.backends import BACKEND_CHOICES
 from memory.lexical import terms
 from r1site.settings import databases, env, transport_rules
 from reranker import config as rerank_config
@@ -52,6 +53,9 @@ MEMORY_NEXT_EMBEDDING_MODEL = env.text("MEMORY_NEXT_EMBEDDING_MODEL")
 MEMORY_NEXT_EMBEDDING_REVISION = env.text("MEMORY_NEXT_EMBEDDING_REVISION")
 MEMORY_NEXT_EMBEDDING_SHA256 = env.text("MEMORY_NEXT_EMBEDDING_SHA256")
 MEMORY_NEXT_EMBEDDING_FILES_SHA256 = env.text("MEMORY_NEXT_EMBEDDING_FILES_SHA256")
+MEMORY_EMBED_BACKEND = env.text("MEMORY_EMBED_BACKEND", "auto", choices=BACKEND_CHOICES)
+# Built forms are named by their weights, so all data folders of a checkout share them.
+MEMORY_MODELS_DIR = Path(env.text("MEMORY_MODELS_DIR") or BASE_DIR / "var" / "models").absolute()
 MEMORY_EMBEDDING_PROTECTION = env.text("MEMORY_EMBEDDING_PROTECTION", "rotate", choices=("rotate", "none"))
 MEMORY_CHUNK_TOKENS = env.integer("MEMORY_CHUNK_TOKENS", 512, at_least=32, at_most=512)
 MEMORY_CHUNK_OVERLAP = env.integer("MEMORY_CHUNK_OVERLAP", 64, at_least=0, at_most=255)

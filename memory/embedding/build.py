@@ -1,0 +1,192 @@
+"""Builds a model's form for ONNX Runtime (memory/embedding/built_form.py) from its weights; once, at set-up.
+
+1. Transformer, the model's own pooling and the scaling to unit length become one graph, which reads one text.
+2. Its matrices become int8, each column by a scale of its own, activations by one as they come. Seven of the eight bits
+   are used: sums of two products then fit into 16 bits, and processors with and without VNNI compute the same. The
+   matrices that make a row narrower, the second of each feed-forward block, stay float32.
+3. The vectors of a few texts, in float32 by torch, go into the manifest.
+
+Figures and what may meet what: deploy/decisions/0014-onnx-and-int8.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memory.embedding.built_form import Manifest, digests, form_folder, read_manifest, write_manifest
+from memory.embedding.model import EmbeddingModel, passage_prompt, positions
+from memory.errors import ModelUnavailable
+from reranker.model_files import expected_weights, files_digest
+
+_OPSET = 17
+_LONG = "The pump in the cellar was serviced in March, and its filter is changed every six months by the same firm. "
+PROBES = (
+    "yes",
+    "No, last week!",
+    "When was the heat pump serviced?",
+    "  Grüße aus Köln: 3 °C, naïve café.  ",
+    "def open_sealed(blob, aad=b''): raise InvalidTag",
+    "She told me that her sister moved to Lisbon in 2021 and opened a small bakery near the river.",
+    _LONG * 5,
+    _LONG * 12,
+)
+
+
+class Unexportable(ModelUnavailable):
+    """The model has parts that this export does not know; torch can run it all the same."""
+
+
+def build(folder: Path, models: Path, *, sha256: str | None, files_sha256: str | None, force: bool = False) -> bool:
+    """Build the form of the model in `folder` under `models`; False where a good one is there already.
+
+    Two at once: the second waits for the first. One that is damaged is built anew. Raises Unexportable, `LoadFailure`
+    where a digest is not the expected one.
+    """
+    model = None
+    files = files_digest(folder)
+    models.mkdir(parents=True, exist_ok=True)
+    with _alone(models / ".lock"):
+        weights = expected_weights(folder, sha256, files_sha256)
+        target = form_folder(models, weights)
+        if not force and _is_good(target, weights, files):
+            return False
+        model = EmbeddingModel(folder, sha256, files_sha256, 1 << 20, "cpu", "float32", attention="eager")
+        _require_exportable(model.sentence_transformer)
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=models))
+        try:
+            _write(unfinished, model, files)
+            unfinished.chmod(0o755)
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def _is_good(target: Path, weights_sha256: str, files_sha256: str) -> bool:
+    try:
+        return read_manifest(target, weights_sha256, files_sha256) is not None
+    except ModelUnavailable:
+        return False
+
+
+def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
+    import onnxruntime
+
+    whole = model.sentence_transformer
+    whole.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    exact = folder / "exact.onnx"
+    _export(whole, exact)
+    _quantise(exact, folder / "model.onnx", kept=_narrowing(exact))
+    exact.unlink()
+    limit = positions(whole)
+    vectors = whole.encode(list(PROBES), batch_size=1, normalize_embeddings=True, prompt="", show_progress_bar=False)
+    write_manifest(
+        folder,
+        Manifest(
+            weights_sha256=model.weights_sha256,
+            files_sha256=files_sha256,
+            onnxruntime=onnxruntime.__version__,
+            dimension=model.dimension,
+            max_seq_length=whole.max_seq_length,
+            positions=limit,
+            prompts={"query": whole.prompts.get("query") or "", "passage": passage_prompt(whole.prompts)},
+            digests=digests(folder),
+            probes=[(text, [float(x) for x in vector]) for text, vector in zip(PROBES, vectors, strict=True)],
+        ),
+    )
+
+
+def _require_exportable(whole: Any) -> None:
+    """Raises Unexportable for anything but a transformer, mean or first-token pooling, and scaling to unit length."""
+    kinds = [type(module).__name__ for module in whole]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise Unexportable(f"A model of {', '.join(kinds)} has no built form; it runs with MEMORY_EMBED_BACKEND=torch.")
+    if _pooling(whole) is None:
+        raise Unexportable("A model with this pooling has no built form; it runs with MEMORY_EMBED_BACKEND=torch.")
+
+
+def _pooling(whole: Any) -> str | None:
+    """`mean` or `cls`; None for any other, and where a prompt is left out of the mean."""
+    mode = whole[1].get_config_dict().get("pooling_mode")
+    if mode is None:
+        on = [name for name, value in whole[1].get_config_dict().items() if name.startswith("pooling_mode_") and value]
+        mode = (
+            {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}.get(on[0]) if len(on) == 1 else None
+        )
+    has_prompt = any(whole.prompts.values())
+    if has_prompt and not whole[1].get_config_dict().get("include_prompt", True):
+        return None
+    return mode if mode in ("mean", "cls") else None
+
+
+def _export(whole: Any, path: Path) -> None:
+    import torch
+
+    transformer, pooling = whole[0].auto_model, _pooling(whole)
+
+    class Reader(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer = transformer
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            read = self.transformer(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
+            states = read.last_hidden_state
+            return torch.nn.functional.normalize(states.mean(1) if pooling == "mean" else states[:, 0], dim=1)
+
+    example = torch.tensor([whole.tokenizer("an example of a text")["input_ids"]])
+    with warnings.catch_warnings(), torch.inference_mode():
+        # Of tracing, which is what is wanted: the graph is for any length.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Reader().eval(),
+            (example,),
+            str(path),
+            input_names=["input_ids"],
+            output_names=["embedding"],
+            dynamic_axes={"input_ids": {1: "length"}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _narrowing(path: Path) -> list[str]:
+    """The names of the products with a matrix that makes a row narrower."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    return [node.name for node in products if len(shape := shapes.get(node.input[1], ())) == 2 and shape[0] > shape[1]]
+
+
+def _quantise(exact: Path, path: Path, kept: list[str]) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    # It advises a pre-processing that is for models with other inputs.
+    root.setLevel(logging.ERROR)
+    try:
+        quantize_dynamic(
+            exact, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept
+        )
+    finally:
+        root.setLevel(level)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,68 @@
+"""manage.py build_models: once at set-up, again only where need be, and never from weights of another digest."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from memory.embedding import process
+from memory.embedding.onnx_model import OnnxEmbeddingModel
+from tests.tiny_models import build_sentence_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return build_sentence_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def deployment(settings, weights, tmp_path):
+    """A deployment on that model, with nothing built yet."""
+    settings.MEMORY_EMBEDDING_MODEL = str(weights)
+    settings.MEMORY_MODELS_DIR = tmp_path / "models"
+    process.forget_embedders()
+    yield settings
+    process.forget_embedders()
+
+
+def built(*options: str) -> list[dict]:
+    out = io.StringIO()
+    call_command("build_models", *options, stdout=out, stderr=io.StringIO())
+    return json.loads(out.getvalue())["models"]
+
+
+def test_it_builds_what_is_missing_and_leaves_a_good_one_alone(deployment):
+    assert [built()[0]["built"], built()[0]["built"], built("--force")[0]["built"]] == [True, False, True]
+    embedder = process.get_embedder()
+    assert isinstance(embedder.load(), OnnxEmbeddingModel)
+    embedder.close()
+
+
+def test_the_second_model_is_built_too(deployment, weights):
+    deployment.MEMORY_NEXT_EMBEDDING_MODEL = str(weights)
+    process.forget_embedders()
+    assert [each["built"] for each in built()] == [True, False]
+
+
+def test_weights_that_are_not_the_expected_ones_end_it_with_one_line_and_nothing_built(deployment):
+    deployment.MEMORY_EMBEDDING_SHA256 = "0" * 64
+    process.forget_embedders()
+    with pytest.raises(CommandError, match="not the expected ones") as failure:
+        built()
+    assert failure.value.returncode == 1
+    assert [path.name for path in deployment.MEMORY_MODELS_DIR.iterdir()] == [".lock"]
+
+
+def test_a_model_that_has_no_such_form_is_said_and_stops_nobody(deployment, weights, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense
+
+    whole = SentenceTransformer(str(weights), device="cpu")
+    SentenceTransformer(modules=[whole[0], whole[1], Dense(32, 8)], device="cpu").save(str(tmp_path / "dense"))
+    deployment.MEMORY_EMBEDDING_MODEL = str(tmp_path / "dense")
+    process.forget_embedders()
+    assert [each["built"] for each in built()] == [None]

@@ -1,0 +1,206 @@
+"""The embedding model's built form: what it is made from, what vouches for it, and that it runs without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory.embedding.build import Unexportable, build
+from memory.embedding.built_form import FILES, MANIFEST, form_folder
+from memory.embedding.embedder import Embedder
+from memory.embedding.onnx_model import OnnxEmbeddingModel
+from memory.errors import ModelUnavailable
+from reranker.faults import LoadFailure
+from reranker.model_files import weights_digest
+from tests.tiny_models import SENTENCE_WORDS, build_sentence_model
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = [
+    "query passage",
+    "small",
+    " large late  bad ",
+    "a b c d e f g h i j k l m n o p",
+    " ".join(SENTENCE_WORDS * 30),
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return build_sentence_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def models(weights, tmp_path_factory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    assert build(weights, models, sha256=None, files_sha256=None)
+    return models
+
+
+@pytest.fixture
+def copied(models, tmp_path) -> Path:
+    return Path(shutil.copytree(models, tmp_path / "models"))
+
+
+def embedder(weights: Path, models: Path | None, backend="onnx", **options) -> closing[Embedder]:
+    return closing(Embedder(str(weights), backend=backend, models=models, **options))
+
+
+def form_of(weights: Path, models: Path) -> Path:
+    return form_folder(models, weights_digest(weights))
+
+
+def test_its_vectors_are_those_of_the_weights_but_for_int8(weights, models):
+    with embedder(weights, models) as onnx, embedder(weights, None, "torch") as torch:
+        assert isinstance(onnx.load(), OnnxEmbeddingModel)
+        for ours, theirs in (
+            (onnx.embed_passages(TEXTS), torch.embed_passages(TEXTS)),
+            (
+                np.stack([onnx.embed_query(text) for text in TEXTS]),
+                np.stack([torch.embed_query(text) for text in TEXTS]),
+            ),
+        ):
+            assert ours.dtype == np.float32 and ours.shape == theirs.shape
+            assert (ours * theirs).sum(axis=1).min() > 0.99
+
+
+def test_a_texts_vector_does_not_depend_on_what_others_are_read_with_it(weights, models):
+    with embedder(weights, models) as onnx:
+        alone = np.stack([onnx.embed_passages([text])[0] for text in TEXTS])
+        assert np.array_equal(onnx.embed_passages(TEXTS), alone)
+        asked = np.stack([onnx.embed_query(text) for text in TEXTS])
+        with ThreadPoolExecutor(len(TEXTS)) as callers:
+            assert np.array_equal(np.stack(list(callers.map(onnx.embed_query, TEXTS))), asked)
+
+
+def test_it_counts_and_cuts_tokens_as_torch_does(weights, models):
+    with embedder(weights, models, max_tokens=12) as onnx, embedder(weights, None, "torch", max_tokens=12) as torch:
+        assert onnx.max_tokens == torch.max_tokens == 12
+        assert [onnx.load().count_tokens(text) for text in TEXTS] == [torch.load().count_tokens(text) for text in TEXTS]
+        long, longer = "small " * 10, "small " * 10 + "late " * 50
+        assert np.array_equal(onnx.embed_passages([long]), onnx.embed_passages([longer]))
+
+
+def test_the_models_own_prompts_are_read_with_a_text(weights, tmp_path):
+    with_prompts = Path(shutil.copytree(weights, tmp_path / "prompted"))
+    settings = with_prompts / "config_sentence_transformers.json"
+    settings.write_text(
+        json.dumps(json.loads(settings.read_text()) | {"prompts": {"query": "query ", "document": "bad "}})
+    )
+    build(with_prompts, tmp_path / "models", sha256=None, files_sha256=None)
+    with embedder(with_prompts, tmp_path / "models") as onnx, embedder(with_prompts, None, "torch") as torch:
+        assert onnx.embed_query("small") @ torch.embed_query("small") > 0.99
+        assert onnx.embed_passages(["small"])[0] @ torch.embed_passages(["small"])[0] > 0.99
+        assert not np.array_equal(onnx.embed_query("small"), onnx.embed_passages(["small"])[0])
+        assert onnx.max_tokens == torch.max_tokens
+
+
+def test_it_is_built_once_and_again_only_where_it_is_damaged_or_asked_for(weights, copied):
+    def again(**options) -> bool:
+        return build(weights, copied, sha256=None, files_sha256=None, **options)
+
+    assert not again()
+    (form_of(weights, copied) / "model.onnx").write_bytes(b"no graph")
+    assert again() and not again()
+    assert again(force=True)
+    assert {path.name for path in copied.iterdir()} == {".lock", form_of(weights, copied).name}
+
+
+def test_two_who_build_at_once_make_it_once(weights, tmp_path):
+    with ThreadPoolExecutor(2) as builders:
+        made = list(builders.map(lambda _: build(weights, tmp_path, sha256=None, files_sha256=None), range(2)))
+    assert sorted(made) == [False, True]
+
+
+def test_nothing_is_built_from_weights_that_are_not_the_expected_ones(weights, tmp_path):
+    with pytest.raises(LoadFailure):
+        build(weights, tmp_path / "models", sha256="0" * 64, files_sha256=None)
+    assert not form_of(weights, tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_changed_is_refused(weights, copied, name):
+    path = form_of(weights, copied) / name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with embedder(weights, copied) as onnx, pytest.raises(ModelUnavailable, match="changed since"):
+        onnx.load()
+
+
+def test_a_form_of_other_weights_is_refused_even_under_their_name(weights, copied):
+    path = form_of(weights, copied) / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    with embedder(weights, copied) as onnx, pytest.raises(ModelUnavailable, match="other weights"):
+        onnx.load()
+    path.write_text("{")
+    with embedder(weights, copied) as onnx, pytest.raises(ModelUnavailable, match="manifest"):
+        onnx.load()
+
+
+def test_the_weights_themselves_are_checked_too(weights, models):
+    with embedder(weights, models, expected_sha256="0" * 64) as onnx, pytest.raises(ModelUnavailable):
+        onnx.load()
+
+
+def test_where_this_processor_gives_other_vectors_auto_takes_torch_and_says_so(weights, copied, caplog):
+    path = form_of(weights, copied) / MANIFEST
+    manifest = json.loads(path.read_text())
+    turned = [(text, [-x for x in vector]) for text, vector in manifest["probes"]]
+    path.write_text(json.dumps(manifest | {"probes": turned}))
+    with embedder(weights, copied) as onnx, pytest.raises(ModelUnavailable, match="other vectors on this processor"):
+        onnx.load()
+    with embedder(weights, copied, "auto") as automatic:
+        assert not isinstance(automatic.load(), OnnxEmbeddingModel)
+    assert "several times slower" in caplog.text
+
+
+def test_without_a_built_form_onnx_says_the_command_and_auto_takes_torch(weights, tmp_path, caplog):
+    with embedder(weights, tmp_path) as onnx, pytest.raises(ModelUnavailable, match="build_models"):
+        onnx.load()
+    with embedder(weights, tmp_path, "auto") as automatic:
+        assert automatic.embed_query("small").shape == (automatic.dimension,)
+    assert "build_models" in caplog.text
+
+
+def test_a_model_with_more_than_pooling_has_no_built_form(weights, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense
+
+    whole = SentenceTransformer(str(weights), device="cpu")
+    dense = SentenceTransformer(modules=[whole[0], whole[1], Dense(32, 8)], device="cpu")
+    dense.save(str(tmp_path / "dense"))
+    with pytest.raises(Unexportable, match="torch"):
+        build(tmp_path / "dense", tmp_path / "models", sha256=None, files_sha256=None)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".lock"]
+
+
+def test_first_token_pooling_is_exported_as_it_is(weights, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling
+
+    whole = SentenceTransformer(str(weights), device="cpu")
+    SentenceTransformer(modules=[whole[0], Pooling(32, pooling_mode="cls")], device="cpu").save(str(tmp_path / "cls"))
+    build(tmp_path / "cls", tmp_path / "models", sha256=None, files_sha256=None)
+    with embedder(tmp_path / "cls", tmp_path / "models") as onnx, embedder(tmp_path / "cls", None, "torch") as torch:
+        assert (onnx.embed_passages(TEXTS) * torch.embed_passages(TEXTS)).sum(axis=1).min() > 0.99
+
+
+def test_a_process_that_embeds_imports_neither_torch_nor_what_stands_on_it(weights, models):
+    code = (
+        "import sys; from pathlib import Path; from memory.embedding.embedder import Embedder\n"
+        f"embedder = Embedder({str(weights)!r}, backend='auto', models=Path({str(models)!r}))\n"
+        "embedder.embed_query('small'); embedder.embed_passages(['late', 'bad'])\n"
+        "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
