@@ -18,7 +18,6 @@ from reranker.config import (
     DEFAULT_TIMEOUT_MS,
     BackendChoice,
     RerankConfig,
-    TokenEncoder,
 )
 from reranker.reranker import Reranker
 from reranker.results import REASONS, Reason, RerankedResult, RerankOutcome, RerankSkipped
@@ -35,7 +34,6 @@ __all__ = [
     "RerankSkipped",
     "RerankedResult",
     "Reranker",
-    "TokenEncoder",
     "amaybe_rerank",
     "arerank",
     "close",

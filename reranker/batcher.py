@@ -274,9 +274,8 @@ class Batcher:
             scores = self.runner.scores([job.pairs[i] for job, i in batch])
         except Exception as error:
             reason = reason_of(error)
-            if not isinstance(error, RerankSkipped):
-                # Without the traceback's text: a message can quote what was said.
-                logger.error("a reranking batch failed (%s): %s", reason, type(error).__name__)
+            # Without the traceback's text: a message can quote what was said.
+            logger.error("a reranking batch failed (%s): %s", reason, type(error).__name__)
         with self._changed:
             self._stuck = False
             self.batches_run += 1

@@ -1,4 +1,4 @@
-"""How long reranking takes: per backend and dtype, by length, at several callers at once.
+"""How long reranking takes: per dtype, by length, at several callers at once.
 
 The times are those of `Reranker.rerank`, tokenising and queueing included, with nothing refused:
 what a deadline would cut off shows in the percentiles.
@@ -56,11 +56,11 @@ def run_bench(
 ) -> list[dict[str, Any]]:
     """Rows {backend, dtype, candidates, tokens, concurrency, p50_ms, p95_ms, p99_ms, per_second}.
 
-    `tokens` is of a pair, special tokens included; `per_second` counts calls. Each config must
-    name one backend (not `auto`). A call that fails ends the bench with its `RerankSkipped`.
+    `tokens` is of a pair, special tokens included; `per_second` counts calls. A call
+    that fails ends the bench with its `RerankSkipped`.
     `way` is how the calls reach the loaded model: through the `queue`; or behind a lock, one call at a
     time, as a service without a queue does it: in a `pass` of its own, or with sentence-transformers'
-    own `predict` (cross-encoders only).
+    own `predict`.
     """
     rows = []
     for config in configs:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 # What reranks, and what may be asked for: of either there is no other list.
-BackendName = Literal["cross_encoder", "late_interaction"]
+BackendName = Literal["cross_encoder"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 BackendChoice = Literal["auto", BackendName, "none"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
@@ -25,9 +23,6 @@ DEFAULT_TIMEOUT_MS = 250.0
 CPU_BATCH_TOKENS = 8_192
 GPU_BATCH_TOKENS = 65_536
 
-# Texts in, and for each the float32[n_tokens, d] vectors of its tokens.
-TokenEncoder = Callable[[Sequence[str]], list[np.ndarray]]
-
 _OFF = frozenset({"0", "false", "no", "off"})
 
 
@@ -40,8 +35,7 @@ def enabled_by_environment() -> bool:
 class RerankConfig:
     """Settings of a `Reranker`. A model change reloads; the rest applies to the next call.
 
-    backend: `auto` is the cross-encoder where its weights can be loaded, else candidate order. Late
-        interaction runs where it is asked for by name: no gain was measured that would pay for it.
+    backend: `auto` is the cross-encoder where its weights can be loaded, else candidate order.
     model, revision, cache_folder: a local folder, or a name in the local hub cache or the hub. The
         default model's revision is pinned; without a revision another model is the hub's newest.
     expected_sha256, expected_files_sha256: hex digests that the weights, and tokenizer and configuration
@@ -56,9 +50,6 @@ class RerankConfig:
     stuck_after_seconds: a forward pass that runs longer opens the breaker.
     reload_after_seconds: a failed load is tried again after this, then after twice as long, up to
         sixteen times.
-    token_encoder: for late interaction. It may raise `RerankSkipped` to refuse without blame.
-    window_tokens: late interaction reads the best window of about this length from each passage.
-    blend: late interaction's weight against the candidates' own scores, 0-1.
     is_enabled: asked by each `maybe_rerank` that is not told. Where it raises, the environment decides.
     """
 
@@ -77,18 +68,13 @@ class RerankConfig:
     max_queued_tokens: int = 131_072
     stuck_after_seconds: float = 5.0
     reload_after_seconds: float = 60.0
-    token_encoder: TokenEncoder | None = None
-    window_tokens: int = 32
-    blend: float = 0.5
     is_enabled: Callable[[], bool] = enabled_by_environment
 
     def __post_init__(self):
         if self.backend not in BACKEND_CHOICES:
             raise ValueError(f"backend must be one of {', '.join(BACKEND_CHOICES)}")
-        if not 0 <= self.blend <= 1:
-            raise ValueError("blend must be 0-1")
-        if min(self.batch_pairs, self.max_queued_tokens, self.window_tokens) < 1 or self.max_tokens < 8:
-            raise ValueError("batch_pairs, max_queued_tokens and window_tokens must be positive, max_tokens at least 8")
+        if min(self.batch_pairs, self.max_queued_tokens) < 1 or self.max_tokens < 8:
+            raise ValueError("batch_pairs and max_queued_tokens must be positive, max_tokens at least 8")
 
     @property
     def pinned_revision(self) -> str | None:
@@ -102,12 +88,5 @@ class RerankConfig:
             *(self.model, self.pinned_revision, self.cache_folder, self.device, self.dtype, self.max_tokens),
             *(self.expected_sha256, self.expected_files_sha256),
             *(self.batch_pairs, self.batch_tokens, self.parallel_passes, self.max_queued_tokens),
-            *(self.stuck_after_seconds, self.reload_after_seconds),
-        )
-
-    @property
-    def late_interaction_identity(self) -> tuple:
-        return (
-            *(self.token_encoder, self.window_tokens, self.batch_pairs, self.batch_tokens, self.max_queued_tokens),
             *(self.stuck_after_seconds, self.reload_after_seconds),
         )

@@ -15,19 +15,17 @@ from typing import Any
 
 from reranker.backends import Backend
 from reranker.backends.cross_encoder import load_cross_encoder_backend
-from reranker.backends.late_interaction import make_late_interaction_backend
 from reranker.batcher import Batcher, SkippedAfterAdmission
-from reranker.blend import best_first, blended, sigmoid
 from reranker.config import BACKEND_CHOICES, DEFAULT_TIMEOUT_MS, BackendChoice, RerankConfig, enabled_by_environment
 from reranker.faults import reason_of
 from reranker.metrics import CallLog
 from reranker.results import RerankedResult, RerankOutcome, RerankSkipped, candidate_order
+from reranker.scores import best_first, sigmoid
 
 logger = logging.getLogger(__name__)
 
 _MAKERS: dict[str, Callable[[RerankConfig], Backend]] = {
     "cross_encoder": load_cross_encoder_backend,
-    "late_interaction": make_late_interaction_backend,
 }
 _IDLE = {"state": "cold", "breaker": "closed", "stuck": False, "queued_pairs": 0, "queued_tokens": 0, "loads": 0}
 
@@ -57,12 +55,11 @@ class Reranker:
         timeout_ms: float = DEFAULT_TIMEOUT_MS,
         backend: BackendChoice | None = None,
     ) -> list[RerankedResult]:
-        """All candidates, best first; a candidate is a str or has a `.text`, and may have a `.score`.
+        """All candidates, best first; a candidate is a str or has a `.text`.
 
-        Scores are 0-1: a cross-encoder's are the sigmoid of its logit; late interaction's are
-        the sigmoid of the blend of standardised scores, and so relative to this pool. Returns within `timeout_ms`
-        of the call: past it, and where nothing can rerank, the candidates' own order, the i-th of n with score
-        `1 - i / n`. Raises `ValueError` for a backend that is not one of `BACKEND_CHOICES`.
+        Scores are 0-1, the sigmoid of the cross-encoder's logit. Returns within `timeout_ms` of the call: past it, and
+        where nothing can rerank, the candidates' own order, the i-th of n with score `1 - i / n`.
+        Raises `ValueError` for a backend that is not one of `BACKEND_CHOICES`.
         """
         return self._reranked(query, candidates, timeout_ms, backend).results
 
@@ -104,12 +101,8 @@ class Reranker:
         False where there is no backend, where it cannot be loaded, or where `timeout_seconds` is
         over; a load goes on, and is tried again, in the background.
         """
-        give_up = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        for name in self._wanted(self.config.backend):
-            batcher = self._batcher(name)
-            if batcher and batcher.runner.load.wait(None if give_up is None else max(0.0, give_up - time.monotonic())):
-                return True
-        return False
+        _, batcher = self._current(self.config.backend, start=True)
+        return batcher is not None and batcher.runner.load.wait(timeout_seconds)
 
     def cross_encoder(self) -> Any:
         """The loaded `sentence_transformers.CrossEncoder`; waits for the load.
@@ -159,13 +152,10 @@ class Reranker:
         with self._lock:
             self._make_config = None
             before, self._config = self._config, config
-            outdated = []
-            if before.cross_encoder_identity != config.cross_encoder_identity:
-                outdated.append(self._batchers.pop("cross_encoder", None))
-            if before.late_interaction_identity != config.late_interaction_identity:
-                outdated.append(self._batchers.pop("late_interaction", None))
-        for batcher in filter(None, outdated):
-            batcher.close()
+            is_same = before.cross_encoder_identity == config.cross_encoder_identity
+            outdated = None if is_same else self._batchers.pop("cross_encoder", None)
+        if outdated:
+            outdated.close()
 
     def close(self) -> None:
         """Stop the threads and let go of the models; the next call starts again."""
@@ -197,8 +187,6 @@ class Reranker:
             if batcher is None:
                 raise RerankSkipped("no_backend", self._why_none())
             values = batcher.score(query, texts, started, timeout_ms)
-            if name == "late_interaction":
-                values = blended(_own_scores(candidates), values, self.config.blend)
         except Exception as error:
             reason = reason_of(error)
             took_ms = (time.monotonic() - started) * 1000
@@ -213,24 +201,16 @@ class Reranker:
         self._log.reranked(took_ms)
         return RerankOutcome(results, True, name, None, took_ms)
 
-    def _wanted(self, backend: BackendChoice) -> list[str]:
-        """The backend that `backend` stands for, if there can be one."""
-        name = "cross_encoder" if backend == "auto" else backend
-        there_is_none = name == "none" or (name == "late_interaction" and self.config.token_encoder is None)
-        return [] if there_is_none else [name]
+    def _wanted(self, backend: BackendChoice) -> str | None:
+        """The backend that `backend` stands for; None where nothing is to rerank."""
+        return None if backend == "none" else "cross_encoder" if backend == "auto" else backend
 
     def _current(self, backend: BackendChoice, start: bool) -> tuple[str, Batcher | None]:
-        """The backend to ask: the first that is ready, else the first, which says why it is not."""
-        first: tuple[str, Batcher | None] = ("none", None)
-        for name in self._wanted(backend):
-            batcher = self._batcher(name) if start else self._batchers.get(name)
-            if batcher is None:
-                continue
-            if batcher.runner.load.state == "ready":
-                return name, batcher
-            if first[1] is None:
-                first = name, batcher
-        return first
+        """The backend to ask, ready or not: it says why it is not."""
+        if (name := self._wanted(backend)) is None:
+            return "none", None
+        batcher = self._batcher(name) if start else self._batchers.get(name)
+        return ("none", None) if batcher is None else (name, batcher)
 
     def _batcher(self, name: str) -> Batcher | None:
         if name == "cross_encoder" and self._loaded_before_fork:
@@ -269,13 +249,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _own_scores(candidates: Sequence[Any]) -> list[float] | None:
-    """The candidates' scores, where every one has one."""
-    scores = []
-    for candidate in candidates:
-        if (score := getattr(candidate, "score", None)) is None:
-            return None
-        scores.append(score)
-    return [float(score) for score in scores]

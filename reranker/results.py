@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 Reason = Literal[
     "empty",  # there are no candidates; counted neither as reranked nor as skipped
     "disabled",  # the caller switched it off
-    "no_backend",  # no weights, no token encoder, or backend "none"
+    "no_backend",  # no weights, or backend "none"
     "loading",  # the model is not ready yet
     "circuit_open",  # the model was slow or failing a moment ago, or is stuck
     "deadline",  # this call alone needs longer than it has

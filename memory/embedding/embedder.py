@@ -142,14 +142,6 @@ class Embedder:
         """float32[n, d] of unit length, in the order of `texts`; else as `embed_query`."""
         return self._embed("passage", texts, deadline, user)
 
-    def embed_tokens(self, texts: Sequence[str], deadline: float | None = None, user: str = "") -> list[np.ndarray]:
-        """float32[n_tokens, d] for each text: the model's last hidden states, special tokens left out.
-
-        For late interaction. Computed in bfloat16 where the hardware multiplies it: they are compared
-        and never stored. `deadline`, `user` and errors as `embed_query`.
-        """
-        return list(self._rows("tokens", texts, deadline, user))
-
     def close(self) -> None:
         """Stop the thread and let go of the model; the next call loads it again."""
         if self._queue is not None and self._loading_pid == os.getpid():
@@ -227,16 +219,13 @@ class Embedder:
         return model
 
     def _embed(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
-        rows = self._rows(task, texts, deadline, user)
-        return _unit_rows(rows, self.dimension) if texts else np.empty((0, self.dimension), dtype=np.float32)
-
-    def _rows(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> Sequence[np.ndarray]:
         model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
         tokens = [model.count_tokens(text) for text in model_texts]
         if (queue := self._queue) is None:
             raise ModelUnavailable("The embedding model was closed meanwhile.")
-        return queue.embed(task, model_texts, tokens, deadline, user)
+        rows = queue.embed(task, model_texts, tokens, deadline, user)
+        return _unit_rows(rows, model.dimension) if texts else np.empty((0, model.dimension), dtype=np.float32)
 
 
 def _unit_rows(rows: np.ndarray | Sequence[np.ndarray], dimension: int) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 
 from memory.errors import MemoryServiceError
 
-# What the model is asked for; "tokens" are the token vectors of passages to rerank.
-Task = Literal["query", "tokens", "passage"]
+# What the model is asked for.
+Task = Literal["query", "passage"]
 # Each task has a priority class of its name.
 PriorityClass = Task
 # A batch is padded to its longest text, so less than half of it is padding, except where all of it is short.
@@ -58,11 +58,10 @@ class Job:
     def kind(self) -> tuple[Task, int]:
         """What its longest text that waits may share a batch with: the same task, the same class of length.
 
-        All up to 32 tokens are of one class, those up to 64 of the next, and so on. To be reranked come short
-        windows and their question, and short passages are few: there a pass for each class would cost more than
-        padding.
+        All up to 32 tokens are of one class, those up to 64 of the next, and so on. Short passages are few: there a
+        pass for each class would cost more than padding.
         """
-        if self.is_short or self.task == "tokens":
+        if self.is_short:
             return self.task, 0
         return self.task, max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
 

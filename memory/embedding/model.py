@@ -5,7 +5,6 @@ torch and sentence-transformers are imported by the load and not before it.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from memory.embedding.job import Task
-from reranker.loader import best_device, best_dtype
+from reranker.loader import best_device
 from reranker.model_files import expected_weights
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -84,7 +83,6 @@ class EmbeddingModel:
         self.tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self._token_model: Any = None
         prompt_tokens = len(self.tokenizer.encode(passage_prompt(self._model.prompts), add_special_tokens=False))
         self.passage_tokens = self._model.max_seq_length - prompt_tokens
 
@@ -98,8 +96,7 @@ class EmbeddingModel:
         return min(len(self.tokenizer.encode(text)), self._model.max_seq_length)
 
     def encode(self, task: Task, texts: list[str]) -> np.ndarray | list[np.ndarray]:
-        """float[n, d] in the order of `texts`, with the model's own prompt for the task; for the task
-        "tokens" float[n_tokens, d] each, without prompt and special tokens."""
+        """float[n, d] in the order of `texts`, with the model's own prompt for the task."""
         try:
             return self._forward(task, texts)
         except self._out_of_memory:
@@ -109,32 +106,10 @@ class EmbeddingModel:
         half = len(texts) // 2
         return [*self._forward(task, texts[:half]), *self._forward(task, texts[half:])]
 
-    def _forward(self, task: Task, texts: list[str]) -> np.ndarray | list[np.ndarray]:
-        if task == "tokens":
-            return self._token_vectors(texts)
+    def _forward(self, task: Task, texts: list[str]) -> np.ndarray:
         encode: Any = self._model.encode_query if task == "query" else self._model.encode_document
         # sentence-transformers runs this under torch.inference_mode().
         return encode(texts, batch_size=len(texts), show_progress_bar=False)
-
-    def _token_vectors(self, texts: list[str]) -> list[np.ndarray]:
-        """float32[n_tokens, d] for each text, from a copy of the transformer in the fastest dtype."""
-        import torch
-
-        if self._token_model is None:
-            dtype = getattr(torch, best_dtype(self.device))
-            self._token_model = copy.deepcopy(self._model[0].auto_model).to(dtype)
-        inputs = self._model.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self._model.max_seq_length,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
-        kept = inputs.pop("special_tokens_mask") == 0
-        with torch.inference_mode():
-            states = self._token_model(**inputs.to(self.device)).last_hidden_state.float().cpu()
-        return [rows[mask].numpy() for rows, mask in zip(states, kept, strict=True)]
 
 
 def passage_prompt(prompts: dict[str, str]) -> str:

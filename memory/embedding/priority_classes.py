@@ -1,4 +1,4 @@
-"""What waits for the embedding model, by priority: queries before token vectors, and both before passages."""
+"""What waits for the embedding model, by priority: queries before passages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from memory.embedding.fair_queue import SHORT_TOKENS, Batch, FairQueue
 from memory.embedding.job import Job, PriorityClass
 
-# Somebody waits for an answer behind the first two; "tokens" are the token vectors of passages to rerank.
-_CLASSES_IN_ORDER: tuple[PriorityClass, ...] = ("query", "tokens", "passage")
+# Somebody waits for an answer behind a query.
+_CLASSES_IN_ORDER: tuple[PriorityClass, ...] = ("query", "passage")
 # Under a constant stream of queries, passages still get one batch in nine.
 QUERY_BATCHES_BEFORE_PASSAGES = 8
 # One user's part of a batch of queries that several users share.
@@ -18,17 +18,15 @@ _USERS_IN_A_BATCH = 16
 class PriorityClasses:
     """One fair queue a class; its caller holds the lock.
 
-    `max_queued_tokens` is of passages, and an eighth of that of each other class besides, so that a full indexing
-    queue does not refuse a query. Passages that are one small batch, of a user with nothing else waiting, go among
+    `max_queued_tokens` is of passages, and an eighth of that of queries besides, so that a full indexing queue does
+    not refuse a query. Passages that are one small batch, of a user with nothing else waiting, go among
     the queries, where at most one batch goes before them; they are charged there like queries.
     """
 
     def __init__(self, batch_tokens: int, max_queued_tokens: int):
-        eighth = max_queued_tokens // 8
         self._batch_tokens = batch_tokens
         self._queues: dict[PriorityClass, FairQueue] = {
-            "query": FairQueue(eighth, quantum_tokens=batch_tokens // _USERS_IN_A_BATCH, rotates=False),
-            "tokens": FairQueue(eighth, quantum_tokens=batch_tokens, rotates=False),
+            "query": FairQueue(max_queued_tokens // 8, quantum_tokens=batch_tokens // _USERS_IN_A_BATCH, rotates=False),
             "passage": FairQueue(max_queued_tokens, quantum_tokens=batch_tokens, rotates=True),
         }
         self._query_batches_in_a_row = 0

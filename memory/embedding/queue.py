@@ -1,8 +1,8 @@
-"""The queue before the embedding model: one owner thread, three priority classes, bounded work, turns by user.
+"""The queue before the embedding model: one owner thread, two priority classes, bounded work, turns by user.
 
-Queries go before token vectors, and both before passages. A running batch cannot be stopped, so the
-batches are small, and a query waits for the one that runs, not for the document it is part of. There is no waiting
-timer: a batch is whatever waits when the model becomes free.
+Queries go before passages. A running batch cannot be stopped, so the batches are small, and a query waits for the one
+that runs, not for the document it is part of. There is no waiting timer: a batch is whatever waits when the model
+becomes free.
 
 Longer than 250 lines on purpose: callers and the owner thread share one lock and the counts under it.
 """
@@ -39,7 +39,7 @@ class EmbedderQueue:
 
     A batch is at most `batch_tokens` long, counted with padding, or a single text; its texts are of like length,
     so that short questions are quick beside long ones. At most `max_queued_tokens` of passages wait, and less of
-    what goes before them (`PriorityClasses`).
+    queries (`PriorityClasses`).
 
     Within a class users take turns by tokens, and one user has at most a quarter of what may wait (`FairQueue`).
     """

@@ -46,8 +46,6 @@ def report(collection: Collection, runs: list[Ranked]) -> dict:
             "lexical_language": settings.MEMORY_LEXICAL_LANGUAGE,
             "decay_weight": settings.MEMORY_DECAY_WEIGHT,
             "half_life_days": settings.MEMORY_HALF_LIFE_DAYS,
-            "rerank_blend": settings.RERANK_BLEND,
-            "rerank_window_tokens": settings.RERANK_WINDOW_TOKENS,
         },
         "stages": [row for run in runs for row in _stages(collection, run)],
         "took_ms": {

@@ -1,27 +1,19 @@
-"""The bridge to `reranker`, which knows nothing of memory: settings, flags and token vectors go in here."""
+"""The bridge to `reranker`, which knows nothing of memory: settings and flags go in here."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 from django.conf import settings
 
 import reranker
-from memory.embedding.process import get_embedder
-from memory.errors import MemoryServiceError, Overloaded
 from memory.retrieval.candidate import Candidate
 from memory.rollout.flags import flag
 from reranker.config import BackendChoice
 
 NOT_REQUESTED = "not_requested"
 WARM_SECONDS = 5.0
-# What the reranker's thread waits for token vectors. Callers leave at their own deadlines; this is for loads and
-# probes too, which have none, and less than what the reranker takes for a stuck device.
-TOKEN_VECTORS_PATIENCE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -76,22 +68,9 @@ def deployed_config() -> reranker.RerankConfig:
         revision=settings.CROSS_ENCODER_REVISION or None,
         expected_sha256=settings.CROSS_ENCODER_SHA256 or None,
         expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
-        token_encoder=_token_vectors,
-        blend=settings.RERANK_BLEND,
-        window_tokens=settings.RERANK_WINDOW_TOKENS,
         is_enabled=_is_enabled,
     )
 
 
 def _is_enabled() -> bool:
     return flag("RERANK_ENABLED")
-
-
-def _token_vectors(texts: Sequence[str]) -> list[np.ndarray]:
-    """Token vectors of the embedding model; a full queue is a refusal without blame on the model."""
-    try:
-        return get_embedder().embed_tokens(texts, deadline=time.monotonic() + TOKEN_VECTORS_PATIENCE_SECONDS)
-    except Overloaded:
-        raise reranker.RerankSkipped("overloaded") from None
-    except MemoryServiceError as exc:
-        raise reranker.RerankSkipped("error", type(exc).__name__) from None

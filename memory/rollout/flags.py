@@ -50,6 +50,7 @@ FLAGS = {
 
 _lock = threading.Lock()
 _rows: dict[str, Any] = {}
+_passed_over: frozenset[str] = frozenset()
 _next_read = 0.0
 
 
@@ -83,8 +84,7 @@ def forget_flags() -> None:
 
 def read_flags() -> dict[str, Any]:
     """The present value of every flag, read now. Raises database errors, where `flag` goes on with the last values."""
-    global _rows
-    _rows = _read()
+    _take(_read())
     return {name: flag(name, refresh=False) for name in FLAGS}
 
 
@@ -98,13 +98,23 @@ def _read() -> dict[str, Any]:
             connection.close()
 
 
+def _take(rows: dict[str, Any]) -> None:
+    """Go by these rows. A value that its flag may not have, as one of another version, is said once and not gone by."""
+    global _rows, _passed_over
+    _rows = rows
+    before = _passed_over
+    _passed_over = frozenset(name for name, kind in FLAGS.items() if name in rows and not kind.is_valid(rows[name]))
+    for name in sorted(_passed_over - before):
+        logger.warning("the stored value of %s is not %s; the setting stands", name, FLAGS[name].says)
+
+
 def _refresh() -> None:
     """Read the table if it is time. One thread reads; the others go on with what they have."""
-    global _rows, _next_read
+    global _next_read
     if time.monotonic() < _next_read or not _lock.acquire(blocking=False):
         return
     try:
-        _rows = _read()
+        _take(_read())
     except DatabaseError as exc:
         logger.warning("flags cannot be read (%s); the last values stand", type(exc).__name__)
     finally:

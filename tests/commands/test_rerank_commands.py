@@ -36,21 +36,20 @@ def verified(capsys, *arguments) -> tuple[int, dict]:
     return status, json.loads(out)
 
 
-def test_the_bench_prints_a_row_per_backend_dtype_length_and_number_of_callers(capsys, folder):
+def test_the_bench_prints_a_row_per_dtype_length_and_number_of_callers(capsys, folder):
     status, out, err = run(capsys, rerank_bench, "--json", "--model", folder, "--device", "cpu", *SMOKE)
     rows = json.loads(out)["rows"]
     assert status == 0
-    assert [
-        (row["backend"], row["dtype"], row["concurrency"]) for row in rows if row["backend"] == "cross_encoder"
-    ] == [("cross_encoder", dtype, callers) for dtype in ("bfloat16", "float32") for callers in (1, 2)]
-    assert [row["concurrency"] for row in rows if row["backend"] == "late_interaction"] == [1, 2]
+    assert [(row["backend"], row["dtype"], row["concurrency"]) for row in rows] == [
+        ("cross_encoder", dtype, callers) for dtype in ("bfloat16", "float32") for callers in (1, 2)
+    ]
     assert all(list(row) == FIELDS for row in rows)
     assert all((row["candidates"], row["tokens"]) == (3, 24) and 0 < row["p50_ms"] <= row["p99_ms"] for row in rows)
     assert len(err.splitlines()) == len(rows)
 
 
 def test_without_json_it_is_a_table(capsys, folder):
-    chosen = ["--model", folder, "--device", "cpu", "--backend", "cross_encoder", "--dtype", "float32"]
+    chosen = ["--model", folder, "--device", "cpu", "--dtype", "float32"]
     status, out, _ = run(capsys, rerank_bench, *chosen, *SMOKE)
     lines = out.splitlines()
     assert (status, len(lines)) == (0, 4)
@@ -60,18 +59,18 @@ def test_without_json_it_is_a_table(capsys, folder):
 
 
 def test_a_p95_over_the_limit_is_a_finding(capsys, folder):
-    chosen = ["--json", "--model", folder, "--device", "cpu", "--backend", "cross_encoder", "--dtype", "float32"]
+    chosen = ["--json", "--model", folder, "--device", "cpu", "--dtype", "float32"]
     for limit_ms, expected in ((0.001, 1), (1e6, 0)):
         status, out, err = run(capsys, rerank_bench, *chosen, *SMOKE, "--p95-limit-ms", limit_ms)
         assert (status, len(json.loads(out)["rows"])) == (expected, 2)
         assert ("over 0.001 ms" in err) == bool(expected)
 
 
-def test_a_backend_that_cannot_be_measured_is_a_finding_and_the_others_are_measured(capsys, tmp_path):
+def test_a_model_that_cannot_be_measured_is_a_finding(capsys, tmp_path):
     status, out, err = run(capsys, rerank_bench, "--json", "--model", tmp_path / "none", *SMOKE)
-    assert status == 1
-    assert {row["backend"] for row in json.loads(out)["rows"]} == {"late_interaction"}
-    assert "cross_encoder was not measured: no_backend: the model's folder does not exist" in err
+    assert (status, json.loads(out)["rows"]) == (1, [])
+    for dtype in ("bfloat16", "float32"):
+        assert f"cross_encoder {dtype} was not measured: no_backend: the model's folder does not exist" in err
 
 
 PREDICT = ["--way", "predict"]
@@ -90,8 +89,8 @@ def test_what_the_queue_is_compared_with_is_measured_on_the_same_model(capsys, f
         ["--queries", "0"],
         ["--callers", "0"],
         ["--tokens", "8"],
-        ["--backend", "none"],
-        [*PREDICT, "--backend", "late_interaction"],
+        ["--way", "another"],
+        ["--backend", "late_interaction"],
     ],
 )
 def test_what_cannot_be_measured_is_usage(capsys, wrong):
@@ -125,13 +124,6 @@ def test_a_missing_model_is_a_finding_and_no_reference_is_written(capsys, tmp_pa
     assert (status, report["scores"]) == (1, [])
     assert report["findings"] == ["no model: no_backend the model's folder does not exist"]
     assert not reference.exists()
-
-
-def test_late_interaction_is_verified_on_the_embedding_model(capsys):
-    status, report = verified(capsys, "--backend", "late_interaction")
-    assert (status, report["backend"], report["findings"]) == (0, "late_interaction", [])
-    # Of each question's three passages the first answers it.
-    assert all(row[0] == max(row) for row in report["scores"])
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"scores": []}'])

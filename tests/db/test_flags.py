@@ -63,6 +63,23 @@ def test_a_row_that_makes_no_sense_is_passed_over(settings):
     assert flags.flag("RERANK_POOL") == settings.RERANK_POOL
 
 
+def test_a_row_of_a_backend_that_went_is_passed_over_and_said_once(settings, caplog):
+    settings.RERANK_BACKEND = "none"
+    with connections["maint"].cursor() as cursor:
+        cursor.execute("INSERT INTO memory_flags (name, value) VALUES ('RERANK_BACKEND', '\"late_interaction\"')")
+    deployed = Reranker(deployed_config())
+    for _ in range(3):
+        flags.forget_flags()
+        backend = flags.flag("RERANK_BACKEND")
+        assert deployed.maybe_rerank("query", ["a text"], enabled=True, backend=backend).skipped == "no_backend"
+    said = "the stored value of RERANK_BACKEND is not one of auto, cross_encoder, none; the setting stands"
+    assert [record.getMessage() for record in caplog.records if record.name == flags.logger.name] == [said]
+
+    flags.set_flag("RERANK_BACKEND", None)
+    flags.forget_flags()
+    assert flags.flag("RERANK_BACKEND") == "none"
+
+
 def test_the_service_cannot_write_flags():
     with pytest.raises(DatabaseError), connections["default"].cursor() as cursor:
         cursor.execute("INSERT INTO memory_flags (name, value) VALUES ('RERANK_POOL', '1')")

@@ -441,27 +441,3 @@ def test_a_failed_load_is_tried_again_after_a_while(copied):
         assert reranks(healing).reranked and healing.metrics()["loads"] == 1
     finally:
         healing.close()
-
-
-# The token encoder of late interaction is somebody else's model
-
-
-def test_an_encoder_that_refuses_is_not_blamed_and_one_that_fails_is():
-    import numpy as np
-
-    trouble = []
-
-    def encode(texts):
-        if trouble:
-            raise trouble[0]
-        return [np.ones((2, 4), np.float32) for _ in texts]
-
-    late = Reranker(RerankConfig(backend="late_interaction", token_encoder=encode))
-    try:
-        assert late.warm(30)
-        trouble.append(RerankSkipped("overloaded"))
-        assert [reranks(late).skipped for _ in range(4)] == ["overloaded"] * 4
-        trouble[0] = ValueError(SECRET)
-        assert [reranks(late).skipped for _ in range(3)] == ["error", "error", "circuit_open"]
-    finally:
-        late.close()

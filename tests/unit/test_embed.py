@@ -134,29 +134,6 @@ def test_vectors_are_those_of_sentence_transformers(minilm):
     assert np.abs(np.linalg.norm(passages.astype(np.float64), axis=1) - 1).max() < 1e-6
 
 
-def test_token_vectors_are_the_last_hidden_states_without_special_tokens(minilm):
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    texts = ["The cat sat on the mat.", "Quarterly revenue rose.", "a longer one " * 200]
-    model = SentenceTransformer(str(resolve_model(minilm.model_name)), device="cpu")
-    found = minilm.embed_tokens(texts)
-    for text, rows in zip(texts, found, strict=True):
-        inputs = model.tokenizer(text, truncation=True, max_length=512, return_tensors="pt")
-        with torch.inference_mode():
-            expected = model[0].auto_model(**inputs).last_hidden_state[0, 1:-1].numpy()
-        assert rows.shape == expected.shape and rows.dtype == np.float32
-        cosines = (rows * expected).sum(1) / (np.linalg.norm(rows, axis=1) * np.linalg.norm(expected, axis=1))
-        # bfloat16 where the hardware has it.
-        assert cosines.min() > 0.995
-
-
-def test_token_vectors_leave_the_embedding_model_whole(tiny):
-    before = tiny.embed_passages(["query one"])
-    tiny.embed_tokens(["query one"])
-    assert np.array_equal(tiny.embed_passages(["query one"]), before)
-
-
 def test_all_512_tokens_reach_the_model(minilm):
     words = ["memory"] * 510
     other = [*words[:400], "volcano", *words[401:]]
@@ -180,7 +157,6 @@ def test_slices_are_counted_as_the_model_counts_them(minilm):
 
 def test_no_passages_give_no_rows(tiny):
     assert tiny.embed_passages([]).shape == (0, TINY_DIMENSION)
-    assert tiny.embed_tokens([]) == []
     assert tiny.batches_run == 0
 
 

@@ -256,7 +256,7 @@ def test_a_dead_owner_thread_is_replaced_and_leaks_nothing(callers):
 
 
 def test_no_texts_are_answered_at_once(callers):
-    assert callers.queue.embed("tokens", [], []) == []
+    assert callers.queue.embed("passage", [], []) == []
     assert not callers.model.batches
 
 

@@ -17,15 +17,13 @@ from hypothesis import strategies as st
 import reranker
 from reranker import BACKEND_CHOICES, BACKENDS, RerankConfig, Reranker, RerankSkipped
 from reranker.backends import Pair
-from reranker.backends.late_interaction import max_sim
-from reranker.backends.windows import best_windows, estimated_tokens
 from reranker.bench import WAYS, BenchPlan, run_bench
-from reranker.blend import best_first, blended, sigmoid
 from reranker.faults import LoadFailure
 from reranker.jobs import Job, next_batch
 from reranker.loader import Load
 from reranker.pass_time import PassTime
 from reranker.reranker import _MAKERS
+from reranker.scores import best_first, sigmoid
 from reranker.verify import as_reference, read_reference, verify, write_reference
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
@@ -58,16 +56,6 @@ def gate(tiny, monkeypatch):
 @dataclass
 class Memory:
     text: str
-    score: float | None = None
-
-
-def word_vectors(texts):
-    """A token encoder: each word a direction of its own."""
-    rows = []
-    for text in texts:
-        words = text.lower().split()
-        rows.append(np.array([np.random.default_rng(sum(map(ord, w))).normal(size=64) for w in words], np.float32))
-    return rows
 
 
 # The facade
@@ -172,7 +160,6 @@ def test_skipped_answers_are_the_candidates_in_order_with_falling_scores(tiny):
     for outcome, reason in (
         (tiny.maybe_rerank("query", TEXTS, enabled=False), "disabled"),
         (tiny.maybe_rerank("query", TEXTS, backend="none"), "no_backend"),
-        (tiny.maybe_rerank("query", TEXTS, backend="late_interaction"), "no_backend"),
         (tiny.maybe_rerank("query", TEXTS, timeout_ms=0), "deadline"),
     ):
         assert (outcome.reranked, outcome.skipped) == (False, reason)
@@ -288,8 +275,7 @@ def test_the_process_has_one_reranker_and_it_loads_once_for_all_threads(folder):
 
 def test_new_settings_load_again_only_what_they_change(folder, tiny):
     model = tiny.cross_encoder()
-    config = RerankConfig(model=str(folder), device="cpu", parallel_passes=1, token_encoder=word_vectors, blend=1.0)
-    tiny.configure(config)
+    tiny.configure(replace(tiny.config, backend="cross_encoder", is_enabled=lambda: True))
     assert tiny.cross_encoder() is model
     tiny.configure(RerankConfig(model=str(folder), device="cpu", parallel_passes=1, max_tokens=64))
     assert tiny.cross_encoder() is not model
@@ -378,86 +364,28 @@ def test_a_few_slow_tiny_batches_hardly_move_the_estimate_for_large_ones():
     assert pass_time.seconds(6000) < 0.08
 
 
-# Late interaction
-
-
-def test_late_interaction_blends_with_the_candidates_own_scores():
-    memories = [Memory("nothing of it", 0.9), Memory("about cats", 0.8), Memory("the cats of rome sleep", 0.1)]
-    config = RerankConfig(backend="late_interaction", token_encoder=word_vectors, blend=1.0)
-    late = Reranker(config)
-    try:
-        assert late.warm(30)
-        replaced = late.rerank("cats of rome", memories, PLENTY_MS)
-        late.configure(RerankConfig(backend="late_interaction", token_encoder=word_vectors, blend=0.0))
-        kept = late.rerank("cats of rome", memories, PLENTY_MS)
-        assert late.maybe_rerank("cats of rome", memories, timeout_ms=PLENTY_MS).backend == "late_interaction"
-    finally:
-        late.close()
-    assert [result.candidate for result in replaced] == [memories[2], memories[1], memories[0]]
-    assert [result.candidate for result in kept] == memories
-    assert all(0 < result.score < 1 for result in replaced + kept)
-
-
-def test_auto_keeps_candidate_order_where_the_weights_are_missing_and_late_interaction_is_asked_for_by_name(tmp_path):
-    auto = Reranker(RerankConfig(model=str(tmp_path / "none"), token_encoder=word_vectors))
+def test_auto_keeps_candidate_order_where_the_weights_are_missing(tmp_path):
+    auto = Reranker(RerankConfig(model=str(tmp_path / "none")))
     try:
         assert not auto.warm(30)
         kept = auto.maybe_rerank("cats", ["dogs", "cats"], timeout_ms=PLENTY_MS)
-        assert not [t for t in threading.enumerate() if "late_interaction" in t.name]
-        auto.maybe_rerank("cats", ["dogs"], timeout_ms=PLENTY_MS, backend="late_interaction")
-        auto.configure(replace(auto.config, backend="late_interaction"))
-        assert auto.warm(30)
-        named = auto.maybe_rerank("cats", ["dogs", "cats"], timeout_ms=PLENTY_MS)
     finally:
         auto.close()
     assert (kept.backend, kept.reranked, kept.skipped) == ("cross_encoder", False, "no_backend")
     assert [result.candidate for result in kept.results] == ["dogs", "cats"]
-    assert (named.backend, named.reranked) == ("late_interaction", True)
-    assert named.results[0].candidate == "cats"
 
 
-def test_max_sim_is_the_mean_of_the_best_cosines():
-    query = np.array([[2.0, 0.0], [0.0, 1.0]], np.float32)
-    passage = np.array([[5.0, 0.0], [3.0, 4.0]], np.float32)
-    assert max_sim(query, passage) == pytest.approx((1.0 + 0.8) / 2)
-    assert max_sim(query, np.empty((0, 2), np.float32)) == 0.0
+def test_the_backend_that_went_is_no_choice_any_more(tiny):
+    with pytest.raises(ValueError, match="auto, cross_encoder, none"):
+        RerankConfig(backend="late_interaction")
+    with pytest.raises(ValueError, match="auto, cross_encoder, none"):
+        tiny.maybe_rerank("query", TEXTS, backend="late_interaction")
 
 
-def test_the_window_is_the_stretch_with_the_rarest_words_of_the_query():
-    filler = "so it goes on and on " * 30
-    texts = [f"{filler} the rare heron {filler}", f"the common word {filler}", "short common text"]
-    windows = best_windows("common heron", texts, 32)
-    assert "rare heron" in windows[0] and windows[0] in texts[0]
-    assert windows[1].startswith("the common word")
-    assert windows[2] == texts[2]
-    assert all(estimated_tokens(window) <= 32 for window in windows)
-
-
-def test_a_rare_word_outweighs_a_common_one_and_equal_windows_give_the_first():
-    filler = "so it goes on and on " * 30
-    text = f"common {filler} rare {filler} common"
-    others = ["common"] * 6
-    assert "rare" in best_windows("common rare", [text, *others], 16)[0]
-    twice = f"{filler} first heron {filler} second heron {filler}"
-    assert "first heron" in best_windows("heron", [twice], 16)[0]
-    assert best_windows("unrelated", [twice], 16)[0].startswith("so it goes")
-
-
-@given(st.text("ab 日本,", max_size=80), st.lists(st.text("ab 日本,x", max_size=300), max_size=4), st.integers(1, 40))
-def test_a_window_is_always_a_slice_of_its_text_and_fits(query, texts, tokens):
-    for text, window in zip(texts, best_windows(query, texts, tokens), strict=True):
-        assert window in text
-        assert window == text or estimated_tokens(window) <= max(tokens, estimated_tokens(window.split()[0]))
-
-
-@given(
-    st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1, 1)), min_size=1, max_size=30),
-    st.floats(0, 1),
-)
-def test_blending_keeps_scores_finite_and_the_order_total(pool, blend):
-    scores, sims = map(np.array, zip(*pool, strict=True))
-    values = blended(scores, sims, blend)
-    assert np.isfinite(values).all() and sorted(best_first(values)) == list(range(len(pool)))
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_scores_stay_finite_and_the_order_total_whatever_the_model_says(values):
+    values = np.array(values)
+    assert sorted(best_first(values)) == list(range(len(values)))
     assert ((sigmoid(values) >= 0) & (sigmoid(values) <= 1)).all()
 
 

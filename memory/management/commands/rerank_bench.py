@@ -1,10 +1,10 @@
-"""manage.py rerank_bench [--json] [--backend B] [--dtype D] [--model DIR] [--way W] [--p95-limit-ms N]"""
+"""manage.py rerank_bench [--json] [--dtype D] [--model DIR] [--way W] [--p95-limit-ms N]"""
 
 from dataclasses import replace
 
 from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.rerank import deployed_config
-from reranker import BACKENDS, RerankConfig, RerankSkipped
+from reranker import RerankConfig, RerankSkipped
 from reranker.bench import WAYS, BenchPlan, run_bench
 
 DTYPES = ("bfloat16", "float32")
@@ -16,15 +16,14 @@ COLUMNS = (
 
 class Command(ServiceCommand):
     help = (
-        "Time reranking on this machine, nothing refused: per backend and dtype, by tokens a pair, at several callers. "
-        "Exit 1 when a backend cannot be loaded or a single caller's p95 is over --p95-limit-ms."
+        "Time reranking on this machine, nothing refused: per dtype, by tokens a pair, at several callers. "
+        "Exit 1 when the model cannot be loaded or a single caller's p95 is over --p95-limit-ms."
     )
 
     def add_arguments(self, parser):
         plan = BenchPlan()
         parser.add_argument("--json", action="store_true", help="print {rows: [...]} instead of a table")
-        parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeatable; default both")
-        parser.add_argument("--dtype", action="append", choices=DTYPES, help="of the cross-encoder; default both")
+        parser.add_argument("--dtype", action="append", choices=DTYPES, help="repeatable; default both")
         parser.add_argument("--model", help="folder or name of the cross-encoder; default CROSS_ENCODER_MODEL")
         parser.add_argument("--device", help="a torch device; default cuda:0 where there is one, else cpu")
         parser.add_argument("--queries", type=int, default=plan.queries, help="calls a row; default %(default)s")
@@ -39,22 +38,18 @@ class Command(ServiceCommand):
         )
         parser.add_argument("--p95-limit-ms", type=float, help="exit 1 when a row of one caller is slower")
 
-    def handle(self, *, backend, dtype, model, device, queries, candidates, tokens, callers, p95_limit_ms, **options):
+    def handle(self, *, dtype, model, device, queries, candidates, tokens, callers, p95_limit_ms, **options):
         if min(queries, candidates, *callers) < 1 or min(tokens) < 16:
             raise usage("queries, candidates and callers are at least 1, tokens at least 16")
-        if options["way"] == "predict":
-            if "late_interaction" in (backend or ()):
-                raise usage("--way predict is for the cross-encoder")
-            backend = ["cross_encoder"]
         plan = BenchPlan(queries, candidates, tuple(tokens), tuple(callers))
         rows: list[dict] = []
         findings: list[str] = []
         self.work(lambda: {"rows": rows})
-        for config in _configs(backend or BACKENDS, dtype or DTYPES, model, device):
+        for config in _configs(dtype or DTYPES, model, device):
             try:
                 rows += run_bench([config], plan, progress=self.stderr.write, way=options["way"])
             except RerankSkipped as exc:
-                findings.append(f"{config.backend} was not measured: {exc}")
+                findings.append(f"{config.backend} {config.dtype} was not measured: {exc}")
         findings += [
             f"p95 of {row['p95_ms']} ms is over {p95_limit_ms:g} ms: {row['backend']} {row['dtype']}, "
             f"{row['candidates']} candidates of {row['tokens']} tokens"
@@ -67,17 +62,12 @@ class Command(ServiceCommand):
         self.conclude({"rows": rows} if options["json"] else _table(rows), code)
 
 
-def _configs(backends, dtypes, model, device) -> list[RerankConfig]:
-    """One config a backend and dtype; late interaction's dtype is the embedding model's."""
-    deployed = deployed_config()
+def _configs(dtypes, model, device) -> list[RerankConfig]:
+    """One config a dtype."""
+    deployed = replace(deployed_config(), backend="cross_encoder", device=device)
     if model is not None:
         deployed = replace(deployed, model=model, revision=None)
-    configs = []
-    for backend in dict.fromkeys(backends):
-        of_backend = replace(deployed, backend=backend, device=device)
-        kinds = dict.fromkeys(dtypes) if backend == "cross_encoder" else ["auto"]
-        configs += [replace(of_backend, dtype=dtype) for dtype in kinds]
-    return configs
+    return [replace(deployed, dtype=dtype) for dtype in dict.fromkeys(dtypes)]
 
 
 def _table(rows: list[dict]) -> str:

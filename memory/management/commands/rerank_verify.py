@@ -3,11 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from django.conf import settings
-
 from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.rerank import deployed_config
-from reranker import BACKENDS, BackendChoice
 from reranker.verify import read_reference, verify, write_reference
 
 
@@ -21,25 +18,20 @@ class Command(ServiceCommand):
         files = parser.add_mutually_exclusive_group()
         files.add_argument("--reference", type=Path, metavar="FILE", help="compare with what another machine wrote")
         files.add_argument("--write-reference", type=Path, metavar="FILE", help="write the scores for other machines")
-        parser.add_argument("--backend", choices=BACKENDS, help="default RERANK_BACKEND; auto means cross_encoder")
         parser.add_argument("--model", help="folder or name of the cross-encoder; default CROSS_ENCODER_MODEL")
         parser.add_argument("--device", help="a torch device; default cuda:0 where there is one, else cpu")
         parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
 
-    def handle(self, *, reference, write_reference: Path | None, backend, model, device, dtype, **options):
+    def handle(self, *, reference, write_reference: Path | None, model, device, dtype, **options):
         expected = None if reference is None else _read(reference)
-        config = replace(deployed_config(), backend=backend or _default_backend(), device=device, dtype=dtype)
+        config = replace(deployed_config(), backend="cross_encoder", device=device, dtype=dtype)
         if model is not None:
             config = replace(config, model=model, revision=None)
-        self.stderr.write(f"loading {config.backend}")
+        self.stderr.write(f"loading {config.model}")
         report = verify(config, expected)
         if write_reference is not None and report["scores"]:
             _write(write_reference, report)
         self.conclude(report, Exit.DONE if report["ok"] else Exit.FINDINGS, indent=2)
-
-
-def _default_backend() -> BackendChoice:
-    return "late_interaction" if settings.RERANK_BACKEND == "late_interaction" else "cross_encoder"
 
 
 def _read(path: Path) -> dict:
