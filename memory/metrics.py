@@ -37,6 +37,7 @@ queue_wait_ms = Histogram(
     buckets=_INDEX_MS,
 )
 queue_batch = Histogram("memory_queue_batch", "Texts in one pass of a model", ["model"], buckets=_BATCH)
+queue_failed = Counter("memory_queue_failed_total", "Passes of a model and turns of its queue that failed", ["model"])
 # Summed over the workers that live.
 queue_depth = Gauge(
     "memory_queue_depth",

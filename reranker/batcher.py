@@ -46,7 +46,7 @@ class Batcher:
     """Loads a backend in a thread of its own and runs it there, for any number of callers.
 
     `make` gives the backend. The thread probes the model when the breaker says so, and outlives
-    whatever the model raises. Any thread may call.
+    whatever the model raises, `SystemExit` included. Any thread may call.
     """
 
     def __init__(self, name: str, make: Callable[[], Backend], config: RerankConfig):
@@ -207,10 +207,12 @@ class Batcher:
             while not self._closed:
                 try:
                     self._step()
-                except Exception as error:  # a fault of ours; the thread must not die of it
-                    logger.error("the reranker's queue failed: %s", type(error).__name__)
+                # A fault of ours, or an exit that a model's library calls for: the thread must not die of it.
+                except BaseException as error:
                     with self._changed:
                         self._skip_all("error")
+                    metrics.failed.labels("error").inc()
+                    logger.error("the reranker's queue failed: %s", type(error).__name__)
         finally:
             if self.runner.backend is not None:
                 self.runner.backend.close()
@@ -236,7 +238,11 @@ class Batcher:
             if self.runner.load.state == "ready":
                 metrics.loads.labels(self.name).inc()
         elif self.breaker.begin_probe():
-            self.breaker.end_probe(good=self._probe())
+            good = False
+            try:
+                good = self._probe()
+            finally:  # half-open, nobody but this probe could close or open it
+                self.breaker.end_probe(good=good)
         elif self._until_measured() == 0:
             self._probe()
 
@@ -272,8 +278,9 @@ class Batcher:
         reason = None
         try:
             scores = self.runner.scores([job.pairs[i] for job, i in batch])
-        except Exception as error:
+        except BaseException as error:
             reason = reason_of(error)
+            metrics.failed.labels(reason).inc()
             # Without the traceback's text: a message can quote what was said.
             logger.error("a reranking batch failed (%s): %s", reason, type(error).__name__)
         with self._changed:

@@ -63,7 +63,7 @@ class Load:
         started = time.monotonic()
         try:
             result = self._make()
-        except Exception as error:
+        except BaseException as error:  # whatever it is, somebody waits for the end of this
             self._failures_in_a_row += 1
             backoff = min(2 ** (self._failures_in_a_row - 1), MOST_RELOAD_BACKOFF)
             self._retry_at = time.monotonic() + backoff * self._reload_after_seconds

@@ -23,6 +23,7 @@ _RECENT_CALLS = 1_024
 
 rerank_ms = Histogram("rerank_ms", "What reranking added to a call that a model was asked for, in ms", buckets=_MS)
 rerank_skipped = Counter("rerank_skipped_total", "Calls answered in candidate order, by reason", ["reason"])
+failed = Counter("rerank_failed_total", "Passes, probes and turns of the queue that failed, by reason", ["reason"])
 batch_pairs = Histogram("rerank_batch_pairs", "Pairs in one forward pass", buckets=_PAIRS)
 batch_ms = Histogram("rerank_batch_ms", "One forward pass over users' pairs, in milliseconds", buckets=_MS)
 loads = Counter("rerank_loads_total", "Models loaded and warmed; one a worker, unless settings change", ["backend"])

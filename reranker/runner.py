@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from reranker import metrics
 from reranker.backends import Backend, Pair, synthetic_pairs
 from reranker.config import RerankConfig
-from reranker.faults import out_of_memory
+from reranker.faults import out_of_memory, reason_of
 from reranker.loader import Load
 from reranker.pass_time import PassTime
 
@@ -71,7 +72,8 @@ class Runner:
         """Run a synthetic batch; True if it was well and in time; then the estimate rests on it alone."""
         try:
             _, seconds = self._timed(self._probe_pairs, 0.0)
-        except Exception as error:
+        except BaseException as error:
+            metrics.failed.labels(reason_of(error)).inc()
             logger.warning("the reranker's probe failed: %s", type(error).__name__)
             return False
         if seconds > limit_seconds:

@@ -32,6 +32,7 @@ _THREAD_CHECK_SECONDS = 1.0
 _depth = metrics.queue_depth.labels("embedding")
 _wait_ms = metrics.queue_wait_ms.labels("embedding")
 _batch_texts = metrics.queue_batch.labels("embedding")
+_failed = metrics.queue_failed.labels("embedding")
 
 
 class EmbedderQueue:
@@ -71,7 +72,7 @@ class EmbedderQueue:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the owner thread runs; should it ever die, whoever waits or comes next replaces it."""
+        """Whether the owner thread runs; should it die all the same, whoever waits or comes next replaces it."""
         return self._thread.is_alive()
 
     def embed(
@@ -176,21 +177,25 @@ class EmbedderQueue:
 
     def _own(self) -> None:
         while not self._closed:
-            try:
-                self._step()
-            except Exception as error:  # a fault of ours; the thread must not die of it
-                logger.error("the embedding queue failed: %s", type(error).__name__)
-                with self._changed:
-                    self._drop_all()
+            self._turn()
 
-    def _step(self) -> None:
-        """Wait for something to do and do it: users' texts do not stay here until the next one."""
-        with self._changed:
-            while not (self._closed or self._classes):
-                self._changed.wait()
-            batch = [] if self._closed else self._take()
-        if batch:
-            self._run(batch)
+    def _turn(self) -> None:
+        """Wait for a batch and run it: users' texts do not stay here until the next one.
+
+        What the model raises, an exit that its library calls for included, fails its batch (`_run_part`); what else is
+        raised is a fault of ours, which may have left the counts wrong: it fails all who wait. The thread goes on.
+        """
+        try:
+            with self._changed:
+                while not (self._closed or self._classes):
+                    self._changed.wait()
+                batch = [] if self._closed else self._take()
+            if batch:
+                self._run(batch)
+        except BaseException as error:
+            with self._changed:
+                self._drop_all()
+            self._note(error, "the embedding queue failed")
 
     def _take(self) -> Batch:
         """The next batch, of one class; expired jobs fall out."""
@@ -219,16 +224,20 @@ class EmbedderQueue:
                 with self._changed:
                     self._drop(job, _as_service_error(failure))
 
-    def _run_part(self, batch: Batch) -> Exception | None:
+    def _note(self, error: BaseException, what: str) -> None:
+        """By its type alone: a tokenizer's message can quote its input."""
+        _failed.inc()
+        logger.error("%s: %s", what, type(error).__name__)
+
+    def _run_part(self, batch: Batch) -> BaseException | None:
         """Give these texts their rows; the error where the model fails on them."""
         started = time.monotonic()
         try:
             rows = self._encode(batch[0][0].task, [job.texts[index] for job, index in batch])
             if len(rows) != len(batch):
                 raise ValueError("the model returned another number of rows than texts")
-        except Exception as error:
-            # Without the traceback's text: a tokenizer's message can quote its input.
-            logger.error("embedding batch failed: %s", type(error).__name__)
+        except BaseException as error:
+            self._note(error, "embedding batch failed")
             return error
         finally:
             self.batches_run += 1
@@ -249,7 +258,7 @@ class EmbedderQueue:
         return None
 
 
-def _as_service_error(failure: Exception) -> MemoryServiceError:
+def _as_service_error(failure: BaseException) -> MemoryServiceError:
     """A new error for each caller: one object raised in two threads mixes their tracebacks."""
     if isinstance(failure, MemoryServiceError):
         return type(failure)(failure.detail)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reranker import RerankConfig, Reranker, RerankSkipped
-from reranker.metrics import breaker_state
+from reranker import REASONS, RerankConfig, Reranker, RerankSkipped
+from reranker.metrics import breaker_state, failed
 from reranker.model_files import files_digest, weights_digest
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
 
@@ -137,6 +137,78 @@ def test_a_fault_of_the_queue_itself_fails_its_callers_and_the_thread_goes_on(ti
     monkeypatch.setattr(batcher, "_take", faulty_take)
     assert reranks(tiny).skipped == "error"
     assert reranks(tiny).reranked
+
+
+class Uncaught(BaseException):
+    """What no `except Exception` sees."""
+
+
+WHATEVER = [MemoryError, RecursionError, SystemExit, KeyboardInterrupt, Uncaught]
+
+
+def failures() -> float:
+    return sum(failed.labels(reason)._value.get() for reason in REASONS)
+
+
+@pytest.mark.parametrize("error", WHATEVER)
+def test_whatever_the_model_raises_fails_its_batch_and_the_thread_goes_on(tiny, gate, caplog, error):
+    before, owner = failures(), tiny._batchers["cross_encoder"]._thread
+    gate.before = failing(error(SECRET))
+    assert reranks(tiny).skipped in ("error", "out_of_memory", "device_error")
+    gate.before = lambda pairs: None
+    assert reranks(tiny).reranked and owner.is_alive()
+    assert failures() - before == 1
+    assert error.__name__ in caplog.text and SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("error", WHATEVER)
+def test_whatever_is_raised_while_a_batch_is_chosen_fails_its_callers_and_the_thread_goes_on(
+    tiny, monkeypatch, caplog, error
+):
+    batcher = tiny._batchers["cross_encoder"]
+    take, before, faults = batcher._take, failures(), []
+
+    def faulty_take():
+        if batcher._jobs and not faults:
+            faults.append("once")
+            raise error(SECRET)
+        return take()
+
+    monkeypatch.setattr(batcher, "_take", faulty_take)
+    assert reranks(tiny).skipped == "error"
+    assert reranks(tiny).reranked and batcher._thread.is_alive()
+    assert failures() - before == 1
+    assert error.__name__ in caplog.text and SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit, Uncaught])
+def test_whatever_a_probe_raises_is_a_bad_probe_and_a_later_one_closes_the_breaker(tiny, gate, error):
+    gate.before = failing(error(SECRET))
+    reranks(tiny), reranks(tiny)
+    wait_until(lambda: len(gate.batches) >= 3, "the first probe")
+    gate.before = lambda pairs: None
+    wait_until(lambda: breaker(tiny) == "closed", "the breaker closes")
+    assert reranks(tiny).reranked
+
+
+def test_a_load_that_calls_for_an_exit_is_a_failed_load_and_is_tried_again(copied, monkeypatch):
+    from sentence_transformers import CrossEncoder
+
+    real = CrossEncoder.__init__
+
+    def exits(self, *args, **kwargs):
+        monkeypatch.setattr(CrossEncoder, "__init__", real)
+        raise SystemExit(SECRET)
+
+    monkeypatch.setattr(CrossEncoder, "__init__", exits)
+    config = RerankConfig(model=str(copied), device="cpu", backend="cross_encoder", reload_after_seconds=0.05)
+    healing = Reranker(config)
+    try:
+        assert not healing.warm(60)
+        wait_until(lambda: healing.metrics()["state"] == "ready", "a later load")
+        assert reranks(healing).reranked
+    finally:
+        healing.close()
 
 
 # Deadlines and a stuck device

@@ -27,14 +27,14 @@ class Model:
         self.batches: list[list[str]] = []
         self.entered = threading.Semaphore(0)
         self.may_pass = threading.Event()
-        self.dies = False
+        self.raises: BaseException | None = None
 
     def encode(self, task, texts):
         self.batches.append(list(texts))
         self.entered.release()
         assert self.may_pass.wait(PATIENCE_SECONDS)
-        if self.dies:
-            raise SystemExit
+        if self.raises:
+            raise self.raises
         if any(text.startswith("bad") for text in texts):
             raise RuntimeError("the text was: secret")
         return np.array([[float(text.split()[-1])] for text in texts])
@@ -240,17 +240,87 @@ def test_a_fault_of_the_queues_own_fails_those_who_wait_and_nobody_after_them(ca
     assert callers.queue.is_alive
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_owner_thread_is_replaced_and_leaks_nothing(callers):
+class Uncaught(BaseException):
+    """What no `except Exception` sees."""
+
+
+WHATEVER = [MemoryError, RecursionError, SystemExit, KeyboardInterrupt, GeneratorExit, Uncaught]
+
+
+def failures() -> float:
+    return REGISTRY.get_sample_value("memory_queue_failed_total", {"model": "embedding"})
+
+
+@pytest.mark.parametrize("error", WHATEVER)
+def test_whatever_the_model_raises_fails_that_batch_and_the_thread_goes_on(callers, caplog, error):
+    held = callers.hold()
+    owner, before = callers.queue._thread, failures()
+    callers.model.raises = error("the text was: secret")
+    callers.let_go()
+    with pytest.raises(ModelUnavailable):
+        held.result(PATIENCE_SECONDS)
+    callers.model.raises = None
+    assert rows(callers.embed("next", 2, task="query")) == [2]
+    assert callers.queue._thread is owner and owner.is_alive()
+    assert (failures() - before, callers.queue.queued_tokens) == (1, 0)
+    assert error.__name__ in caplog.text and "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("error", WHATEVER)
+def test_whatever_is_raised_while_a_batch_is_chosen_fails_those_who_wait_and_the_thread_goes_on(
+    callers, caplog, monkeypatch, error
+):
     callers.hold()
+    waiting = [callers.embed("first", 1, 2, tokens=90), callers.embed("second", 1, task="query")]
+    owner, before = callers.queue._thread, failures()
+
+    def fault():
+        monkeypatch.undo()
+        raise error("secret")
+
+    monkeypatch.setattr(callers.queue._classes, "take", fault)
+    callers.let_go()
+    for future in waiting:
+        with pytest.raises(ModelUnavailable):
+            future.result(PATIENCE_SECONDS)
+    assert rows(callers.embed("third", 3)) == [3]
+    assert callers.queue._thread is owner and owner.is_alive()
+    assert (failures() - before, callers.queue.queued_tokens) == (1, 0)
+    assert error.__name__ in caplog.text and "secret" not in caplog.text
+
+
+def test_a_fault_of_ours_in_the_middle_of_counting_leaves_nothing_counted(callers, monkeypatch):
+    waiting = [callers.hold(), callers.embed("waits", 7)]
+    owner = callers.queue._thread
+
+    def fault(index, row):
+        raise Uncaught
+
+    (of_holder,) = (job for job in callers.queue._unfinished if job.user == "holder")
+    monkeypatch.setattr(of_holder, "fill", fault)
+    callers.let_go()
+    for future in waiting:
+        with pytest.raises(ModelUnavailable):
+            future.result(PATIENCE_SECONDS)
+    assert rows(callers.embed("next", 8)) == [8]
+    assert callers.queue._thread is owner and not callers.queue.queued_tokens
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_owner_thread_is_replaced_and_leaks_nothing(callers, monkeypatch):
+    def dies():
+        monkeypatch.undo()
+        raise SystemExit
+
+    held = callers.hold()
     waiting = callers.embed("waits", 1, task="query")
-    callers.model.dies = True
+    monkeypatch.setattr(callers.queue, "_turn", dies)
     owner = callers.queue._thread
     callers.let_go()
+    assert rows(held) == [0]
     with pytest.raises(ModelUnavailable):
         waiting.result(PATIENCE_SECONDS)
     assert not owner.is_alive()
-    callers.model.dies = False
     assert rows(callers.embed("next", 2)) == [2]
     assert callers.queue.queued_tokens == 0
 
