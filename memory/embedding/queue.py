@@ -23,11 +23,15 @@ from memory.embedding.fair_queue import Batch
 from memory.embedding.job import Job, Task
 from memory.embedding.priority_classes import PriorityClasses
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
+from reranker.faults import out_of_memory
 
 logger = logging.getLogger(__name__)
 
 _MAX_RETRY_AFTER_SECONDS = 30
 _THREAD_CHECK_SECONDS = 1.0
+# After so many texts in a row that fail alone, the model is asked for one that is nobody's.
+_FAILURES_BEFORE_PROBE = 2
+_PROBE = "what was said"
 
 _depth = metrics.queue_depth.labels("embedding")
 _wait_ms = metrics.queue_wait_ms.labels("embedding")
@@ -210,19 +214,56 @@ class EmbedderQueue:
         return batch
 
     def _run(self, batch: Batch) -> None:
-        """Run a batch; where it fails, each caller's part once more and alone: a text is its own caller's trouble."""
-        parts: dict[Job, Batch] = {}
-        for job, index in batch:
-            parts.setdefault(job, []).append((job, index))
+        """Run a batch; where several callers' fails, their texts once more, singly.
+
+        Not where memory ran out: the model has tried with half of it, and the texts are not to blame.
+        """
         failure = self._run_part(batch)
         if failure is None:
             return
-        for job, part in parts.items():
-            if len(parts) > 1 and not job.done.is_set():
-                failure = self._run_part(part)
-            if failure is not None:
+        if len({job for job, _ in batch}) > 1 and not out_of_memory(failure):
+            self._run_singly(batch)
+        else:
+            self._fail(batch, failure)
+
+    def _run_singly(self, batch: Batch) -> None:
+        """Run each text alone and once, who has the least time first: a text that fails is its own caller's trouble.
+
+        Where the model does not even embed a text that is nobody's, it is no text's fault, and the rest fails at once.
+        """
+        failures_in_a_row = 0
+        for job, index in sorted(batch, key=lambda taken: taken[0].deadline):
+            if self._closed or job.done.is_set():
+                continue
+            if time.monotonic() >= job.deadline:
                 with self._changed:
-                    self._drop(job, _as_service_error(failure))
+                    self._drop(job, self._overloaded(job))
+                continue
+            failure = self._run_part([(job, index)])
+            if failure is None:
+                failures_in_a_row = 0
+                continue
+            self._fail([(job, index)], failure)
+            failures_in_a_row += 1
+            if failures_in_a_row == _FAILURES_BEFORE_PROBE:
+                if not self._is_well(job.task):
+                    self._fail(batch, failure)
+                    return
+                failures_in_a_row = 0
+
+    def _is_well(self, task: Task) -> bool:
+        self.batches_run += 1
+        try:
+            return len(self._encode(task, [_PROBE])) == 1
+        except BaseException as error:
+            self._note(error, "the embedding model fails whatever the text")
+            return False
+
+    def _fail(self, batch: Batch, failure: BaseException) -> None:
+        """Fail the callers of a batch, but for those who are done."""
+        with self._changed:
+            for job, _ in batch:
+                self._drop(job, _as_service_error(failure))
 
     def _note(self, error: BaseException, what: str) -> None:
         """By its type alone: a tokenizer's message can quote its input."""

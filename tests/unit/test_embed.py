@@ -463,6 +463,27 @@ def test_a_failing_model_reaches_the_callers_of_that_batch_alone(gate, tiny):
     assert tiny.queued_tokens == 0
 
 
+def test_one_exact_text_that_the_model_cannot_take_fails_alone_in_a_batch_of_several_users(gate, tiny):
+    def fail(texts, output):
+        if "bad" in texts:
+            raise ValueError("the text was: secret")
+
+    gate.fault = fail
+    gate.hold_first_batch()
+    good = gate.query("good", user="good", deadline=time.monotonic() + 200)
+    bad = gate.query("bad", user="bad", deadline=time.monotonic() + 100)
+    late = gate.query("late", user="late")
+    gate.open()
+    with pytest.raises(ModelUnavailable) as failed:
+        bad.result(30)
+    assert "secret" not in str(failed.value)
+    for text, future in (("good", good), ("late", late)):
+        assert np.abs(future.result(30) - tiny.embed_query(text)).max() < 1e-5
+    assert sorted(gate.batches[1]) == ["bad", "good", "late"]
+    assert gate.batches[2:5] == [["bad"], ["good"], ["late"]]
+    assert tiny.queued_tokens == 0
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 def test_a_vector_that_cannot_be_stored_reaches_its_own_caller_alone(gate, value):
     def spoil(texts, output):

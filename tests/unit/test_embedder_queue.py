@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from memory.embedding.job import Job
-from memory.embedding.queue import EmbedderQueue
+from memory.embedding.queue import _PROBE, EmbedderQueue
 from memory.errors import ModelUnavailable, Overloaded
 
 BATCH_TOKENS = 100
@@ -21,23 +22,28 @@ PATIENCE_SECONDS = 30
 
 
 class Model:
-    """Gives each text its number as its row, once it is let go; texts named bad are its undoing."""
+    """Gives each text its number as its row, or 0, once it is let go; texts named bad are its undoing."""
 
     def __init__(self):
         self.batches: list[list[str]] = []
         self.entered = threading.Semaphore(0)
         self.may_pass = threading.Event()
         self.raises: BaseException | None = None
+        self.at_next: Callable[[], None] | None = None
 
     def encode(self, task, texts):
         self.batches.append(list(texts))
+        at_next, self.at_next = self.at_next, None
+        if at_next:
+            at_next()
         self.entered.release()
         assert self.may_pass.wait(PATIENCE_SECONDS)
         if self.raises:
             raise self.raises
         if any(text.startswith("bad") for text in texts):
             raise RuntimeError("the text was: secret")
-        return np.array([[float(text.split()[-1])] for text in texts])
+        numbers = [text.split()[-1] for text in texts]
+        return np.array([[float(number) if number.isdigit() else 0.0] for number in numbers])
 
 
 class Callers:
@@ -64,6 +70,14 @@ class Callers:
 
     def let_go(self) -> None:
         self.model.may_pass.set()
+
+    def let_go_and_then(self, act) -> None:
+        """Let the held batch pass, and act as the next one reaches the model."""
+        self.model.at_next = act
+        self.let_go()
+
+    def let_go_and_then_raise(self, error: BaseException) -> None:
+        self.let_go_and_then(lambda: setattr(self.model, "raises", error))
 
     def users_by_batch(self) -> list[set[str]]:
         return [{text.split()[1] for text in batch} for batch in self.model.batches[1:]]
@@ -210,16 +224,80 @@ def test_a_poisonous_text_fails_alone_and_every_other_caller_of_its_batch_is_ser
     assert callers.queue.queued_tokens == 0
 
 
-def test_a_model_that_always_fails_is_asked_once_more_for_each_caller_and_no_more(callers):
+def test_texts_that_all_fail_are_each_asked_for_once_more_alone_and_no_more(callers):
     callers.hold()
-    failing = [callers.embed(f"user-{n}", n, n, task="query", what="bad") for n in range(4)]
+    failing = [callers.embed(f"user-{n}", n, task="query", what="bad") for n in range(4)]
     callers.let_go()
     for future in failing:
         with pytest.raises(ModelUnavailable):
             future.result(PATIENCE_SECONDS)
-    batches = callers.model.batches[1:]
-    assert len(batches[0]) > 1
-    assert len(batches) <= 2 * len(failing) + 2
+    first, *others = callers.model.batches[1:]
+    assert len(first) == 4
+    # After two in a row, one that is nobody's: the model is well, and the others may have been.
+    assert others == [*([text] for text in first[:2]), [_PROBE], *([text] for text in first[2:]), [_PROBE]]
+    assert callers.queue.queued_tokens == 0
+
+
+def test_a_model_that_fails_whatever_the_text_is_asked_three_times_more_whatever_the_batch(callers):
+    callers.hold()
+    failing = [callers.embed(f"user-{n}", n, task="query") for n in range(9)]
+    callers.let_go_and_then_raise(RuntimeError("device"))
+    for future in failing:
+        with pytest.raises(ModelUnavailable):
+            future.result(PATIENCE_SECONDS)
+    assert [len(batch) for batch in callers.model.batches[1:]] == [9, 1, 1, 1]
+    callers.model.raises = None
+    assert rows(callers.embed("next", 2)) == [2]
+    assert callers.queue.queued_tokens == 0
+
+
+def test_a_batch_for_which_memory_ran_out_is_not_run_again(callers):
+    callers.hold()
+    failing = [callers.embed(f"user-{n}", n, task="query") for n in range(4)]
+    callers.let_go_and_then_raise(MemoryError())
+    for future in failing:
+        with pytest.raises(ModelUnavailable):
+            future.result(PATIENCE_SECONDS)
+    assert [len(batch) for batch in callers.model.batches[1:]] == [4]
+
+
+def test_one_callers_batch_that_fails_is_not_run_again(callers):
+    callers.hold()
+    failing = callers.embed("user", *range(6), tokens=20, what="bad")
+    callers.let_go()
+    with pytest.raises(ModelUnavailable):
+        failing.result(PATIENCE_SECONDS)
+    assert rows(callers.embed("next", 2)) == [2]
+    assert [len(batch) for batch in callers.model.batches[1:]] == [5, 1]
+
+
+def test_after_a_failure_who_has_the_least_time_comes_first_and_who_has_none_left_is_not_run(callers):
+    callers.hold()
+    now = time.monotonic()
+    bad = callers.embed("bad", 1, task="query", what="bad")
+    patient = callers.embed("patient", 2, task="query", deadline=now + 1000)
+    hurried = callers.embed("hurried", 3, task="query", deadline=now + 500)
+    late = callers.embed("late", 4, task="query", deadline=now + 900)
+    (of_late,) = (job for job in callers.queue._unfinished if job.user == "late")
+    callers.let_go_and_then(lambda: setattr(of_late, "deadline", 0.0))
+    assert (rows(hurried), rows(patient)) == ([3], [2])
+    for future, refused in ((bad, ModelUnavailable), (late, Overloaded)):
+        with pytest.raises(refused):
+            future.result(PATIENCE_SECONDS)
+    assert callers.users_by_batch()[1:] == [{"hurried"}, {"patient"}, {"bad"}]
+
+
+def test_what_fails_alone_costs_its_caller_the_whole_of_his_texts_and_they_are_run_no_more(callers):
+    callers.hold()
+    bad = callers.embed("bad", *range(6), tokens=20, what="bad", deadline=time.monotonic() + 500)
+    good = callers.embed("good", *range(6), tokens=20, deadline=time.monotonic() + 1000)
+    callers.let_go()
+    assert rows(good) == list(range(6))
+    with pytest.raises(ModelUnavailable):
+        bad.result(PATIENCE_SECONDS)
+    asked = [[text.split()[0] for text in batch] for batch in callers.model.batches[1:]]
+    assert sorted(asked[0]) == ["bad"] * 3 + ["text"] * 2
+    assert asked[1:] == [["bad"], ["text"], ["text"], ["text"] * 4]
 
 
 def test_a_fault_of_the_queues_own_fails_those_who_wait_and_nobody_after_them(callers, monkeypatch):
