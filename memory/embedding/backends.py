@@ -25,6 +25,8 @@ class Model(Protocol):
 
     weights_sha256: str
     device: str
+    # So much is asked of it at once. It is what a query may have to wait for.
+    batch_tokens: int
     dimension: int
     passage_tokens: int
     tokenizer: Any

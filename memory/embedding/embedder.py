@@ -34,10 +34,6 @@ from reranker.model_files import model_folder
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# One batch is what a query may have to wait for. 2 CPU cores take about 0.2 ms a token whatever
-# the batch, so there one passage of 512 is a batch; a GPU needs more to be busy.
-CPU_BATCH_TOKENS = 512
-GPU_BATCH_TOKENS = 16_384
 MAX_QUEUED_TOKENS = 262_144
 RELOAD_AFTER_SECONDS = 30.0  # a load that failed is not tried again by each request
 _MIN_NORM = 1e-6
@@ -212,7 +208,7 @@ class Embedder:
             raise error
         self._queue = EmbedderQueue(
             model.encode,
-            batch_tokens=self._batch_tokens or (CPU_BATCH_TOKENS if model.device == "cpu" else GPU_BATCH_TOKENS),
+            batch_tokens=self._batch_tokens or model.batch_tokens,
             max_queued_tokens=self._max_queued_tokens,
         )
         self._loaded = model

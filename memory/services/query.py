@@ -10,6 +10,7 @@ from django.db import DataError
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
+from memory.admission.turns import query_turns
 from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.lexical.bm25 import lexical_query
@@ -75,7 +76,8 @@ class _Found:
 def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
-    1. The user's profile, cached: his keys and his space. Who has none has no memory.
+    1. In the user's turn, as are the steps up to 5: his profile, cached: his keys and his space. Who has none has no
+       memory.
     2. Embed the question with that space's model; no database connection is held.
     3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
     4. Fuse the legs' scores and let old passages decay.
@@ -87,12 +89,13 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     Raises Overloaded, KeyUnavailable, DecryptionFailed, SpaceMismatch, and database errors.
     """
     watch = Stopwatch()
-    found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
-    pool, quarantined, candidates = [], False, 0
-    if found is not None:
-        quarantined, candidates = found.quarantined, len(found.candidates)
-        pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-        pool = _opened_pool(found, query, pool_size)
+    with query_turns().taking(bound_tenant()):
+        found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
+        pool, quarantined, candidates = [], False, 0
+        if found is not None:
+            quarantined, candidates = found.quarantined, len(found.candidates)
+            pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
+            pool = _opened_pool(found, query, pool_size)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)

@@ -27,6 +27,7 @@ NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WO
 # Defaults that are computed, or that another module knows.
 TOLD_IN_WORDS = {
     "MEMORY_RESERVED_THREADS": "a tenth of the threads, at least 1",
+    "MEMORY_QUERIES_AT_ONCE": "twice the cores, at least 4",
     "MEMORY_USER_CONCURRENCY": "a tenth of the threads, at least 4",
     "MEMORY_EMBEDDING_SHA256": "known for the default",
     "MEMORY_EMBEDDING_FILES_SHA256": "known for the default",
