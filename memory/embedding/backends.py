@@ -25,8 +25,10 @@ class Model(Protocol):
 
     weights_sha256: str
     device: str
-    # So much is asked of it at once. It is what a query may have to wait for.
+    # So much is asked of it at once: it is what a query may have to wait for. From `full_tokens` on a batch tells what
+    # a token takes.
     batch_tokens: int
+    full_tokens: int
     dimension: int
     passage_tokens: int
     tokenizer: Any

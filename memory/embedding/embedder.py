@@ -209,6 +209,7 @@ class Embedder:
         self._queue = EmbedderQueue(
             model.encode,
             batch_tokens=self._batch_tokens or model.batch_tokens,
+            full_tokens=None if self._batch_tokens else model.full_tokens,
             max_queued_tokens=self._max_queued_tokens,
         )
         self._loaded = model

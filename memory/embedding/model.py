@@ -73,6 +73,7 @@ class EmbeddingModel:
         transformers_logging.disable_progress_bar()
         self.device = device or best_device()
         self.batch_tokens = CPU_BATCH_TOKENS if self.device == "cpu" else GPU_BATCH_TOKENS
+        self.full_tokens = self.batch_tokens // 2
         if dtype == "auto":
             dtype = "float16" if self.device.startswith("cuda") else "float32"
         self._out_of_memory = torch.OutOfMemoryError

@@ -35,6 +35,7 @@ class OnnxEmbeddingModel:
     device = "cpu"
     # Texts are read alone, so a batch gains nothing but two threads for short ones.
     batch_tokens = 128
+    full_tokens = 256
 
     def __init__(self, folder: Path, manifest: Manifest, max_tokens: int):
         from tokenizers import Tokenizer

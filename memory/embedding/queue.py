@@ -55,6 +55,7 @@ class EmbedderQueue:
         *,
         batch_tokens: int,
         max_queued_tokens: int,
+        full_tokens: int | None = None,
     ):
         self._encode = encode
         self._batch_tokens = batch_tokens
@@ -62,7 +63,9 @@ class EmbedderQueue:
         self._classes = PriorityClasses(batch_tokens, max_queued_tokens)
         self._unfinished: set[Job] = set()
         self._seconds_per_token = 0.0
-        # Of batches that are at least half full: a short one takes nearly as long whatever is in it.
+        # Of batches that are at least so long: a short one takes nearly as long whatever is in it, and where the
+        # machine halts for a moment in one, each of its few tokens seems to take an age.
+        self._full_tokens = batch_tokens // 2 if full_tokens is None else full_tokens
         self._seconds_per_full_token = 0.0
         self._changed = threading.Condition()
         self._closed = False
@@ -288,7 +291,7 @@ class EmbedderQueue:
             batch_tokens = sum(job.tokens[index] for job, index in batch)
             seconds_per_token = (time.monotonic() - started) / batch_tokens
             self._seconds_per_token += 0.2 * (seconds_per_token - self._seconds_per_token)
-            if 2 * batch_tokens >= self._batch_tokens:
+            if batch_tokens >= self._full_tokens:
                 self._seconds_per_full_token += 0.2 * (seconds_per_token - self._seconds_per_full_token)
             for (job, index), row in zip(batch, rows, strict=True):
                 if not job.done.is_set():

@@ -21,13 +21,14 @@ SETTLE_SECONDS = 15.0
 # About 20,000 keys, rewritten in some 20 ms.
 REWRITE_MAX_BYTES = 4_000_000
 WORKER_LOCK_MS = 50
+VACUUM_LOCK_MS = 10_000
 COMMAND_LOCK_MS = 1000
 COMMAND_TRIES = 10
 CONNECT_SECONDS = 5
 GRANTED_FROM_VERSION = 170_000
 
 _SIZE = "SELECT pg_relation_size('memory_data_keys') + pg_relation_size('memory_search_keys')"
-_VACUUM = "VACUUM (SKIP_LOCKED) memory_data_keys, memory_search_keys"
+_VACUUM = "VACUUM memory_data_keys, memory_search_keys"
 _REWRITE = "VACUUM (FULL) memory_data_keys, memory_search_keys"
 
 logger = logging.getLogger(__name__)
@@ -105,4 +106,6 @@ def _clear() -> None:
                 return
             except psycopg.errors.LockNotAvailable:
                 pass
+        # It waits for another VACUUM alone, one of PostgreSQL's own say, and keeps nobody waiting.
+        connection.execute(f"SET lock_timeout = {VACUUM_LOCK_MS}")
         connection.execute(_VACUUM)

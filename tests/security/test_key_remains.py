@@ -158,6 +158,12 @@ def test_a_table_too_large_to_rewrite_is_vacuumed(people, superuser, monkeypatch
     erase(people[1])
     wait_until_cleared()
     assert superuser.execute(files).fetchone() == before
+    for _ in range(20):
+        if are_gone(superuser, keys):
+            return
+        # Another session's snapshot, an ANALYZE of PostgreSQL's own say, may have kept them.
+        time.sleep(0.5)
+        key_remains._clear()
     assert are_gone(superuser, keys)
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
@@ -440,3 +440,16 @@ def test_the_queue_is_measured_without_a_series_for_anybody(callers):
 
 def test_a_job_counts_a_text_without_tokens_as_one():
     assert Job("passage", ["", ""], [0, 3]).unfinished_tokens == 4
+
+
+def test_a_machine_that_halts_in_a_short_batch_does_not_make_long_work_seem_hopeless():
+    def encode(task, texts):
+        if texts == ["halts"]:
+            time.sleep(0.5)
+        return np.zeros((len(texts), 2))
+
+    queue = EmbedderQueue(encode, batch_tokens=128, max_queued_tokens=100_000, full_tokens=256)
+    with closing(queue):
+        queue.embed("passage", ["halts"], [70])
+        texts = ["long"] * 100
+        assert len(queue.embed("passage", texts, [200] * 100, time.monotonic() + 10)) == 100
