@@ -59,6 +59,10 @@ class Worker(ThreadWorker):
         super().load_wsgi()
         self.wsgi = answering_late(self.wsgi)
 
+    def run(self) -> None:
+        super().run()
+        goodbyes().finish()
+
     def accept(self, listener) -> None:
         try:
             client, address = listener.accept()

@@ -17,10 +17,14 @@ NEVER_SECONDS = 3_600.0
 
 
 @pytest.fixture
-def end_of():
+def said_by() -> Goodbyes:
+    return Goodbyes()
+
+
+@pytest.fixture
+def end_of(said_by):
     """`end_of(late)`: the client's end of a connection that was said goodbye to."""
     with ExitStack() as stack:
-        said_by = Goodbyes()
 
         def end_of(late: LateAnswer | None) -> socket.socket:
             ours, theirs = socket.socketpair()
@@ -66,6 +70,12 @@ def test_where_too_many_wait_already_the_answer_leaves_at_once(end_of, monkeypat
     monkeypatch.setattr(goodbyes, "LINGERING_MAX", 1)
     end_of(late_by(NEVER_SECONDS))
     assert everything(end_of(late_by(NEVER_SECONDS))) == ANSWER
+
+
+def test_at_the_workers_end_what_waits_leaves_at_once(said_by, end_of):
+    waiting = [end_of(late_by(NEVER_SECONDS)) for _ in range(3)]
+    said_by.finish()
+    assert [everything(client) for client in waiting] == [ANSWER] * 3
 
 
 def application(late: bool):
