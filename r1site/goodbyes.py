@@ -22,8 +22,10 @@ from memory.admission.refusals import LATE
 # Long enough for a client on the other side of the world to read its answer before the reset.
 LINGER_SECONDS = 0.5
 LINGER_MAX_BYTES = 64 * 1024
-# Past this many at once, connections are reset at once, and no answer waits.
+# Past this many at once, connections are reset at once.
 LINGERING_MAX = 512
+# Past this many no answer waits: one user's refusals must not take the others' moment.
+LATE_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Goodbyes:
 
     def add(self, connection: socket.socket, late: LateAnswer | None = None) -> None:
         """Send `late` when its time has come, then close `connection` in a while; never waits."""
-        is_full = self._count >= LINGERING_MAX
+        is_full = self._count >= (LINGERING_MAX if late is None else LATE_MAX)
         try:
             connection.setblocking(False)
             if late is not None and is_full:

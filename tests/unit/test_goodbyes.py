@@ -67,9 +67,18 @@ def test_a_client_who_left_before_his_answer_costs_the_others_nothing(end_of):
 
 
 def test_where_too_many_wait_already_the_answer_leaves_at_once(end_of, monkeypatch):
-    monkeypatch.setattr(goodbyes, "LINGERING_MAX", 1)
+    monkeypatch.setattr(goodbyes, "LATE_MAX", 1)
     end_of(late_by(NEVER_SECONDS))
     assert everything(end_of(late_by(NEVER_SECONDS))) == ANSWER
+
+
+def test_answers_that_wait_leave_room_for_those_who_only_go(end_of, monkeypatch):
+    monkeypatch.setattr(goodbyes, "LINGERING_MAX", 2)
+    monkeypatch.setattr(goodbyes, "LATE_MAX", 1)
+    for _ in range(3):
+        end_of(late_by(NEVER_SECONDS))
+    goes = end_of(None)
+    assert goes.send(b"what was still under way") and everything(goes) == b""
 
 
 def test_at_the_workers_end_what_waits_leaves_at_once(said_by, end_of):
