@@ -22,8 +22,10 @@ from memory.admission.refusals import LATE
 # Long enough for a client on the other side of the world to read its answer before the reset.
 LINGER_SECONDS = 0.5
 LINGER_MAX_BYTES = 64 * 1024
-# Past this many at once, connections are reset at once, and no answer waits.
+# Past this many at once, connections are reset at once.
 LINGERING_MAX = 512
+# Past this many no answer waits: one user's refusals must not take the others' moment.
+LATE_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,12 @@ class Goodbyes:
     """
 
     def __init__(self):
-        self._arriving: queue.SimpleQueue[tuple[socket.socket, LateAnswer | None]] = queue.SimpleQueue()
+        self._arriving: queue.SimpleQueue[tuple[socket.socket, LateAnswer | None] | None] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
         self._count = 0
+        self._is_finishing = False
         # In the order of their ends, since all stay as long: when, and how much may still be read.
         self._ends: dict[socket.socket, list[float]] = {}
         # In the order of their times, since all wait as long.
@@ -94,7 +97,7 @@ class Goodbyes:
 
     def add(self, connection: socket.socket, late: LateAnswer | None = None) -> None:
         """Send `late` when its time has come, then close `connection` in a while; never waits."""
-        is_full = self._count >= LINGERING_MAX
+        is_full = self._count >= (LINGERING_MAX if late is None else LATE_MAX)
         try:
             connection.setblocking(False)
             if late is not None and is_full:
@@ -111,6 +114,14 @@ class Goodbyes:
         self._arriving.put((connection, late))
         self._wake_writer.send(b"\0")
 
+    def finish(self) -> None:
+        """At the worker's end: what is late leaves now. Waits until all have gone, LINGER_SECONDS and a little more."""
+        self._arriving.put(None)
+        self._wake_writer.send(b"\0")
+        until = time.monotonic() + 2 * LINGER_SECONDS
+        while self._count and time.monotonic() < until:
+            time.sleep(0.01)
+
     def _run(self) -> None:
         while True:
             next_end = next(iter(self._ends.values()), [None])[0]
@@ -119,11 +130,15 @@ class Goodbyes:
             for key, _ in self._selector.select(max(0.0, min(times) - time.monotonic()) if times else None):
                 if key.fileobj is self._wake_reader:
                     self._wake_reader.recv(1)
-                    self._begin(*self._arriving.get())
+                    if (arrived := self._arriving.get()) is None:
+                        self._is_finishing = True
+                    else:
+                        self._begin(*arrived)
                 elif isinstance(key.fileobj, socket.socket) and self._is_over(key.fileobj):
                     self._close(key.fileobj)
             now = time.monotonic()
-            for connection in [connection for connection, late in self._late.items() if late.at <= now]:
+            due = [connection for connection, late in self._late.items() if late.at <= now or self._is_finishing]
+            for connection in due:
                 self._answer(connection, self._late.pop(connection))
             for connection in [connection for connection, (end, _) in self._ends.items() if end <= now]:
                 self._close(connection)

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_BYTE_MAX_SECONDS = 5.0
 HEADERS_MAX_SECONDS = 10.0
+# Where descriptors have run out and no silent connection has one: until the loop tries again.
+NO_DESCRIPTOR_SECONDS = 0.02
 
 
 class Connection(TConn):
@@ -59,11 +61,20 @@ class Worker(ThreadWorker):
         super().load_wsgi()
         self.wsgi = answering_late(self.wsgi)
 
+    def run(self) -> None:
+        super().run()
+        goodbyes().finish()
+
     def accept(self, listener) -> None:
         try:
             client, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                return
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # No descriptor is left: the caller waits in the listener's queue for the longest silent one's.
+                if not self._close_longest_silent():
+                    time.sleep(NO_DESCRIPTOR_SECONDS)
                 return
             raise
         self.nr_conns += 1
@@ -75,15 +86,16 @@ class Worker(ThreadWorker):
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
 
-    def _close_longest_silent(self) -> None:
-        """Of the connections that hold no thread: those that never spoke first, then those kept alive."""
+    def _close_longest_silent(self) -> bool:
+        """Of the connections that hold no thread: those that never spoke first, then those kept alive; if any is."""
         for silent in (self.pending_conns, self.keepalived_conns):
             if silent:
                 connection = silent.popleft()
                 self.poller.unregister(connection.sock)
                 connection.close()
                 self.nr_conns -= 1
-                return
+                return True
+        return False
 
     def _cap_keepalive(self, deadline) -> None:
         """At a graceful stop: who has not spoken yet is waited for no longer than who may speak again."""

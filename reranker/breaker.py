@@ -76,7 +76,7 @@ class Breaker:
             return max(0.0, self._probe_at - self._clock()) if self._state == "open" else None
 
     def begin_probe(self) -> bool:
-        """True for the one caller who is to probe now; `end_probe` must follow."""
+        """True for the one caller who is to probe now; `end_probe` or `abandon_probe` must follow."""
         with self._lock:
             now = self._clock()
             if self._state != "open" or now < self._probe_at:
@@ -98,6 +98,13 @@ class Breaker:
                 self._open_seconds = min(2 * self._open_seconds, LONGEST_OPEN_SECONDS)
                 soonest = self._clock() + FIRST_OPEN_SECONDS
                 self._open(max(self._probe_started_at + self._open_seconds, soonest))
+
+    def abandon_probe(self) -> None:
+        """It ended before it had shown anything: open, as it was before, and the next probe is due."""
+        with self._lock:
+            if self._state == "half_open":
+                self._probe_at = self._clock()
+                self._turn("open")
 
     def _open(self, probe_at: float) -> None:
         self._probe_at = probe_at

@@ -9,6 +9,7 @@ Another address: `gunicorn -b HOST:PORT -c ...`.
 import grp
 import os
 import pwd
+import resource
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,12 @@ worker_class = "r1site.gunicorn_worker.Worker"
 threads = _at_least_one("GUNICORN_THREADS", 40)
 # Silent ones cost a descriptor each; at the limit the longest silent goes (r1site/gunicorn_worker.py).
 worker_connections = 2000
+# Those, those that are just being ended, and what a worker has open besides. Many systems give 1,024 unasked.
+_descriptors = 4096
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if resource.RLIM_INFINITY != _soft < _descriptors:
+    _allowed = _descriptors if _hard == resource.RLIM_INFINITY else min(_descriptors, _hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_allowed, _hard))
 
 # As r1site/wsgi.py has it. Settings of a deployment's own are production, too.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "r1site.settings.prod")

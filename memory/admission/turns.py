@@ -42,15 +42,18 @@ class Turns:
         self._waiting: OrderedDict[str, deque[threading.Event]] = OrderedDict()
 
     @contextmanager
-    def taking(self, user_hash: str) -> Iterator[None]:
-        """One turn of this user's for the block. Raises Overloaded where the request's deadline comes first."""
-        self._take(user_hash)
+    def taking(self, user_hash: str, *, patience_seconds: float = threading.TIMEOUT_MAX) -> Iterator[None]:
+        """One turn of this user's for the block.
+
+        Raises Overloaded after `patience_seconds`, and where the request's deadline comes first.
+        """
+        self._take(user_hash, patience_seconds)
         try:
             yield
         finally:
             self._give_back(user_hash)
 
-    def _take(self, user_hash: str) -> None:
+    def _take(self, user_hash: str, patience_seconds: float) -> None:
         with self._lock:
             if self._running.total() < self._limit and self._running[user_hash] < self._share:
                 # Nobody waits who might have it: whoever gives a turn back calls the next one at once.
@@ -58,7 +61,7 @@ class Turns:
                 return
             called = threading.Event()
             self._waiting.setdefault(user_hash, deque()).append(called)
-        if called.wait(remaining_seconds(threading.TIMEOUT_MAX)):
+        if called.wait(remaining_seconds(patience_seconds)):
             return
         with self._lock:
             # Who was called just now has his turn, late as it is.

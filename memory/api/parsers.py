@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from typing import IO, Any
@@ -13,13 +12,15 @@ from rest_framework.parsers import BaseParser
 
 from memory.admission.cutoff import reading_until
 from memory.admission.deadline import remaining_seconds
-from memory.errors import BodyTooSlow, MalformedJSON, Overloaded
+from memory.admission.turns import Turns
+from memory.errors import BodyTooSlow, MalformedJSON
 from memory.formats.strict_json import parse_json
+from memory.rls import bound_tenant
 
 # A body above this is parsed in its turn, for which it waits so long at most.
 LARGE_BODY_BYTES = 16 * 1024
 LARGE_BODY_SECONDS = 10.0
-_large = threading.Lock()
+_large = Turns(1)
 
 
 class StrictJSONParser(BaseParser):
@@ -47,19 +48,15 @@ class StrictJSONParser(BaseParser):
 def _parse_in_turn(raw: bytes) -> Any:
     """`parse_json` for a large body, which is one call that no other thread can interrupt.
 
-    So bodies of that kind wait for each other, and after each the interpreter is left to the others for as long.
-    Raises Overloaded where the request's time is over first.
+    So bodies of that kind wait for each other, users in turn, and after each the interpreter is left to the others for
+    as long. Raises Overloaded where the request's time is over first.
     """
-    if not _large.acquire(timeout=remaining_seconds(LARGE_BODY_SECONDS)):
-        raise Overloaded(retry_after_seconds=1)
-    try:
+    with _large.taking(bound_tenant(), patience_seconds=LARGE_BODY_SECONDS):
         started = time.perf_counter()
         try:
             return parse_json(raw)
         finally:
             time.sleep(time.perf_counter() - started)
-    finally:
-        _large.release()
 
 
 def _read_in_time(stream: IO[bytes], request) -> bytes:

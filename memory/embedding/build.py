@@ -187,6 +187,7 @@ def _quantise(exact: Path, path: Path, kept: list[str]) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
+    # Not to write: in a folder that others may write to, the name could lead to any file of ours.
+    with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -93,24 +93,26 @@ class LanguageModel:
 
         Raises LanguageModelError, `unavailable` alone.
         """
-        is_probe = self._breaker.begin_probe()
-        if not is_probe and self._breaker.state != "closed":
+        probe = _Probe(self._breaker, self._record) if self._breaker.begin_probe() else None
+        if probe is None and self._breaker.state != "closed":
             raise LanguageModelError("unavailable")
-        return LanguageStream(
-            lambda stream: self._call(stream, messages, max_tokens),
-            timeout_seconds=self._timeout_seconds,
-            stall_seconds=self._stall_seconds,
-            max_chars=MAX_CHARS_PER_TOKEN * max_tokens,
-            on_end=self._end_probe if is_probe else self._record,
-        )
+        try:
+            return LanguageStream(
+                lambda stream: self._call(stream, messages, max_tokens),
+                timeout_seconds=self._timeout_seconds,
+                stall_seconds=self._stall_seconds,
+                max_chars=MAX_CHARS_PER_TOKEN * max_tokens,
+                on_word=probe.word if probe else lambda: None,
+                on_end=probe.end if probe else self._record,
+            )
+        except BaseException:  # no thread to be had: half-open, nobody but this probe could close or open it
+            if probe:
+                probe.end(None)
+            raise
 
     def _record(self, reason: str | None) -> None:
         if reason is not None:
             self._breaker.record(slow=reason in _HANGS)
-
-    def _end_probe(self, reason: str | None) -> None:
-        # Who left before the first word has shown nothing: the next call is a probe again.
-        self._breaker.end_probe(good=reason is not None and reason not in _HANGS)
 
     def _call(self, stream: LanguageStream, messages: list[dict[str, str]], max_tokens: int) -> Any:
         """The events of one call, made in the stream's own thread.
@@ -147,6 +149,30 @@ class LanguageModel:
 
     def _limit_body(self, response: Any) -> None:
         response.stream = self._calling.stream.limited(response.stream, response.headers)
+
+
+class _Probe:
+    """The call by which a server that hung is tried again: its first word decides, however long the rest takes.
+
+    All others are refused until then, so who leaves before it must not put off the next one either.
+    """
+
+    def __init__(self, breaker: Breaker, record: Callable[[str | None], None]):
+        self._breaker = breaker
+        self._record = record
+        self._is_decided = False
+
+    def word(self) -> None:
+        self._is_decided = True
+        self._breaker.end_probe(good=True)
+
+    def end(self, reason: str | None) -> None:
+        if self._is_decided:
+            self._record(reason)
+        elif reason is None:
+            self._breaker.abandon_probe()
+        else:
+            self._breaker.end_probe(good=reason not in _HANGS)
 
 
 def _socket_finder(found: Callable[[Any], None]) -> Callable[[str, dict], None]:

@@ -38,8 +38,8 @@ class LanguageStream:
     for all of it, `stalled` after `stall_seconds` without an event, `unreachable` for a connection that
     is refused or cut, `refused` for a status other than 200 or an error event, `malformed` for what is
     no stream or has no text, `too_long` past `max_chars` characters or MAX_ANSWER_BYTES.
-    `on_end` is called once: with that word, with "" where the server answered, with None where it was closed before
-    anything was known.
+    `on_word` is called at the first text. `on_end` is called once: with that word, with "" where the server answered
+    (and if it was still writing at the `timeout`, it did), with None where it was closed before anything was known.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class LanguageStream:
         timeout_seconds: float,
         stall_seconds: float,
         max_chars: int,
+        on_word: Callable[[], None] = lambda: None,
         on_end: Callable[[str | None], None] = lambda reason: None,
     ):
         self.finish_reason = ""
@@ -61,6 +62,7 @@ class LanguageStream:
         self._error: LanguageModelError | None = None
         self._ended = False
         self._closed = False
+        self._on_word: Callable[[], None] | None = on_word
         self._on_end = on_end
         self._has_told = False
         self._socket: socket.socket | None = None
@@ -175,6 +177,9 @@ class LanguageStream:
                     raise LanguageModelError("too_long")
                 if text:
                     is_answer = is_answer or bool(text.strip())
+                    if self._on_word is not None:
+                        self._on_word()
+                        self._on_word = None
                     self._deltas.append(text)
                     self._changed.notify_all()
         return is_answer
@@ -183,7 +188,7 @@ class LanguageStream:
         """The first failure counts; what the hang-up then does to the reader does not."""
         if self._error is None and not self._closed:
             self._error = LanguageModelError(reason)
-            self._tell(reason)
+            self._tell("" if reason == "timeout" and self._has_begun else reason)
         self._hang_up()
         self._changed.notify_all()
 

@@ -19,6 +19,7 @@ import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -171,12 +172,26 @@ def _import_spacy() -> Any:
     is_for_torch = any("transformers" in needed for needed in _meta().get("requirements") or [])
     if is_for_torch or "torch" in sys.modules:
         return importlib.import_module("spacy")
-    # What Python makes of None: `import torch` fails with ImportError, for which spaCy is prepared.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    without = _NoTorchHere()
+    sys.meta_path.insert(0, without)
     try:
         return importlib.import_module("spacy")
     finally:
-        del sys.modules["torch"]
+        sys.meta_path.remove(without)
+
+
+class _NoTorchHere(MetaPathFinder):
+    """`import torch` fails with ImportError, for which spaCy is prepared, in this thread alone.
+
+    Another may import it for the reranker meanwhile; would it fail there, transformers remembered that for good.
+    """
+
+    def __init__(self):
+        self._thread_id = threading.get_ident()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "torch" and threading.get_ident() == self._thread_id:
+            raise ModuleNotFoundError("kept from spaCy", name=name)
 
 
 def _load_entities() -> Language:

@@ -16,6 +16,8 @@ from memory.admission.writers import writers_turn
 from memory.api import parsers
 from memory.embedding.process import get_embedder
 from memory.errors import Overloaded, TooManyRequestsAtOnce
+from memory.formats.strict_json import parse_json
+from memory.rls import bound_tenant
 from r1site.settings.env import Rate
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -257,9 +259,34 @@ def test_large_bodies_are_parsed_one_at_a_time_and_small_ones_wait_for_none(alic
     settings.MEMORY_QUERY_SECONDS = 60
     assert len(json.dumps(large)) > parsers.LARGE_BODY_BYTES
     free = alice.post("memory/query", large).status_code
-    with parsers._large:
+    with parsers._large.taking("somebody"):
         settings.MEMORY_QUERY_SECONDS = 0.3
         assert told(alice.post("memory/query", large)) == (503, "overloaded", "1")
         settings.MEMORY_QUERY_SECONDS = 60
         assert alice.query("train").status_code == 200
     assert alice.post("memory/query", large).status_code == free != 503
+
+
+def test_one_users_large_bodies_do_not_all_go_before_anothers(alice, bob, settings, monkeypatch):
+    """As many of his streams may wait as there are streams, which would be longer than a query lasts."""
+    large = {"query": "train", "filters": {"doc_ids": ["x" * 200 for _ in range(90)]}}
+    assert len(json.dumps(large)) > parsers.LARGE_BODY_BYTES
+    settings.MEMORY_QUERY_SECONDS = 60
+    free = alice.post("memory/query", large).status_code
+    turns = parsers._large
+    parsed: list[str] = []
+
+    def parse(raw: bytes):
+        parsed.append(bound_tenant())
+        return parse_json(raw)
+
+    monkeypatch.setattr(parsers, "parse_json", parse)
+    with ThreadPoolExecutor(4) as threads:
+        with turns.taking("somebody"):
+            asked = []
+            for number, user in enumerate((alice, alice, alice, bob), 1):
+                asked.append(threads.submit(user.post, "memory/query", large))
+                while sum(map(len, turns._waiting.values())) < number:
+                    time.sleep(0.002)
+        assert {one.result(30).status_code for one in asked} == {free}
+    assert parsed == [bob.user_hash, *[alice.user_hash] * 3]

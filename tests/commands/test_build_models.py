@@ -66,3 +66,12 @@ def test_a_model_that_has_no_such_form_is_said_and_stops_nobody(deployment, weig
     deployment.MEMORY_EMBEDDING_MODEL = str(tmp_path / "dense")
     process.forget_embedders()
     assert [each["built"] for each in built()] == [None]
+
+
+def test_the_lock_empties_no_file_that_its_name_leads_to(deployment, tmp_path):
+    ours = tmp_path / "ours"
+    ours.write_text("kept")
+    deployment.MEMORY_MODELS_DIR.mkdir()
+    (deployment.MEMORY_MODELS_DIR / ".lock").symlink_to(ours)
+    built()
+    assert ours.read_text() == "kept"

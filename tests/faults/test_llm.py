@@ -158,6 +158,57 @@ def test_only_one_call_finds_out_whether_a_server_hangs_still(server):
     assert sorted(reasons) == ["stalled"] + ["unavailable"] * 7
 
 
+def that_hung(server, **limits: float) -> LanguageModel:
+    """A model at a server that hung, so that its next call is the probe."""
+    model = model_at(server.base_url, stall_seconds=0.3, **limits)
+    server.plays(60)
+    for _ in range(SLOW_CALLS_IN_A_ROW):
+        reason_of(model)
+    wait_until(lambda: model._breaker.seconds_until_probe() == 0)
+    return model
+
+
+def test_who_leaves_before_the_first_word_does_not_keep_it_from_the_others(server):
+    model = that_hung(server)
+    for _ in range(8):
+        model.stream(MESSAGES, max_tokens=10).close()
+        assert model._breaker.seconds_until_probe() == 0
+    server.plays(STATUS_OK, say("well"), finish())
+    assert says(model) == "well"
+
+
+def test_the_first_word_of_one_answer_lets_the_others_in_however_long_the_rest_takes(server):
+    model = that_hung(server)
+    server.plays(STATUS_OK, *([*say("word "), 0.05] * 400))
+    with model.stream(MESSAGES, max_tokens=10_000) as long:
+        assert long.poll(None) == "word "
+        server.plays(STATUS_OK, say("well"), finish())
+        assert says(model) == "well"
+        assert long.poll(None) == "word "
+
+
+def test_a_probe_for_which_there_is_no_thread_leaves_the_next_call_to_be_one(server, monkeypatch):
+    model = that_hung(server)
+    with monkeypatch.context() as patch:
+        patch.setattr(llm_stream.threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            model.stream(MESSAGES, max_tokens=10)
+    server.plays(STATUS_OK, say("well"), finish())
+    assert says(model) == "well"
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_answers_that_are_too_long_for_their_time_do_not_keep_it_from_the_others(server):
+    model = model_at(server.base_url, timeout_seconds=0.5)
+    server.plays(STATUS_OK, *([*say("word "), 0.02] * 2000))
+    assert {reason_of(model, max_tokens=10_000) for _ in range(SLOW_CALLS_IN_A_ROW + 1)} == {"timeout"}
+    server.plays(STATUS_OK, say("well"), finish())
+    assert says(model) == "well"
+
+
 def test_refusals_and_clients_who_leave_do_not_keep_a_server_from_the_others(server):
     model = model_at(server.base_url)
     server.plays(status(500))

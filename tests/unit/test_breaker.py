@@ -195,3 +195,16 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 TestAnyHistory = AnyHistory.TestCase
+
+
+def test_a_probe_that_showed_nothing_leaves_the_next_one_due_and_doubles_nothing():
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += FIRST_OPEN_SECONDS
+    for _ in range(5):
+        assert breaker.begin_probe()
+        breaker.abandon_probe()
+        assert breaker.state == "open" and breaker.seconds_until_probe() == 0
+    assert breaker.begin_probe()
+    breaker.end_probe(good=False)
+    assert breaker.seconds_until_probe() == 2 * FIRST_OPEN_SECONDS

@@ -17,10 +17,14 @@ NEVER_SECONDS = 3_600.0
 
 
 @pytest.fixture
-def end_of():
+def said_by() -> Goodbyes:
+    return Goodbyes()
+
+
+@pytest.fixture
+def end_of(said_by):
     """`end_of(late)`: the client's end of a connection that was said goodbye to."""
     with ExitStack() as stack:
-        said_by = Goodbyes()
 
         def end_of(late: LateAnswer | None) -> socket.socket:
             ours, theirs = socket.socketpair()
@@ -63,9 +67,24 @@ def test_a_client_who_left_before_his_answer_costs_the_others_nothing(end_of):
 
 
 def test_where_too_many_wait_already_the_answer_leaves_at_once(end_of, monkeypatch):
-    monkeypatch.setattr(goodbyes, "LINGERING_MAX", 1)
+    monkeypatch.setattr(goodbyes, "LATE_MAX", 1)
     end_of(late_by(NEVER_SECONDS))
     assert everything(end_of(late_by(NEVER_SECONDS))) == ANSWER
+
+
+def test_answers_that_wait_leave_room_for_those_who_only_go(end_of, monkeypatch):
+    monkeypatch.setattr(goodbyes, "LINGERING_MAX", 2)
+    monkeypatch.setattr(goodbyes, "LATE_MAX", 1)
+    for _ in range(3):
+        end_of(late_by(NEVER_SECONDS))
+    goes = end_of(None)
+    assert goes.send(b"what was still under way") and everything(goes) == b""
+
+
+def test_at_the_workers_end_what_waits_leaves_at_once(said_by, end_of):
+    waiting = [end_of(late_by(NEVER_SECONDS)) for _ in range(3)]
+    said_by.finish()
+    assert [everything(client) for client in waiting] == [ANSWER] * 3
 
 
 def application(late: bool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 from collections import deque
@@ -70,3 +71,17 @@ def test_a_graceful_stop_waits_no_longer_for_who_never_spoke(worker, connect):
     connect()
     worker._cap_keepalive(1.0)
     assert [connection.timeout for connection in worker.pending_conns] == [1.0]
+
+
+class _NoDescriptor:
+    def accept(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_where_descriptors_have_run_out_the_longest_silent_one_gives_its_up_and_the_worker_goes_on(worker, connect):
+    clients = [connect() for _ in range(2)]
+    worker.accept(_NoDescriptor())
+    assert [is_open(client) for client in clients] == [False, True]
+    for _ in range(2):
+        worker.accept(_NoDescriptor())
+    assert worker.nr_conns == 0

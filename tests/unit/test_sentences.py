@@ -1,5 +1,6 @@
 """Sentences: exact slices that leave nothing out, whatever the text."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -158,6 +159,39 @@ def test_nothing_of_a_model_is_imported_before_it_is_asked():
     code = f"import django; django.setup(); import sys, {modules}; print({{'spacy', 'torch'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "set()"
+
+
+_IMPORTING = """
+import django, threading
+from unittest import mock
+django.setup()
+from memory.language import pipeline
+
+def torch_here():
+    try:
+        import torch
+    except ImportError:
+        print("none")
+    else:
+        print("torch")
+
+def spacy(name):
+    torch_here()
+    other = threading.Thread(target=torch_here)
+    other.start()
+    other.join()
+
+with mock.patch.object(pipeline.importlib, "import_module", spacy):
+    pipeline._import_spacy()
+"""
+
+
+def test_while_spacy_is_imported_without_torch_another_thread_imports_it(tmp_path):
+    (tmp_path / "torch.py").touch()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", _IMPORTING]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["none", "torch"]
 
 
 def test_a_pipeline_that_cannot_be_warmed_is_logged_and_named_by_its_setting(settings, caplog):
