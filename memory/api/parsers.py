@@ -13,7 +13,7 @@ from rest_framework.parsers import BaseParser
 from memory.admission.cutoff import reading_until
 from memory.admission.deadline import remaining_seconds
 from memory.admission.turns import Turns
-from memory.errors import BodyTooSlow, MalformedJSON
+from memory.errors import BodyTooSlow, MalformedJSON, TenantNotBound
 from memory.formats.strict_json import parse_json
 from memory.rls import bound_tenant
 
@@ -51,7 +51,12 @@ def _parse_in_turn(raw: bytes) -> Any:
     So bodies of that kind wait for each other, users in turn, and after each the interpreter is left to the others for
     as long. Raises Overloaded where the request's time is over first.
     """
-    with _large.taking(bound_tenant(), patience_seconds=LARGE_BODY_SECONDS):
+    try:
+        user_hash = bound_tenant()
+    except TenantNotBound:
+        # Of an address without a token: all of those take turns as one user.
+        user_hash = ""
+    with _large.taking(user_hash, patience_seconds=LARGE_BODY_SECONDS):
         started = time.perf_counter()
         try:
             return parse_json(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -163,7 +164,12 @@ def test_a_writer_and_a_deleter_leave_all_of_the_document_or_nothing(alice, supe
     outcomes = set()
     for number in range(60):
         store(alice, "notes", passages)
-        calls = [lambda: store(alice, "notes", passages), lambda: forget(alice, "notes")]
+        # Of every four rounds the writer is late in one and the deleter in another, so that both orders are met.
+        late = {2: (0.03, 0.0), 3: (0.0, 0.03)}.get(number % 4, (0.0, 0.0))
+        calls = [
+            lambda late=late: (time.sleep(late[0]), store(alice, "notes", passages)),
+            lambda late=late: (time.sleep(late[1]), forget(alice, "notes")),
+        ]
         in_threads(*(calls if number % 2 else reversed(calls)))
         present = assert_counts_are_true(superuser, alice)
         assert present in ((0, 0), (1, 6))
