@@ -1,7 +1,7 @@
 """The embedding model: loaded once per process, asked through one queue.
 
-torch and sentence-transformers are imported by the load and not before it, so that a gunicorn
-master can import this module and fork.
+What runs it, ONNX Runtime or torch, is imported by the load and not before it, so that a gunicorn master can import
+this module and fork.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One loaded sentence-transformers model that embeds: its name, and how it is run.
+"""One loaded sentence-transformers model that embeds: its name, and how torch runs it.
 
 torch and sentence-transformers are imported by the load and not before it.
 """

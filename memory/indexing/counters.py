@@ -1,4 +1,4 @@
-"""The counts in a tenant's row, and how chunks go: each is said here once.
+"""The counts in a tenant's row, and how chunks go: each is said here once, but for an erasure's batches, which end all.
 
 Whoever adds or removes rows in a transaction counts them in it, under the lock of the tenant's row that every write
 takes first, so that no count drifts.

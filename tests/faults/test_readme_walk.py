@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from r1site.launch import DEMO_USER
 from tests.faults.service import ROOT, Service
 
 SECTION = (ROOT / "README.md").read_text().partition("## A first conversation")[2].partition("\n## ")[0]
@@ -18,6 +19,7 @@ SHELL = re.findall(r"^```sh\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 [PYTHON] = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 # Between the blocks, to tell their output apart.
 MARK = "-- next block --"
+[USER] = set(re.findall(r"make -s token USER=(\w+)", SECTION))
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,13 @@ def walked():
                 cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
             )  # fmt: skip
             assert walk.returncode == 0, walk.stdout + walk.stderr
-            yield environment | {"TOKEN": service.token("alice")}, walk.stdout.split(MARK)
+            yield environment | {"TOKEN": service.token(USER)}, walk.stdout.split(MARK)
         finally:
             service.stop()
+
+
+def test_who_has_run_the_demo_before_sees_the_same():
+    assert USER not in {DEMO_USER, "bob", "mallory"}
 
 
 def answers(output: str) -> list[dict]:
