@@ -7,6 +7,7 @@ gunicorn master can import this package and fork.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -121,6 +122,11 @@ def load_cross_encoder(config: RerankConfig) -> LoadedModel:
     if model.num_labels != 1:
         raise LoadFailure("no_backend", f"the model has {model.num_labels} outputs and cannot rank")
     return LoadedModel(model, device, dtype, digest)
+
+
+def cpu_cores() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def best_device() -> str:

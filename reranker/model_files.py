@@ -78,7 +78,7 @@ def weights_digest(folder: Path) -> str:
         raise LoadFailure("no_backend", "the model has weights that are not safetensors")
     if not weights:
         raise LoadFailure("no_backend", "the model has no safetensors weights")
-    return _sha256(weights[0]) if len(weights) == 1 else _digest_of_all(folder, weights)
+    return sha256_of(weights[0]) if len(weights) == 1 else _digest_of_all(folder, weights)
 
 
 def files_digest(folder: Path) -> str:
@@ -107,11 +107,12 @@ def _is_openvinos(path: Path) -> bool:
 
 
 def _digest_of_all(folder: Path, paths: list[Path]) -> str:
-    digests = sorted((path.relative_to(folder).as_posix(), _sha256(path)) for path in paths)
+    digests = sorted((path.relative_to(folder).as_posix(), sha256_of(path)) for path in paths)
     return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of one file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

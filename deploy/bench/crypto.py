@@ -31,6 +31,7 @@ for _name in ("MEMORY_ENCRYPTION_KEY", "MEMORY_TENANT_HMAC_KEY"):
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: E402
 
 from memory.security import associated_data, hmac_user, open_sealed, seal  # noqa: E402
+from reranker.loader import cpu_cores  # noqa: E402
 
 TARGET_OPS_PER_SECOND = 5_000
 TARGET_P99_MS = 1.0
@@ -101,7 +102,7 @@ def machine() -> dict:
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return {
         "cpu": model or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cpu_cores(),
         "load_1min": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "cryptography": version("cryptography"),

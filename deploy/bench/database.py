@@ -46,6 +46,8 @@ def service():
 
 def machine(connections) -> dict:
     """What the numbers were measured on."""
+    from reranker.loader import cpu_cores
+
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     with connections["default"].cursor() as cursor:
@@ -54,7 +56,7 @@ def machine(connections) -> dict:
     connections["default"].close()
     return {
         "cpu": model or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cpu_cores(),
         "load_1min": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "postgresql": server,

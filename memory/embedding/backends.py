@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from memory.embedding.built_form import form_folder, read_manifest
+from memory.embedding.built_form import COMMAND, form_folder, read_manifest
 from memory.embedding.job import Task
 from memory.errors import ModelUnavailable
 from reranker.model_files import expected_weights, files_digest
@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 BackendChoice = Literal["auto", "onnx", "torch"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
-COMMAND = "python manage.py build_models"
 
 
 class Model(Protocol):

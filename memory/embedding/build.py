@@ -51,7 +51,6 @@ def build(folder: Path, models: Path, *, sha256: str | None, files_sha256: str |
     Two at once: the second waits for the first. One that is damaged is built anew. Raises Unexportable, `LoadFailure`
     where a digest is not the expected one.
     """
-    model = None
     files = files_digest(folder)
     models.mkdir(parents=True, exist_ok=True)
     with _alone(models / ".lock"):
@@ -88,7 +87,6 @@ def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
     _export(whole, exact)
     _quantise(exact, folder / "model.onnx", kept=_narrowing(exact))
     exact.unlink()
-    limit = positions(whole)
     vectors = whole.encode(list(PROBES), batch_size=1, normalize_embeddings=True, prompt="", show_progress_bar=False)
     write_manifest(
         folder,
@@ -97,8 +95,7 @@ def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
             files_sha256=files_sha256,
             onnxruntime=onnxruntime.__version__,
             dimension=model.dimension,
-            max_seq_length=whole.max_seq_length,
-            positions=limit,
+            positions=positions(whole),
             prompts={"query": whole.prompts.get("query") or "", "passage": passage_prompt(whole.prompts)},
             digests=digests(folder),
             probes=[(text, [float(x) for x in vector]) for text, vector in zip(PROBES, vectors, strict=True)],
@@ -117,16 +114,9 @@ def _require_exportable(whole: Any) -> None:
 
 def _pooling(whole: Any) -> str | None:
     """`mean` or `cls`; None for any other, and where a prompt is left out of the mean."""
-    mode = whole[1].get_config_dict().get("pooling_mode")
-    if mode is None:
-        on = [name for name, value in whole[1].get_config_dict().items() if name.startswith("pooling_mode_") and value]
-        mode = (
-            {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}.get(on[0]) if len(on) == 1 else None
-        )
-    has_prompt = any(whole.prompts.values())
-    if has_prompt and not whole[1].get_config_dict().get("include_prompt", True):
-        return None
-    return mode if mode in ("mean", "cls") else None
+    config = whole[1].get_config_dict()
+    leaves_out_prompt = any(whole.prompts.values()) and not config.get("include_prompt", True)
+    return config["pooling_mode"] if config["pooling_mode"] in ("mean", "cls") and not leaves_out_prompt else None
 
 
 def _export(whole: Any, path: Path) -> None:

@@ -9,16 +9,17 @@ tells a damaged form and one of other weights from a good one. It is no seal: wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from memory.errors import ModelUnavailable
+from reranker.model_files import sha256_of
 
 # Of the way a form is made. Another number is another folder, so an old form is never taken for a new one.
-RECIPE = 1
+RECIPE = 2
 MANIFEST = "manifest.json"
+COMMAND = "python manage.py build_models"
 FILES = ("tokenizer.json", "model.onnx")
 
 
@@ -26,15 +27,14 @@ FILES = ("tokenizer.json", "model.onnx")
 class Manifest:
     """What is known of a built form.
 
-    `max_seq_length` is the model's own limit and `positions` the most it could take, both with special tokens.
-    `prompts` are put before a text, by task. `probes` are texts with the unit vectors that the weights give in float32.
+    `positions` is the most tokens that the model can take, with special ones. `prompts` are put before a text, by task.
+    `probes` are texts with the unit vectors that the weights give in float32.
     """
 
     weights_sha256: str
     files_sha256: str
     onnxruntime: str
     dimension: int
-    max_seq_length: int
     positions: int
     prompts: dict[str, str]
     digests: dict[str, str]
@@ -70,15 +70,8 @@ def read_manifest(folder: Path, weights_sha256: str, files_sha256: str) -> Manif
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 (hex) of each of FILES that is there."""
-    return {name: _sha256(folder / name) for name in FILES if (folder / name).is_file()}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256_of(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def _unusable(why: str) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"The embedding model's built form cannot be used: {why}. Run `python manage.py build_models`."
-    )
+    return ModelUnavailable(f"The embedding model's built form cannot be used: {why}. Run `{COMMAND}`.")

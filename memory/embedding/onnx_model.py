@@ -17,6 +17,7 @@ import numpy as np
 from memory.embedding.built_form import Manifest
 from memory.embedding.job import Task
 from memory.errors import ModelUnavailable
+from reranker.loader import cpu_cores
 
 # Of a probe's vector to the one that the weights give in float32. Measured on 160 questions and passages: mean 0.996,
 # worst 0.993.
@@ -62,11 +63,11 @@ class OnnxEmbeddingModel:
 
     def count_tokens(self, text: str) -> int:
         """Tokens the model will read, special ones included; any thread may ask."""
-        return min(len(_ids(self.tokenizer, text)), self._max_seq_length)
+        return min(len(_ids(self.tokenizer, [text])[0]), self._max_seq_length)
 
     def encode(self, task: Task, texts: Sequence[str]) -> np.ndarray:
         """float32[n, d] of unit length in the order of `texts`, with the model's own prompt for the task."""
-        read = [_ids(self._reading, self._prompts[task] + text.strip()) for text in texts]
+        read = _ids(self._reading, [self._prompts[task] + text.strip() for text in texts])
         if self._pool is not None and len(read) > 1 and max(map(len, read)) <= _SHORT_TOKENS:
             return np.stack(list(self._pool.map(self._run, read)))
         return np.stack([self._run(ids) for ids in read])
@@ -78,7 +79,7 @@ class OnnxEmbeddingModel:
 
     def _require_likeness(self, manifest: Manifest) -> None:
         # Their vectors were made without prompts.
-        rows = [self._run(_ids(self._reading, text.strip())) for text, _ in manifest.probes]
+        rows = map(self._run, _ids(self._reading, [text.strip() for text, _ in manifest.probes]))
         cosines = [float(row @ np.array(vector)) for row, (_, vector) in zip(rows, manifest.probes, strict=True)]
         if not (np.mean(cosines) >= MEAN_COSINE_MIN and min(cosines) >= COSINE_MIN):
             raise ModelUnavailable(
@@ -88,9 +89,9 @@ class OnnxEmbeddingModel:
             )
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """As `encode(text).ids`, which would keep the interpreter for itself: 10 ms for a long text of combining marks."""
-    return tokenizer.encode_batch_fast([text])[0].ids
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
 def session(path: Path, threads: int) -> Any:
@@ -109,5 +110,4 @@ def session(path: Path, threads: int) -> Any:
 def cpu_threads() -> int:
     """What OMP_NUM_THREADS allows, as for torch; else one a core."""
     text = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(text))) if text.isdecimal() else cores
+    return max(1, min(cpu_cores(), int(text))) if text.isdecimal() else cpu_cores()

@@ -13,6 +13,7 @@ from memory.embedding.backends import BACKEND_CHOICES
 from memory.lexical import terms
 from r1site.settings import databases, env, transport_rules
 from reranker import config as rerank_config
+from reranker.loader import cpu_cores
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or BASE_DIR / "var").absolute()
@@ -106,10 +107,9 @@ MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=50
 # gunicorn.conf.py makes the threads; here to share them out.
 GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 40, at_least=1, at_most=500)
 _A_TENTH = GUNICORN_THREADS // 10
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MEMORY_RESERVED_THREADS = env.integer("MEMORY_RESERVED_THREADS", max(1, _A_TENTH), at_least=0, at_most=499)
 MEMORY_USER_CONCURRENCY = env.integer("MEMORY_USER_CONCURRENCY", max(4, _A_TENTH), at_least=1, at_most=500)
-MEMORY_QUERIES_AT_ONCE = env.integer("MEMORY_QUERIES_AT_ONCE", max(4, 2 * _CORES), at_least=1, at_most=500)
+MEMORY_QUERIES_AT_ONCE = env.integer("MEMORY_QUERIES_AT_ONCE", max(4, 2 * cpu_cores()), at_least=1, at_most=500)
 # From a request's first byte to its answer. A language model has its own time (MEMORY_LLM_TIMEOUT_SECONDS).
 MEMORY_QUERY_SECONDS = env.decimal("MEMORY_QUERY_SECONDS", 2.0, at_least=0.05, at_most=600)
 MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=0.05, at_most=600)
