@@ -67,7 +67,7 @@ class OnnxEmbeddingModel:
 
     def encode(self, task: Task, texts: Sequence[str]) -> np.ndarray:
         """float32[n, d] of unit length in the order of `texts`, with the model's own prompt for the task."""
-        read = _ids(self._reading, [self._prompts[task] + text.strip() for text in texts])
+        read = _ids(self._reading, [self._prompts[task] + text for text in texts])
         if self._pool is not None and len(read) > 1 and max(map(len, read)) <= _SHORT_TOKENS:
             return np.stack(list(self._pool.map(self._run, read)))
         return np.stack([self._run(ids) for ids in read])
@@ -79,7 +79,7 @@ class OnnxEmbeddingModel:
 
     def _require_likeness(self, manifest: Manifest) -> None:
         # Their vectors were made without prompts.
-        rows = map(self._run, _ids(self._reading, [text.strip() for text, _ in manifest.probes]))
+        rows = map(self._run, _ids(self._reading, [text for text, _ in manifest.probes]))
         cosines = [float(row @ np.array(vector)) for row, (_, vector) in zip(rows, manifest.probes, strict=True)]
         if not (np.mean(cosines) >= MEAN_COSINE_MIN and min(cosines) >= COSINE_MIN):
             raise ModelUnavailable(

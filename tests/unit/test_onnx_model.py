@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from memory.embedding.build import Unexportable, build
 from memory.embedding.built_form import FILES, MANIFEST, form_folder
@@ -88,6 +91,19 @@ def test_it_counts_and_cuts_tokens_as_torch_does(weights, models):
         assert [onnx.load().count_tokens(text) for text in TEXTS] == [torch.load().count_tokens(text) for text in TEXTS]
         long, longer = "small " * 10, "small " * 10 + "late " * 50
         assert np.array_equal(onnx.embed_passages([long]), onnx.embed_passages([longer]))
+
+
+def test_blanks_around_a_text_are_read_as_they_are_counted(weights, models, monkeypatch):
+    """This tokenizer makes a token of each character, where most make nothing of blanks."""
+    by_character = Tokenizer(WordLevel({character: number for number, character in enumerate(" ab")}))
+    by_character.pre_tokenizer = Split("", "isolated")
+    with embedder(weights, models) as onnx:
+        model, read = onnx.load(), []
+        monkeypatch.setattr(model, "tokenizer", by_character)
+        monkeypatch.setattr(model, "_reading", by_character)
+        monkeypatch.setattr(model, "_run", lambda ids: read.append(ids) or np.ones(model.dimension))
+        model.encode("passage", ["  ab "])
+        assert [len(ids) for ids in read] == [model.count_tokens("  ab ")] == [5]
 
 
 def test_the_models_own_prompts_are_read_with_a_text(weights, tmp_path):
