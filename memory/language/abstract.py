@@ -17,11 +17,11 @@ _TASK = (
 )
 
 
-def rewrite(model: LanguageModel, sentences: Sequence[str], *, count: int) -> str:
-    """At most about `count` sentences that say what `sentences` say. Raises LanguageModelError."""
+def rewrite(model: LanguageModel, sentences: Sequence[str], *, count: int, user: str) -> str:
+    """At most about `count` sentences that say what `sentences` say, for `user`. Raises LanguageModelError."""
     material = "\n".join(data_line(number, sentence) for number, sentence in enumerate(sentences, 1))
     messages = [{"role": "system", "content": _TASK.format(count=count)}, {"role": "user", "content": material}]
-    answer = model.complete(messages, max_tokens=TOKENS_PER_SENTENCE * (count + 1))
+    answer = model.complete(messages, max_tokens=TOKENS_PER_SENTENCE * (count + 1), user=user)
     if answer.finish_reason == "content_filter":
         raise LanguageModelError("refused")
     text = answer.text.strip()

@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 from django.conf import settings
 
 from memory.errors import LanguageModelError
+from memory.language.llm_breaker import ServerBreaker
 from memory.language.llm_stream import LanguageStream
-from reranker.breaker import Breaker
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 # Tokens have about 4 characters; a model that goes on past this does not heed max_tokens.
 MAX_CHARS_PER_TOKEN = 16
-# After these a server is asked less: whoever waited for it got nothing. A refusal is an answer, and quick.
-_HANGS = frozenset({"timeout", "stalled", "unreachable"})
 # Their records hold whole requests. OPENAI_LOG in the environment would switch the first one on at its import.
 _TALKATIVE_LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
 
@@ -47,8 +45,8 @@ class LanguageModel:
 
     `timeout_seconds` bounds a whole answer, `stall_seconds` any silence in it. Connections are not
     kept: one that the server closed meanwhile would fail the next call, as nothing is tried twice. A server that hangs
-    is left alone for a while (`reranker.breaker.Breaker`; the next call after that is its probe): until then calls fail
-    at once, `unavailable`.
+    is left alone for a while, by the user for whom it hangs or by everybody (`ServerBreaker`): until then calls fail at
+    once, `unavailable`.
     """
 
     def __init__(self, base_url: str, *, api_key: str, model: str, timeout_seconds: float, stall_seconds: float):
@@ -65,7 +63,7 @@ class LanguageModel:
         self._timeout_seconds = timeout_seconds
         self._stall_seconds = stall_seconds
         self._counts_usage = True
-        self._breaker = Breaker()
+        self._breaker = ServerBreaker()
         self._calling = threading.local()
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -82,19 +80,19 @@ class LanguageModel:
             ),
         )
 
-    def complete(self, messages: list[dict[str, str]], *, max_tokens: int) -> Generated:
-        """The whole answer to `messages` (`{role, content}` each). Raises LanguageModelError."""
-        with self.stream(messages, max_tokens=max_tokens) as stream:
+    def complete(self, messages: list[dict[str, str]], *, max_tokens: int, user: str) -> Generated:
+        """The whole answer to `messages` (`{role, content}` each) that `user` asks for. Raises LanguageModelError."""
+        with self.stream(messages, max_tokens=max_tokens, user=user) as stream:
             text = "".join(stream)
             return Generated(text, stream.finish_reason, stream.usage)
 
-    def stream(self, messages: list[dict[str, str]], *, max_tokens: int) -> LanguageStream:
+    def stream(self, messages: list[dict[str, str]], *, max_tokens: int, user: str) -> LanguageStream:
         """The answer as it is written. Close it, or use it in a `with`: its connection lives until then.
 
         Raises LanguageModelError, `unavailable` alone.
         """
-        probe = _Probe(self._breaker, self._record) if self._breaker.begin_probe() else None
-        if probe is None and self._breaker.state != "closed":
+        admitted = self._breaker.admit(user)
+        if admitted is None:
             raise LanguageModelError("unavailable")
         try:
             return LanguageStream(
@@ -102,17 +100,12 @@ class LanguageModel:
                 timeout_seconds=self._timeout_seconds,
                 stall_seconds=self._stall_seconds,
                 max_chars=MAX_CHARS_PER_TOKEN * max_tokens,
-                on_word=probe.word if probe else lambda: None,
-                on_end=probe.end if probe else self._record,
+                on_word=admitted.word,
+                on_end=admitted.end,
             )
-        except BaseException:  # no thread to be had: half-open, nobody but this probe could close or open it
-            if probe:
-                probe.end(None)
+        except BaseException:  # no thread to be had: of a probe, nobody but this call could say how it ended
+            admitted.end(None)
             raise
-
-    def _record(self, reason: str | None) -> None:
-        if reason is not None:
-            self._breaker.record(slow=reason in _HANGS)
 
     def _call(self, stream: LanguageStream, messages: list[dict[str, str]], max_tokens: int) -> Any:
         """The events of one call, made in the stream's own thread.
@@ -149,30 +142,6 @@ class LanguageModel:
 
     def _limit_body(self, response: Any) -> None:
         response.stream = self._calling.stream.limited(response.stream, response.headers)
-
-
-class _Probe:
-    """The call by which a server that hung is tried again: its first word decides, however long the rest takes.
-
-    All others are refused until then, so who leaves before it must not put off the next one either.
-    """
-
-    def __init__(self, breaker: Breaker, record: Callable[[str | None], None]):
-        self._breaker = breaker
-        self._record = record
-        self._is_decided = False
-
-    def word(self) -> None:
-        self._is_decided = True
-        self._breaker.end_probe(good=True)
-
-    def end(self, reason: str | None) -> None:
-        if self._is_decided:
-            self._record(reason)
-        elif reason is None:
-            self._breaker.abandon_probe()
-        else:
-            self._breaker.end_probe(good=reason not in _HANGS)
 
 
 def _socket_finder(found: Callable[[Any], None]) -> Callable[[str, dict], None]:

@@ -106,7 +106,7 @@ def _events(
     if model := language_model():
         has_begun = False
         try:
-            for event in _from_model(model, question, passages, deadline):
+            for event in _from_model(model, question, passages, deadline, user_hash):
                 has_begun = has_begun or isinstance(event, Delta)
                 yield event
             return
@@ -118,13 +118,13 @@ def _events(
 
 
 def _from_model(
-    model: LanguageModel, question: StreamedQuestion, passages: list[NumberedPassage], deadline: float
+    model: LanguageModel, question: StreamedQuestion, passages: list[NumberedPassage], deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
     messages = (answer_messages if question.memory else lambda message, _: plain_messages(message))(
         question.message, passages
     )
     deltas = 0
-    with model.stream(messages, max_tokens=ANSWER_MAX_TOKENS) as stream:
+    with model.stream(messages, max_tokens=ANSWER_MAX_TOKENS, user=user_hash) as stream:
         while (text := stream.poll(SILENCE_SECONDS)) is not None:
             _check(deadline)
             deltas += bool(text)

@@ -152,7 +152,7 @@ def _rewritten(model: LanguageModel, sentences: list[str], count: int) -> str:
         raise LanguageModelError("busy") from None
     try:
         with paused():
-            return rewrite(model, sentences, count=count)
+            return rewrite(model, sentences, count=count, user=bound_tenant())
     finally:
         slot.release()
 

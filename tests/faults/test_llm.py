@@ -14,10 +14,13 @@ import pytest
 from memory.errors import LanguageModelError
 from memory.language import llm_stream
 from memory.language.llm import LanguageModel, language_model
-from reranker.breaker import FIRST_OPEN_SECONDS, SLOW_CALLS_IN_A_ROW, Breaker
+from memory.language.llm_breaker import USERS_MAX, ServerBreaker
+from reranker.breaker import FIRST_OPEN_SECONDS, SLOW_CALLS_IN_A_ROW
 from tests.faults.service import ROOT, free_port
 from tests.llm_server import CUT, STATUS_CHUNKED, STATUS_OK, LLMServer, event, finish, say, status
 
+# Enough for everybody's breaker to open.
+TWO_USERS = ["ann", "bob"]
 MESSAGES = [{"role": "user", "content": "Where is the canary word heliotrope?"}]
 
 
@@ -40,16 +43,16 @@ def model_at(url: str, *, timeout_seconds: float = 20.0, stall_seconds: float = 
     )
 
 
-def reason_of(model: LanguageModel, max_tokens: int = 100) -> str:
+def reason_of(model: LanguageModel, max_tokens: int = 100, user: str = "ann") -> str:
     with pytest.raises(LanguageModelError) as refusal:
-        model.complete(MESSAGES, max_tokens=max_tokens)
+        model.complete(MESSAGES, max_tokens=max_tokens, user=user)
     return refusal.value.reason
 
 
-def says(model: LanguageModel) -> str:
+def says(model: LanguageModel, user: str = "ann") -> str:
     """What it answers, or the word for why it does not."""
     try:
-        return model.complete(MESSAGES, max_tokens=100).text
+        return model.complete(MESSAGES, max_tokens=100, user=user).text
     except LanguageModelError as error:
         return error.reason
 
@@ -74,7 +77,7 @@ def _no_reader_is_left():
 def test_an_answer_is_its_deltas_with_the_reason_it_ended_and_the_servers_counts(server):
     usage = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
     server.plays(STATUS_OK, say("The ", "", "héron ", "🪶"), finish("length", usage))
-    answer = model_at(server.base_url).complete(MESSAGES, max_tokens=100)
+    answer = model_at(server.base_url).complete(MESSAGES, max_tokens=100, user="ann")
     assert (answer.text, answer.finish_reason) == ("The héron 🪶", "length")
     assert answer.usage == {"prompt_tokens": 12, "completion_tokens": 3}
     sent = server.requests[0]
@@ -84,7 +87,9 @@ def test_an_answer_is_its_deltas_with_the_reason_it_ended_and_the_servers_counts
 
 def test_deltas_arrive_while_the_server_still_writes(server):
     server.plays(STATUS_OK, say("one"), 30, say("two"), finish())
-    with model_at(server.base_url, timeout_seconds=60, stall_seconds=60).stream(MESSAGES, max_tokens=10) as stream:
+    with model_at(server.base_url, timeout_seconds=60, stall_seconds=60).stream(
+        MESSAGES, max_tokens=10, user="ann"
+    ) as stream:
         assert stream.poll(20) == "one"
         assert stream.poll(0.01) == ""
 
@@ -92,7 +97,7 @@ def test_deltas_arrive_while_the_server_still_writes(server):
 @pytest.mark.parametrize("before", [[], [STATUS_OK], [STATUS_OK, *say("one")]], ids=["head", "token", "middle"])
 def test_closing_it_ends_the_connection_wherever_it_is(server, before):
     server.plays(*before, 60)
-    stream = model_at(server.base_url, timeout_seconds=90, stall_seconds=90).stream(MESSAGES, max_tokens=10)
+    stream = model_at(server.base_url, timeout_seconds=90, stall_seconds=90).stream(MESSAGES, max_tokens=10, user="ann")
     wait_until(lambda: server.requests)
     stream.poll(0.05)
     stream.close()
@@ -130,28 +135,55 @@ class Clock:
 
     def __init__(self, model: LanguageModel):
         self.now = 0.0
-        model._breaker = Breaker(clock=lambda: self.now)
+        model._breaker = ServerBreaker(clock=lambda: self.now)
 
 
 def test_a_server_that_hangs_is_left_alone_and_asked_again_once_it_answers(server):
     model = model_at(server.base_url, stall_seconds=0.3)
     clock = Clock(model)
     server.plays(60)
-    assert [reason_of(model) for _ in range(SLOW_CALLS_IN_A_ROW)] == ["stalled"] * SLOW_CALLS_IN_A_ROW
+    assert [reason_of(model, user=user) for user in TWO_USERS] == ["stalled"] * SLOW_CALLS_IN_A_ROW
     asked = len(server.requests)
-    assert {reason_of(model) for _ in range(20)} == {"unavailable"}
+    assert {reason_of(model, user=f"user {number}") for number in range(20)} == {"unavailable"}
     assert len(server.requests) == asked, "nobody waited for it"
     server.plays(STATUS_OK, say("well"), finish())
     clock.now += FIRST_OPEN_SECONDS
     assert [says(model), says(model)] == ["well", "well"]
 
 
+def test_a_user_for_whom_a_server_hangs_does_not_take_it_from_the_others(server):
+    model = model_at(server.base_url, stall_seconds=0.3)
+    clock = Clock(model)
+    server.plays(60)
+    assert {reason_of(model) for _ in range(SLOW_CALLS_IN_A_ROW)} == {"stalled"}
+    server.plays(STATUS_OK, say("well"), finish())
+    assert (says(model), says(model, user="bob")) == ("unavailable", "well")
+    clock.now += FIRST_OPEN_SECONDS
+    assert [says(model), says(model)] == ["well", "well"], "his own next call is the probe"
+
+
+def test_no_number_of_one_users_hangs_counts_for_everybody(server):
+    breaker = ServerBreaker(clock=lambda: 0.0)
+    for _ in range(100):
+        breaker.record("ann", hung=True)
+        breaker.record("bob", hung=False)
+    assert breaker.admit("ann") is None
+    assert breaker.admit("bob") is not None
+
+
+def test_hangs_of_however_many_users_are_remembered_in_bounded_room(server):
+    breaker = ServerBreaker(clock=lambda: 0.0)
+    for number in range(2 * USERS_MAX):
+        breaker.record(f"user {number}", hung=True)
+    assert len(breaker._users) == USERS_MAX
+
+
 def test_only_one_call_finds_out_whether_a_server_hangs_still(server):
     model = model_at(server.base_url, stall_seconds=0.3)
     clock = Clock(model)
     server.plays(60)
-    for _ in range(SLOW_CALLS_IN_A_ROW):
-        reason_of(model)
+    for user in TWO_USERS:
+        reason_of(model, user=user)
     clock.now += FIRST_OPEN_SECONDS
     with ThreadPoolExecutor(8) as pool:
         reasons = list(pool.map(lambda _: reason_of(model), range(8)))
@@ -162,8 +194,8 @@ def that_hung(server, **limits: float) -> LanguageModel:
     """A model at a server that hung, so that its next call is the probe."""
     model = model_at(server.base_url, stall_seconds=0.3, **limits)
     server.plays(60)
-    for _ in range(SLOW_CALLS_IN_A_ROW):
-        reason_of(model)
+    for user in TWO_USERS:
+        reason_of(model, user=user)
     wait_until(lambda: model._breaker.seconds_until_probe() == 0)
     return model
 
@@ -171,7 +203,7 @@ def that_hung(server, **limits: float) -> LanguageModel:
 def test_who_leaves_before_the_first_word_does_not_keep_it_from_the_others(server):
     model = that_hung(server)
     for _ in range(8):
-        model.stream(MESSAGES, max_tokens=10).close()
+        model.stream(MESSAGES, max_tokens=10, user="ann").close()
         assert model._breaker.seconds_until_probe() == 0
     server.plays(STATUS_OK, say("well"), finish())
     assert says(model) == "well"
@@ -180,7 +212,7 @@ def test_who_leaves_before_the_first_word_does_not_keep_it_from_the_others(serve
 def test_the_first_word_of_one_answer_lets_the_others_in_however_long_the_rest_takes(server):
     model = that_hung(server)
     server.plays(STATUS_OK, *([*say("word "), 0.05] * 400))
-    with model.stream(MESSAGES, max_tokens=10_000) as long:
+    with model.stream(MESSAGES, max_tokens=10_000, user="ann") as long:
         assert long.poll(None) == "word "
         server.plays(STATUS_OK, say("well"), finish())
         assert says(model) == "well"
@@ -192,7 +224,7 @@ def test_a_probe_for_which_there_is_no_thread_leaves_the_next_call_to_be_one(ser
     with monkeypatch.context() as patch:
         patch.setattr(llm_stream.threading.Thread, "start", no_thread)
         with pytest.raises(RuntimeError):
-            model.stream(MESSAGES, max_tokens=10)
+            model.stream(MESSAGES, max_tokens=10, user="ann")
     server.plays(STATUS_OK, say("well"), finish())
     assert says(model) == "well"
 
@@ -215,7 +247,7 @@ def test_refusals_and_clients_who_leave_do_not_keep_a_server_from_the_others(ser
     assert {reason_of(model) for _ in range(12)} == {"refused"}
     server.plays(60)
     for _ in range(12):
-        model.stream(MESSAGES, max_tokens=10).close()
+        model.stream(MESSAGES, max_tokens=10, user="ann").close()
     server.plays(STATUS_OK, say("well"), finish())
     assert says(model) == "well"
 
@@ -299,14 +331,14 @@ def test_a_server_that_does_not_know_token_counts_is_asked_without_them_from_the
 
     server.script = script
     model = model_at(server.base_url)
-    assert [model.complete(MESSAGES, max_tokens=10).usage for _ in range(2)] == [{}, {}]
+    assert [model.complete(MESSAGES, max_tokens=10, user="ann").usage for _ in range(2)] == [{}, {}]
     assert ["stream_options" in request for request in server.requests] == [True, False, False]
 
 
 def test_wrong_counts_are_left_out(server):
     usage = {"prompt_tokens": "many", "completion_tokens": -1}
     server.plays(STATUS_OK, say("yes"), finish("eos_token", usage))
-    answer = model_at(server.base_url).complete(MESSAGES, max_tokens=10)
+    answer = model_at(server.base_url).complete(MESSAGES, max_tokens=10, user="ann")
     assert (answer.usage, answer.finish_reason) == ({}, "stop")
 
 
@@ -315,7 +347,7 @@ def test_one_model_serves_many_callers_at_once(server):
     model, answers = model_at(server.base_url), {}
 
     def ask(n):
-        answers[n] = model.complete([{"role": "user", "content": f"caller {n}"}], max_tokens=50).text
+        answers[n] = model.complete([{"role": "user", "content": f"caller {n}"}], max_tokens=50, user=f"user {n}").text
 
     callers = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
     for caller in callers:
@@ -335,7 +367,7 @@ def test_without_an_address_there_is_no_model_and_with_one_it_is_made_once(setti
 def test_reasons_come_without_content(server):
     server.plays(STATUS_OK, event({"delta": {"content": 5}}))
     with pytest.raises(LanguageModelError) as refusal:
-        model_at(server.base_url).complete(MESSAGES, max_tokens=10)
+        model_at(server.base_url).complete(MESSAGES, max_tokens=10, user="ann")
     assert str(refusal.value) == "The language model did not answer."
 
 
@@ -346,7 +378,7 @@ from memory.errors import LanguageModelError
 from memory.language.llm import language_model
 logging.getLogger("memory").debug("debugging is on")
 try:
-    language_model().complete([{"role": "user", "content": "heliotrope"}], max_tokens=10)
+    language_model().complete([{"role": "user", "content": "heliotrope"}], max_tokens=10, user="ann")
 except LanguageModelError as refusal:
     print(refusal.reason)
 """
