@@ -99,41 +99,25 @@ def breakable(text: str) -> tuple[str, Cuts]:
 
 def _word_cuts(word: str) -> list[int]:
     """Offsets in `word` at which a new piece of at most 100 characters after NFD starts."""
-    if word.isascii() or unicodedata.is_normalized("NFD", word):
-        widths = None
-        if len(word) <= MAX_WORD_CHARS:
-            return []
-    else:
-        widths = [len(unicodedata.normalize("NFD", c)) for c in word]
-        if sum(widths) <= MAX_WORD_CHARS:
-            return []
+    if word.isascii():
+        return list(range(MAX_WORD_CHARS, len(word), MAX_WORD_CHARS))
+    codes = np.frombuffer(word.encode("utf-32-le"), dtype="<u4")
+    # Each character is looked up once, however often it comes: a hostile text is one word of a megabyte.
+    known, which = np.unique(codes, return_inverse=True)
+    chars = [chr(code) for code in known.tolist()]
+    ends = np.cumsum(np.array([len(unicodedata.normalize("NFD", char)) for char in chars])[which])
+    # A mark stays with its letter and a joined emoji in one piece, where the piece has room.
+    is_joiner = codes == ord(_ZERO_WIDTH_JOINER)
+    goes_on = np.array([unicodedata.category(char)[0] == "M" for char in chars])[which] | is_joiner
+    seams = np.flatnonzero(~(is_joiner[:-1] | goes_on[1:])) + 1
 
     cuts: list[int] = []
-    start = 0
+    start = width = 0
     while True:
-        end = _piece_end(word, widths, start)
+        end = int(np.searchsorted(ends, width + MAX_WORD_CHARS, side="right"))
         if end == len(word):
             return cuts
-        cuts.append(end)
-        start = end
-
-
-def _piece_end(word: str, widths: list[int] | None, start: int) -> int:
-    if widths is None:
-        end = min(start + MAX_WORD_CHARS, len(word))
-    else:
-        end, width = start, 0
-        while end < len(word) and width + widths[end] <= MAX_WORD_CHARS:
-            width += widths[end]
-            end += 1
-    if end == len(word):
-        return end
-    # A mark stays with its letter and a joined emoji in one piece, where the piece has room.
-    for whole in range(end, start, -1):
-        if not _joined(word[whole - 1], word[whole]):
-            return whole
-    return end
-
-
-def _joined(before: str, after: str) -> bool:
-    return before == _ZERO_WIDTH_JOINER or after == _ZERO_WIDTH_JOINER or unicodedata.category(after)[0] == "M"
+        seam = int(np.searchsorted(seams, end, side="right")) - 1
+        start = int(seams[seam]) if seam >= 0 and seams[seam] > start else end
+        cuts.append(start)
+        width = int(ends[start - 1])

@@ -83,7 +83,7 @@ class Call:
         self._decide(lambda probe: probe.end_probe(good=True))
 
     def end(self, reason: str | None) -> None:
-        """It is over: "" for an answer, a LanguageModelError's reason, None where it was closed before it showed anything."""
+        """It is over: "" for an answer, a LanguageModelError's reason, None where it was closed before either."""
         if reason is None:
             self._decide(Breaker.abandon_probe)
         elif self._undecided:
