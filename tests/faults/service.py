@@ -51,6 +51,9 @@ def _is_alive(pid: int) -> bool:
 class Service:
     """`python -m r1site.launch serve` over a data folder of its own."""
 
+    # Whose code runs.
+    tree = ROOT
+
     def __init__(self, var: Path):
         self.var = var
         self.port = free_port()
@@ -69,7 +72,7 @@ class Service:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "r1site.launch", "serve", "--port", str(self.port)],
-                cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=self.tree, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
                 start_new_session=True,
             )  # fmt: skip
         line = self.process.stdout.readline()
@@ -86,7 +89,7 @@ class Service:
     def token(self, user: str) -> str:
         minted = subprocess.run(
             [sys.executable, "manage.py", "issue_token", "--user", user],
-            cwd=ROOT, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
+            cwd=self.tree, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return minted.stdout.strip()
