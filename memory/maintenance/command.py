@@ -4,8 +4,8 @@ Progress goes to stderr, by `progress`; to stdout one JSON document, by `conclud
 `issue_token` a token; `demo`, and `rerank_bench` without --json, speak to a person; `register_space --if-none` may have
 nothing to say.) The exit code is an Exit. Ctrl-C, SIGTERM and SIGHUP end a command, which then says in that document
 what it has done so far, with "interrupted": true. A database that cannot be reached, gives up, is not migrated or
-denies a right ends it too, with one sentence and no traceback. Either way what was done is done, and the next run goes
-on.
+denies a right ends it too, with one sentence and no traceback; where the work had begun, with that document and
+"database_failed": true. Either way what was done is done, and the next run goes on.
 """
 
 from __future__ import annotations
@@ -63,15 +63,20 @@ class ServiceCommand(BaseCommand):
         except Busy:
             raise CommandError("another run of this command is under way", returncode=Exit.BUSY) from None
         except KeyboardInterrupt:
-            self.progress.end()
-            if self.is_summarized:
-                self.stdout.write(json.dumps({**(self._so_far() if self._so_far else {}), "interrupted": True}))
+            self._say_so_far("interrupted")
             raise CommandError("interrupted; run it again", returncode=Exit.PARTIAL) from None
         except Error as exc:
             sqlstate = getattr(exc.__cause__ or exc, "sqlstate", None)
             if isinstance(exc, ProgrammingError) and sqlstate not in {*_NOT_MIGRATED, _NOT_ALLOWED}:
                 raise
+            if self._so_far and sqlstate not in _NOT_MIGRATED:
+                self._say_so_far("database_failed")
             raise CommandError(_sentence(exc), returncode=Exit.PARTIAL) from None
+
+    def _say_so_far(self, ending: str) -> None:
+        self.progress.end()
+        if self.is_summarized:
+            self.stdout.write(json.dumps({**(self._so_far() if self._so_far else {}), ending: True}))
 
     def alone(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         """r1_maint's connection for a block that one run of this command is in at a time; a second run ends as BUSY."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,19 @@ def test_a_statement_that_fails_is_named_without_what_the_server_says_of_it():
     with pytest.raises(CommandError) as failed:
         Impatient().execute(no_color=True, force_color=False, skip_checks=True)
     assert (str(failed.value), failed.value.returncode) == ("the database failed (QueryCanceled); run it again", 4)
+
+
+class Halfway(Impatient):
+    def handle(self, **options):
+        self.work(lambda: {"rows": 7})
+        super().handle(**options)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_command_whose_database_fails_halfway_says_what_it_has_done(capsys):
+    with pytest.raises(CommandError):
+        Halfway().execute(no_color=True, force_color=False, skip_checks=True)
+    assert json.loads(capsys.readouterr().out) == {"rows": 7, "database_failed": True}
 
 
 @pytest.fixture(scope="module")

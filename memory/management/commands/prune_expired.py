@@ -20,7 +20,7 @@ class Command(ServiceCommand):
 
     def handle(self, *, dry_run, **options):
         pruned = Pruned(dry_run)
-        self.work(lambda: asdict(pruned))
         with self.alone() as connection:
+            self.work(lambda: asdict(pruned))
             prune_expired(connection, pruned, progress=self.progress)
         self.conclude(asdict(pruned))

@@ -23,8 +23,8 @@ class Command(ServiceCommand):
 
     def handle(self, *, file, dry_run, **options):
         done = Replay(dry_run)
-        self.work(lambda: asdict(done))
         with self.alone():
+            self.work(lambda: asdict(done))
             entries = _entries(file) if file else list(read_ledger(using=MAINT))
             self.stderr.write(f"{len(entries)} erasures in the ledger")
             replay(entries, done, progress=self.progress)
