@@ -16,12 +16,15 @@ AUDIT_READY := .venv-audit/.ready-$(shell cat requirements/audit.lock | cksum | 
 # So do clients of the service, generated from its OpenAPI document.
 CLIENTS_PYTHON := .venv-clients/bin/python
 CLIENTS_READY := .venv-clients/.ready-$(shell cat requirements/clients.lock | cksum | cut -d' ' -f1)
+# And the key server that wraps users' keys in a test.
+KEY_SERVER_PYTHON := .venv-key-server/bin/python
+KEY_SERVER_READY := .venv-key-server/.ready-$(shell cat requirements/key-server.lock | cksum | cut -d' ' -f1)
 # The launcher stops when make is killed, so that no server is left on the port.
 LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage lock audit former-export former-import clients bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage test-key-server lock audit former-export former-import clients bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -89,6 +92,9 @@ coverage: $(READY)  ## run all the tests, show which lines they miss, hold GUARD
 	@failed=0; for room in $(GUARDED); do \
 		$(PYTHON) -m coverage report --include="$$room,$$room/*" --fail-under=$(COVERED) || failed=1; \
 	done; exit $$failed
+
+test-key-server: $(READY) $(KEY_SERVER_READY)  ## users' keys wrapped by an OpenBao server that it starts; ARGS go to pytest
+	@R1_BAO=.venv-key-server/bin/bao $(PYTHON) -m pytest tests/faults/test_key_server.py $(ARGS)
 
 lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
 	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)
@@ -180,4 +186,12 @@ $(CLIENTS_READY):
 	$(call CREATE_VENV,.venv-clients); \
 	echo "set-up: installing requirements/clients.lock"; \
 	$(CLIENTS_PYTHON) $(INSTALL_LOCKED) requirements/clients.lock; \
+	touch $@
+
+$(KEY_SERVER_READY):
+	@set -e; exec 1>&2; \
+	rm -f .venv-key-server/.ready-*; \
+	$(call CREATE_VENV,.venv-key-server); \
+	echo "set-up: installing requirements/key-server.lock"; \
+	$(KEY_SERVER_PYTHON) $(INSTALL_LOCKED) requirements/key-server.lock; \
 	touch $@

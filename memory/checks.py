@@ -8,16 +8,17 @@ from django.db import DatabaseError, connections
 
 from memory.errors import UnsafeDatabase
 from memory.isolation.audit import require_safe_database
-from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.master_keys import tenant_hmac_key
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError
+from memory.sealing.providers import require_key_providers
 
 
 @register(Tags.security)
 def keys_are_usable(app_configs, **kwargs):
-    """memory.E001: the master keys, the tenant HMAC key or the receipt key are missing or weak."""
+    """memory.E001: what wraps users' keys, the tenant HMAC key or the receipt key are missing or weak."""
     try:
-        master_keys()
+        require_key_providers()
         tenant_hmac_key()
         receipt_keys()
     except SettingError as exc:

@@ -26,6 +26,12 @@ cross_tenant_attempts = Counter(
 )
 decrypt_failed = Counter("memory_decrypt_failed_total", "Sealed values that did not open", ["column"])
 keys_near_seal_limit = Counter("memory_keys_near_seal_limit_total", "Uses of a data key past 2^31 seals")
+key_provider_ms = Histogram(
+    "memory_key_provider_ms", "One call to the key server, in milliseconds", ["operation"], buckets=_FAST_MS
+)
+key_provider_failed = Counter(
+    "memory_key_provider_failed_total", "Calls to the key server that gave no key, by why", ["operation", "reason"]
+)
 auth_ms = Histogram("auth_ms", "Verifying one bearer token, in milliseconds", buckets=_AUTH_MS)
 auth_refused = Counter("memory_auth_refused_total", "Bearer tokens refused, by the rule that refused them", ["reason"])
 stream_ttfv_ms = Histogram("stream_ttfv_ms", "One stream up to its first token, in milliseconds", buckets=_TTFV_MS)

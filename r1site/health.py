@@ -14,12 +14,13 @@ import reranker
 from memory.api.responses.operational import ComponentState, Readiness, liveness, readiness
 from memory.embedding.process import configured_embedders, loaded_embedder
 from memory.embedding.spaces import default_space, embedder_of
-from memory.errors import MemoryServiceError
-from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.errors import KeyUnavailable, MemoryServiceError
+from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_key
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError
 from memory.rls import verify_rls_isolation
 from memory.rollout.flags import flag
+from memory.sealing.providers import probe_key_provider, require_key_providers
 from r1site.pool_outage import is_pool_full
 from r1site.problems import allow_methods
 
@@ -139,7 +140,14 @@ def _migrations() -> ComponentState:
 def _keys() -> ComponentState:
     tenant_hmac_key()
     receipt_keys()
-    return ComponentState("ok", master_keys=len(master_keys().keys))
+    require_key_providers()
+    known = len(master_keys().keys) if has_master_keys() else 0
+    try:
+        probe_key_provider()
+    except KeyUnavailable:
+        # Users whose keys are open are served, for as long as these are kept: no reason to send them elsewhere.
+        return ComponentState("degraded", "key_server", master_keys=known)
+    return ComponentState("ok", master_keys=known)
 
 
 def _embedder() -> ComponentState:

@@ -14,13 +14,14 @@ from memory.embedding.process import configured_embedders, get_embedder
 from memory.embedding.spaces import default_space, embedder_of
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.isolation.audit import require_safe_database
-from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.master_keys import tenant_hmac_key
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError, exposed_secrets
 from memory.language.pipeline import warm_language
 from memory.middleware import token_verifier
 from memory.retrieval.rerank import warm_reranker
 from memory.sealing.keyring import begin_key_watch
+from memory.sealing.providers import require_key_providers
 from r1site.garbage import spare_what_is_loaded
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def refuse_unsafe_start() -> None:
             settings.MEMORY_USER_CONCURRENCY,
         )
     try:
-        master_keys()
+        require_key_providers()
         tenant_hmac_key()
         receipt_keys()
         token_verifier()

@@ -18,7 +18,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "requirements"
 # gpu.lock has all that production runs, and so decides for the two after it.
-LOCKS = {"gpu": ["gpu"], "ml": ["base", "ml"], "dev": ["dev"], "audit": ["audit"], "clients": ["clients"]}
+LOCKS = {
+    "gpu": ["gpu"], "ml": ["base", "ml"], "dev": ["dev"],
+    "audit": ["audit"], "clients": ["clients"], "key-server": ["key-server"],
+}  # fmt: skip
 WITHOUT_TORCH = ("ml", "dev")
 _CUDA = re.compile(r"^((?:nvidia|cuda)-[a-z0-9-]+|triton)==", re.MULTILINE)
 _LEFT_OUT_BEGINS = "\n# The following packages were excluded"

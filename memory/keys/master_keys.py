@@ -105,6 +105,11 @@ def master_keys() -> MasterKeys:
     return _master_keys.value()
 
 
+def has_master_keys() -> bool:
+    """Whether any is configured: none need be where a key server wraps users' keys."""
+    return bool(_single.value() or _several.value())
+
+
 def tenant_hmac_key() -> bytes:
     """The key of `hmac_user`, at least 32 bytes. Raises SettingError when missing or weak.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar, overload
 from uuid import uuid4
 
@@ -88,24 +89,48 @@ def existing_or_new_profile(user_hash: str, user_id: str) -> TenantProfile:
     profile = existing_profile(user_hash)
     if profile is None:
         space = default_space()
+        # Wrapped before there is a transaction, which would hold a connection while a key server is asked.
+        keys = FirstKeys.made(user_hash, space)
         with tenant_transaction(user_hash, write=True) as tx:
-            profile = create_tenant(tx, user_id, space)
+            profile = create_tenant(tx, user_id, space, keys)
     return profile
 
 
-def create_tenant(tx: TenantTransaction, user_id: str, space: int) -> TenantProfile:
-    """Make the user with his first keys, unless another writer just did; the profile that stands."""
+@dataclass(frozen=True)
+class FirstKeys:
+    """What a new user begins with: a data key of generation 1, and a search key of the space he begins in."""
+
+    data_key: DataKey
+    wrapped_data_key: SealedKey
+    wrapped_search_key: SealedKey
+
+    @classmethod
+    def made(cls, user_hash: str, space: int) -> FirstKeys:
+        """New ones. Raises KeyUnavailable."""
+        raw = os.urandom(MASTER_KEY_BYTES)
+        return cls(
+            DataKey(user_hash, 1, raw),
+            SealedKey.of(raw, user_hash, DATA_KEY_COLUMN, 1),
+            SealedKey.of(os.urandom(MASTER_KEY_BYTES), user_hash, SEARCH_KEY_COLUMN, space),
+        )
+
+
+def create_tenant(tx: TenantTransaction, user_id: str, space: int, keys: FirstKeys | None = None) -> TenantProfile:
+    """Make the user with his first keys (made now, where none are given), unless another writer just did.
+
+    The profile that stands. Raises KeyUnavailable.
+    """
     if hmac_user(user_id) != tx.user_hash:
         refuse_cross_tenant()
-    raw = os.urandom(MASTER_KEY_BYTES)
-    first = DataKey(tx.user_hash, 1, raw)
+    keys = keys or FirstKeys.made(tx.user_hash, space)
     # Not now(), which is when the transaction began: a user who comes back must be younger than the erasure
     # that this statement may have waited for, or a replay of the ledger would erase them again.
-    inserted = tx.execute(_INSERT_TENANT, [tx.user_hash, uuid4(), seal_user_id(first, user_id), space]).fetchone()
+    inserted = tx.execute(
+        _INSERT_TENANT, [tx.user_hash, uuid4(), seal_user_id(keys.data_key, user_id), space]
+    ).fetchone()
     if inserted:
-        data_key = SealedKey.of(raw, tx.user_hash, DATA_KEY_COLUMN, 1)
+        data_key, search_key = keys.wrapped_data_key, keys.wrapped_search_key
         tx.execute(INSERT_DATA_KEY, [tx.user_hash, 1, data_key.key_id, data_key.blob])
-        search_key = SealedKey.of(os.urandom(MASTER_KEY_BYTES), tx.user_hash, SEARCH_KEY_COLUMN, space)
         tx.execute(INSERT_SEARCH_KEY, [tx.user_hash, space, search_key.key_id, search_key.blob])
     tx.ask_state()
     profile = read_profile(tx)

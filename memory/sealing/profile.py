@@ -14,10 +14,10 @@ from uuid import UUID
 from memory import metrics
 from memory.errors import DecryptionFailed, KeyUnavailable, StaleKeys
 from memory.isolation.connection import Cursor
-from memory.keys.master_keys import master_keys
 from memory.rls import TenantState, TenantTransaction
+from memory.sealing.providers import KeyContext, unwrap_key, wrap_key
 from memory.sealing.user_keys import DataKey, SearchKey
-from memory.security import InvalidTag, associated_data, open_sealed, seal
+from memory.security import InvalidTag
 
 DATA_KEY_COLUMN = "memory_data_keys.sealed_key"
 SEARCH_KEY_COLUMN = "memory_search_keys.sealed_key"
@@ -37,26 +37,23 @@ WHERE t.user_hash = %s"""
 
 @dataclass(frozen=True)
 class SealedKey:
-    """A key as it is stored: 32 bytes sealed under the master key `key_id`, bound to its user and to what it is."""
+    """A key as it is stored: 32 bytes wrapped by `key_id` (`providers.py`), bound to its user and to what it is."""
 
     key_id: str
     blob: bytes
 
     @classmethod
     def of(cls, key: bytes, user_hash: str, column: str, number: int) -> SealedKey:
-        """Seal a new key under the active master key. `number`: its generation, or its space."""
-        master = master_keys()
-        aad = associated_data(user_hash, column, master.active_id, number)
-        return cls(master.active_id, seal(key, aad, master.active))
+        """Wrap a new key. `number`: its generation, or its space. Raises KeyUnavailable."""
+        return cls(*wrap_key(key, KeyContext(user_hash, column, number)))
 
     def open(self, user_hash: str, column: str, number: int) -> bytes:
-        """The 32 bytes. Raises KeyUnavailable where the master key is unknown, DecryptionFailed where it does not open.
+        """The 32 bytes. Raises DecryptionFailed where it does not open, KeyUnavailable where what wrapped it is away.
 
         No other key is ever tried.
         """
-        master = master_keys().by_id(self.key_id)
         try:
-            return open_sealed(self.blob, associated_data(user_hash, column, self.key_id, number), master)
+            return unwrap_key(self.key_id, self.blob, KeyContext(user_hash, column, number))
         except InvalidTag:
             metrics.decrypt_failed.labels(_COUNTED_AS[column]).inc()
             raise DecryptionFailed() from None

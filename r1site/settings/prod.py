@@ -2,7 +2,7 @@
 
 from django.core.exceptions import ImproperlyConfigured
 
-from memory.keys.master_keys import master_keys, tenant_hmac_key
+from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_key
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import Secret, SettingError
 from r1site.settings import databases, env
@@ -12,8 +12,10 @@ from r1site.settings.base import (
     MEMORY_JWT_JWKS_URL,
     MEMORY_JWT_PUBLIC_KEY,
     MEMORY_JWT_SECRET,
+    MEMORY_KEY_PROVIDER,
     MEMORY_LLM_BASE_URL,
     MEMORY_METRICS_TOKEN,
+    MEMORY_TRANSIT_URL,
     POOL,
     SECRET_KEY,
 )
@@ -28,7 +30,7 @@ try:
         raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY is set without MEMORY_ENCRYPTION_KEYS, whose ids it names")
     _keys = {
         f"MEMORY_ENCRYPTION_KEYS[{key_id}]" if _several else "MEMORY_ENCRYPTION_KEY": key
-        for key_id, key in master_keys().keys.items()
+        for key_id, key in (master_keys().keys.items() if MEMORY_KEY_PROVIDER == "local" or has_master_keys() else ())
     }
     _keys["MEMORY_TENANT_HMAC_KEY"] = tenant_hmac_key()
     _keys |= {f"MEMORY_RECEIPT_KEY ({key.key_id})": key.secret for key in receipt_keys()}
@@ -46,8 +48,11 @@ refuse_weak(_texts)
 refuse_equal({**_texts, **_keys})
 
 _plaintext = plaintext_findings(
-    jwks_url=MEMORY_JWT_JWKS_URL,
-    llm_url=MEMORY_LLM_BASE_URL,
+    urls={
+        "jwks": ("MEMORY_JWT_JWKS_URL", MEMORY_JWT_JWKS_URL),
+        "llm": ("MEMORY_LLM_BASE_URL", MEMORY_LLM_BASE_URL),
+        "transit": ("MEMORY_TRANSIT_URL", MEMORY_TRANSIT_URL),
+    },
     databases={databases.setting_of(alias): DATABASES[alias] for alias in reversed(DATABASES)},
     allowed=MEMORY_ALLOW_PLAINTEXT,
 )

@@ -6,19 +6,20 @@ import ipaddress
 import os
 from urllib.parse import urlsplit
 
-CHOICES = ("jwks", "llm", "database")
+CHOICES = ("jwks", "llm", "transit", "database")
 
 
 def plaintext_findings(
-    *, jwks_url: str, llm_url: str, databases: dict[str, dict], allowed: tuple[str, ...]
+    *, urls: dict[str, tuple[str, str]], databases: dict[str, dict], allowed: tuple[str, ...]
 ) -> list[str]:
     """A sentence for each connection that somebody on its way could read or answer; [] where there is none.
 
-    `databases`: each setting, DATABASE_URL and its like, with the Django alias made from it. `allowed`: those of
-    CHOICES that MEMORY_ALLOW_PLAINTEXT names. Loopback and Unix sockets need no encryption. No value is quoted.
+    `urls`: setting and value by choice. `databases`: each setting, DATABASE_URL and its like, with the Django alias
+    made from it. `allowed`: those of CHOICES that MEMORY_ALLOW_PLAINTEXT names. Loopback and Unix sockets need no
+    encryption. No value is quoted.
     """
     findings = []
-    for choice, setting, url in (("jwks", "MEMORY_JWT_JWKS_URL", jwks_url), ("llm", "MEMORY_LLM_BASE_URL", llm_url)):
+    for choice, (setting, url) in urls.items():
         if choice not in allowed and _is_plaintext(url):
             findings.append(f"{setting} must be https, or on loopback (MEMORY_ALLOW_PLAINTEXT={choice} allows it)")
     if "database" not in allowed:

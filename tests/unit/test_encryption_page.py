@@ -59,7 +59,7 @@ OPENED = {
 @pytest.fixture
 def keys(monkeypatch):
     monkeypatch.setattr(master_keys, "_parsed_hmac", TENANT)
-    monkeypatch.setattr("memory.sealing.profile.master_keys", lambda: master_keys.MasterKeys("k1", {"k1": MASTER}))
+    monkeypatch.setattr("memory.sealing.providers.master_keys", lambda: master_keys.MasterKeys("k1", {"k1": MASTER}))
     monkeypatch.setattr(receipts, "receipt_keys", lambda: (ReceiptKey(RECEIPT),))
 
 

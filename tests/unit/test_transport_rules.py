@@ -16,10 +16,18 @@ def no_defaults_of_libpq(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def findings(*, jwks="", llm="", allowed=(), **urls: str) -> list[str]:
+def addresses(jwks: str, llm: str, transit: str) -> dict[str, tuple[str, str]]:
+    return {
+        "jwks": ("MEMORY_JWT_JWKS_URL", jwks),
+        "llm": ("MEMORY_LLM_BASE_URL", llm),
+        "transit": ("MEMORY_TRANSIT_URL", transit),
+    }
+
+
+def findings(*, jwks="", llm="", transit="", allowed=(), **urls: str) -> list[str]:
     """What is found for these addresses and these connection strings by setting, its names only."""
     found = plaintext_findings(
-        jwks_url=jwks, llm_url=llm, allowed=allowed,
+        urls=addresses(jwks, llm, transit), allowed=allowed,
         databases={name: alias_of(url) for name, url in (urls or {"DATABASE_URL": VERIFIED}).items()},
     )  # fmt: skip
     return [finding.split()[0] for finding in found]
@@ -36,7 +44,7 @@ def alias_of(url: str) -> dict:
             "http://127.0.0.1/keys", "http://127.8.8.8/keys", "http://[::1]:8000/keys"],
 )  # fmt: skip
 def test_https_and_loopback_are_accepted(url):
-    assert findings(jwks=url, llm=url) == []
+    assert findings(jwks=url, llm=url, transit=url) == []
 
 
 @pytest.mark.parametrize(
@@ -44,7 +52,9 @@ def test_https_and_loopback_are_accepted(url):
             "http://127.0.0.1.example.org/", "HTTP://issuer.example.org/", "http://localhost@issuer.example.org/"],
 )  # fmt: skip
 def test_http_to_another_machine_is_found_unless_allowed_by_name(url):
-    assert findings(jwks=url, llm=url) == ["MEMORY_JWT_JWKS_URL", "MEMORY_LLM_BASE_URL"]
+    everywhere = ["MEMORY_JWT_JWKS_URL", "MEMORY_LLM_BASE_URL", "MEMORY_TRANSIT_URL"]
+    assert findings(jwks=url, llm=url, transit=url) == everywhere
+    assert findings(transit=url, allowed=("transit",)) == []
     assert findings(jwks=url, llm=url, allowed=("jwks",)) == ["MEMORY_LLM_BASE_URL"]
     assert findings(jwks=url, llm=url, allowed=("llm", "database")) == ["MEMORY_JWT_JWKS_URL"]
 
@@ -82,10 +92,10 @@ def test_what_libpq_takes_from_the_environment_counts(monkeypatch):
 
 def test_everything_is_told_at_once_and_no_value():
     said = plaintext_findings(
-        jwks_url="http://one.example.org/", llm_url="http://two.example.org/", allowed=(),
+        urls=addresses("http://one.example.org/", "http://two.example.org/", "http://three.example.org/"), allowed=(),
         databases={name: alias_of("host=db.example.org dbname=r1") for name in ("DATABASE_URL", "DATABASE_OWNER_URL")},
     )  # fmt: skip
     assert [finding.split()[0] for finding in said] == [
-        "MEMORY_JWT_JWKS_URL", "MEMORY_LLM_BASE_URL", "DATABASE_URL", "DATABASE_OWNER_URL",
+        "MEMORY_JWT_JWKS_URL", "MEMORY_LLM_BASE_URL", "MEMORY_TRANSIT_URL", "DATABASE_URL", "DATABASE_OWNER_URL",
     ]  # fmt: skip
     assert "example.org" not in str(said)

@@ -1,0 +1,183 @@
+"""Users' keys wrapped by a real OpenBao server, on the served project: `make test-key-server` brings one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.service import Service, free_port, running
+
+BAO = os.environ.get("R1_BAO") or shutil.which("bao")
+ROOT_TOKEN = "root-of-a-test"
+# What the service may do, and no more: with "create" it would make a key that is not there.
+POLICY = 'path "transit/encrypt/r1-memory" { capabilities = ["update"] }\n' + (
+    'path "transit/decrypt/r1-memory" { capabilities = ["update"] }\n'
+)
+PATIENCE_SECONDS = 60
+
+pytestmark = pytest.mark.skipif(BAO is None, reason="no OpenBao server is at hand: make test-key-server brings one")
+
+
+class KeyServer:
+    """`bao server -dev`: all in memory, so what it holds ends with its process."""
+
+    def __init__(self, log: Path):
+        self.url = f"http://127.0.0.1:{free_port()}"
+        command = [BAO, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={ROOT_TOKEN}"]
+        with open(log, "wb") as out:
+            self.process = subprocess.Popen(
+                [*command, f"-dev-listen-address={self.url.removeprefix('http://')}"],
+                stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self.ask("GET", "sys/health")
+                break
+            except OSError:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+        self.ask("POST", "sys/mounts/transit", {"type": "transit"})
+        self.ask("POST", "transit/keys/r1-memory", {})
+        self.ask("PUT", "sys/policies/acl/r1-memory", {"policy": POLICY})
+        self.token = self.ask("POST", "auth/token/create", {"policies": ["r1-memory"]})["auth"]["client_token"]
+
+    def ask(self, method: str, path: str, said: dict | None = None) -> dict:
+        body = None if said is None else json.dumps(said).encode()
+        request = urllib.request.Request(
+            f"{self.url}/v1/{path}", body, {"X-Vault-Token": ROOT_TOKEN}, method=method
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.loads(response.read() or b"{}")
+
+    def pause(self) -> None:
+        """It takes connections and answers nothing, as a machine that hangs."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.go_on()
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def key_server(tmp_path_factory) -> Iterator[KeyServer]:
+    server = KeyServer(tmp_path_factory.mktemp("bao") / "log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def service(key_server) -> Iterator[Service]:
+    # Keys are kept for a second, so that what happens without the server is soon seen.
+    with running(
+        MEMORY_KEY_PROVIDER="transit", MEMORY_TRANSIT_URL=key_server.url, MEMORY_TRANSIT_TOKEN=key_server.token,
+        MEMORY_TRANSIT_SECONDS="0.5", MEMORY_KEY_CACHE_SECONDS="1",
+    ) as service:  # fmt: skip
+        yield service
+
+
+def remember(service: Service, user: str, doc_id: str, text: str) -> tuple[int, dict]:
+    return service.call("POST", "/api/v1/memory/index", service.token(user), {"doc_id": doc_id, "text": text})
+
+
+def found(service: Service, token: str) -> tuple[int, list[str] | str]:
+    status, answer = service.call("POST", "/api/v1/memory/query", token, {"query": "What was said?"})
+    return status, [result["text"] for result in answer["results"]] if status == 200 else answer["code"]
+
+
+def until(condition, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def wrapped_by(service: Service) -> set[str]:
+    with service.superuser() as connection:
+        rows = connection.execute("SELECT key_id FROM memory_data_keys UNION SELECT key_id FROM memory_search_keys")
+        return {key_id for (key_id,) in rows.fetchall()}
+
+
+def test_what_is_remembered_under_keys_that_the_server_wrapped_is_found_again(service):
+    assert remember(service, "alice", "one", "The word heliotrope was said.")[0] == 201
+    time.sleep(1.1)  # the opened keys are gone: they come from the server again
+    assert found(service, service.token("alice")) == (200, ["The word heliotrope was said."])
+    assert wrapped_by(service) == {"transit:r1-memory:1"}
+
+
+def test_when_the_servers_key_is_rotated_old_keys_open_and_new_ones_name_the_new_version(service, key_server):
+    assert remember(service, "carol", "one", "Before the rotation.")[0] == 201
+    key_server.ask("POST", "transit/keys/r1-memory/rotate", {})
+    assert remember(service, "dave", "one", "After the rotation.")[0] == 201
+    time.sleep(1.1)
+    assert found(service, service.token("carol")) == (200, ["Before the rotation."])
+    assert found(service, service.token("dave")) == (200, ["After the rotation."])
+    assert wrapped_by(service) == {"transit:r1-memory:1", "transit:r1-memory:2"}
+
+
+def test_a_wrapped_key_that_is_moved_to_another_user_does_not_open(service):
+    for user in ("erin", "frank"):
+        assert remember(service, user, "one", f"What {user} said.")[0] == 201
+    with service.superuser() as connection:
+        connection.execute(
+            "UPDATE memory_data_keys SET (key_id, sealed_key) = (SELECT key_id, sealed_key FROM memory_data_keys k2 "
+            "WHERE k2.user_hash <> memory_data_keys.user_hash ORDER BY created_at DESC LIMIT 1) WHERE user_hash = "
+            "(SELECT user_hash FROM memory_tenants ORDER BY created_at DESC LIMIT 1)"
+        )
+    time.sleep(1.1)
+    assert found(service, service.token("frank")) == (500, "decryption_failed")
+    assert found(service, service.token("erin"))[0] == 200
+
+
+def test_while_the_server_hangs_open_keys_serve_others_are_unavailable_and_all_is_well_after(service, key_server):
+    token = service.token("grace")
+    assert remember(service, "grace", "one", "Kept for its time.")[0] == 201
+    key_server.pause()
+    try:
+        assert found(service, token) == (200, ["Kept for its time."]), "its key is open"
+        until(lambda: found(service, token) == (503, "key_unavailable"), "the key was never asked for again")
+        assert remember(service, "heidi", "one", "A new user.")[1]["code"] == "key_unavailable"
+        readiness = service.call("GET", "/api/v1/health/ready", token)[1]
+        until(
+            lambda: service.call("GET", "/api/v1/health/ready", token)[1]["components"]["keys"]["status"] == "degraded",
+            f"ready never told of it: {readiness}",
+        )
+    finally:
+        key_server.go_on()
+    until(lambda: found(service, token) == (200, ["Kept for its time."]), "it never came back")
+    assert remember(service, "heidi", "one", "A new user.")[0] == 201
+
+
+def test_what_the_master_key_wrapped_before_opens_beside_what_the_server_wraps(key_server, tmp_path):
+    service = Service(tmp_path / "var")
+    transit = {"MEMORY_TRANSIT_URL": key_server.url, "MEMORY_TRANSIT_TOKEN": key_server.token}
+    for provider, user in (("local", "ivan"), ("transit", "judy"), ("local", "kim")):
+        service.environment |= {"MEMORY_KEY_PROVIDER": provider, **transit}
+        service.start()
+        try:
+            assert remember(service, user, "one", f"Said under {provider}.")[0] == 201
+            for one, text in (("ivan", "local"), ("judy", "transit"), ("kim", "local"))[: 1 + len(wrapped_by(service))]:
+                status, texts = found(service, service.token(one))
+                assert (status, texts) in ((200, [f"Said under {text}."]), (200, []))
+            assert found(service, service.token("ivan")) == (200, ["Said under local."])
+        finally:
+            service.stop()
+    service.start()
+    try:
+        assert found(service, service.token("judy")) == (200, ["Said under transit."])
+        assert {key_id.partition(":")[0] for key_id in wrapped_by(service)} == {"k1", "transit"}
+    finally:
+        service.stop()
