@@ -77,8 +77,10 @@ quick: $(READY)  ## the tests to run while you write: units, and a slice on Post
 test: $(READY)  ## run all the tests, WORKERS (2) at a time; ARGS go to pytest
 	@$(PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
-fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document
-	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py $(ARGS)
+# With FUZZ_EXAMPLES set, whatever tries examples tries other ones each time.
+fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document, and new examples of all else
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py \
+		tests/db/test_isolation_machine.py tests/unit $(ARGS)
 
 # What keeps users apart, their texts sealed and their memories whole: each of these rooms, and each file named alone,
 # is covered to at least COVERED percent, or coverage fails; so it does where one is not there.

@@ -114,6 +114,8 @@ class Worker(ThreadWorker):
 
     def handle_request(self, req, conn):
         conn.header_cutoff.cancel()
+        # Whoever marks the body as lost says with it, in the answer's header, that the connection ends.
+        req.body.end_connection = req.force_close
         try:
             return super().handle_request(req, conn)
         except AnswersLate as late:

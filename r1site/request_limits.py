@@ -150,3 +150,5 @@ def _hang_up_when_sent(request: HttpRequest) -> None:
     body = request.META.get("wsgi.input")
     if body is not None and hasattr(body, "failed"):
         body.failed = True
+        # Ours (r1site/gunicorn_worker.py): so that the answer's header says so too.
+        getattr(body, "end_connection", lambda: None)()

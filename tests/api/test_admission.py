@@ -130,14 +130,14 @@ def test_a_stream_searches_within_its_users_share_and_waits_for_it(alice, bob, u
 def test_no_connection_is_held_while_the_model_runs_whether_rates_are_on_or_off(alice, settings, monkeypatch):
     held = []
     embedder = get_embedder()
-    for lane in ("embed_query", "embed_passages"):
-        real = getattr(embedder, lane)
+    for method in ("embed_query", "embed_passages"):
+        real = getattr(embedder, method)
 
         def embed(*arguments, real=real, **named):
             held.append(connections["default"].connection)
             return real(*arguments, **named)
 
-        monkeypatch.setattr(embedder, lane, embed)
+        monkeypatch.setattr(embedder, method, embed)
     for rate in (None, Rate(1000, 60)):
         settings.MEMORY_RATE_QUERY = settings.MEMORY_RATE_INDEX = settings.MEMORY_RATE_CHUNKS = rate
         settings.MEMORY_RATE_DEFAULT = rate

@@ -66,9 +66,13 @@ def post(token: str | None, length: int, *, path: str = "memory/index", **header
 
 
 def answer(wire: socket.socket, *, ends: bool = True) -> tuple[int, dict, bool]:
-    """Status and problem document, and whether the server has ended the connection after it, as `ends` expects it."""
+    """Status and problem document, and whether the server has ended the connection after it, as `ends` expects it.
+
+    Its header must have said the same.
+    """
     response = http.client.HTTPResponse(wire)
     response.begin()
+    assert (response.headers["Connection"] == "close") is ends
     body = json.loads(response.read() or b"{}")
     wire.settimeout(PATIENCE_SECONDS if ends else 1)
     try:
@@ -130,6 +134,13 @@ def test_an_answer_before_the_body_ends_the_connection_at_once(
     is_served(service, bystander)
 
 
+def test_a_body_without_a_length_ends_the_connection_at_once(service, token, bystander, clients):
+    head = post(token, 1000).replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
+    answers = [answer(wire) for wire in clients(head + b"10000\r\n" + b"x" * 1000)]
+    assert {(status, ended) for status, _, ended in answers} == {(411, True)}
+    is_served(service, bystander)
+
+
 def test_a_small_body_that_came_along_with_a_refused_request_keeps_the_connection(service, token, bystander, clients):
     (wire,) = clients(post(None, 2) + b"{}", 1)
     assert answer(wire, ends=False)[::2] == (401, False)
@@ -180,7 +191,7 @@ def test_a_client_that_leaves_amid_its_body_is_told_so_and_stores_nothing(servic
     body = json.dumps({"doc_id": "cut", "text": "The night train has a dining car."}).encode()
     (wire,) = clients(post(token, len(body)) + body[:20], 1)
     wire.shutdown(socket.SHUT_WR)
-    status, problem, _ = answer(wire, ends=False)
+    status, problem, _ = answer(wire)
     assert (status, problem["code"]) == (400, "malformed_json")
     assert service.call("GET", "/api/v1/memory/documents/cut", token)[0] == 404
 

@@ -1,4 +1,7 @@
-"""A file is one noun: at most 250 lines, or its docstring says why it is longer."""
+"""A file is one noun: at most 250 lines, or its docstring says why it is longer.
+
+Tests are not counted: theirs is one subject a file, and each stands by itself.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ CITATION = About(Citation).body(
     "Citation",
     "Where a passage stands: `quote` is exactly the characters `start` to `end` of the text as it was sent.",
     Member("doc_id", doc_id()),
-    Member("chunk_index", integer("The chunk's place in the document, from 0.")),
+    Member("chunk_index", integer("The chunk's number in the document, from 0.")),
     Member("start", integer("The first character, from 0.")),
     Member("end", integer("The character after the last.")),
     Member("quote", string("The passage itself.")),

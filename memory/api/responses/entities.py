@@ -9,7 +9,7 @@ from memory.api.shapes import boolean, integer, or_null, string, uuid
 from memory.services.entities import FoundEntities, FoundEntity
 
 MENTION = About(tuple).part(
-    "One place: the characters `start` to `end` of the document, or of the text as it was sent.",
+    "One mention: the characters `start` to `end` of the document, or of the text as it was sent.",
     Member(
         "chunk_id",
         or_null(uuid("The chunk it stands in; null for a text that is not stored.")),

@@ -41,7 +41,7 @@ RESULT = About(Candidate).body(
     "One passage.",
     Member("chunk_id", uuid(), lambda candidate: str(candidate.chunk_id)),
     Member("doc_id", doc_id()),
-    Member("chunk_index", integer("Its place in the document, from 0.")),
+    Member("chunk_index", integer("Its number in the document, from 0.")),
     Member("source", source()),
     Member("thread_id", thread_id()),
     Member("text", string("The passage, exactly as in the document.")),

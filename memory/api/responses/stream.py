@@ -52,7 +52,7 @@ PASSAGE = About(_Numbered).part(
     Member("n", integer("Its number, from 1.", minimum=1)),
     Member("chunk_id", uuid(), lambda passage: str(passage.candidate.chunk_id)),
     Member("doc_id", doc_id(), lambda passage: passage.citation.doc_id),
-    Member("chunk_index", integer("Its place in the document, from 0."), lambda passage: passage.citation.chunk_index),
+    Member("chunk_index", integer("Its number in the document, from 0."), lambda passage: passage.citation.chunk_index),
     Member(
         "start",
         integer("Its first character in the document's text, from 0."),

@@ -67,7 +67,7 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "MemoryDocumentsRequest": {
         "limit": "How many documents a page has at most.",
-        "cursor": "A place in the listing, as in `next` and `previous`; no other string is one.",
+        "cursor": "A position in the listing, as in `next` and `previous`; no other string is one.",
         "source": "Only documents from this source.",
         "thread_id": "Only documents of this conversation.",
         "since": "Only documents created at this moment or later.",

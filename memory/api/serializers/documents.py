@@ -20,7 +20,7 @@ CURSOR_MAX_CHARS = 1_500
 
 
 class Cursor(StrictCharField):
-    """A place in the listing, as it was given out; whether it is one shows when it is opened."""
+    """A position in the listing, as it was given out; whether it is one shows when it is opened."""
 
 
 class DecimalInteger(StrictInteger):
