@@ -12,6 +12,7 @@ from memory.erasure.key_remains import clear_remains_soon
 from memory.errors import KeyUnavailable
 from memory.isolation.connection import Cursor
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
+from memory.sealing.counts import count
 from memory.sealing.key_changes import note_key_change
 from memory.sealing.keyring import forget_profiles
 
@@ -34,7 +35,7 @@ KEY_TABLES = ("memory_data_keys", "memory_search_keys")
 # The last of a user whose erasure nobody records: few rows.
 _LAST_TABLES = ("memory_rate_buckets", *KEY_TABLES, "memory_tenants")
 # While a tenant is being erased its counts say what has been erased so far.
-_COUNTED = {"memory_chunks": "chunk_count", "memory_documents": "document_count"}
+_COUNTED = {"memory_chunks": "chunks", "memory_documents": "documents"}
 
 # Whether any row of a user's memory is there, keys included; the user's own row apart.
 ANY_ROWS = " OR ".join(
@@ -181,10 +182,7 @@ def _delete_rows(user_hash: str, memory: datetime, table: str) -> int:
             tx.sync()
             rows += deleted.rowcount
             if counter := _COUNTED.get(table):
-                tx.execute(
-                    f"UPDATE memory_tenants SET {counter} = {counter} + %s WHERE user_hash = %s",
-                    [deleted.rowcount, user_hash],
-                )
+                count(tx, **{counter: deleted.rowcount})
         if bound is None:
             return rows
         last = bound

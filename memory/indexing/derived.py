@@ -12,9 +12,10 @@ from typing import Any
 
 from memory.errors import FieldError, InvalidInput
 from memory.formats.doc_ids import is_doc_id
-from memory.indexing.counters import count, delete_chunks, forget_chunks
+from memory.indexing.removal import delete_chunks, forget_chunks
 from memory.isolation.connection import Cursor
 from memory.rls import TenantTransaction
+from memory.sealing.counts import count
 
 SUMMARY_SOURCE = "summary"
 DERIVED_FROM = "derived_from"

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.admission.quota import require_room
-from memory.indexing.counters import count, delete_chunks, forget_chunks
 from memory.indexing.derived import forget_derived, replace_sources
+from memory.indexing.removal import delete_chunks, forget_chunks
 from memory.indexing.seal import SealedDocument
 from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, flush
 from memory.rls import TenantTransaction
-from memory.sealing.keyring import require_seal_budget
+from memory.sealing.counts import count, counted, require_seal_budget
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
         tx.execute(*_insert_chunks(tx.user_hash, document))
     add_terms(tx, document.space, [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None])
     gone = forget_chunks(tx, deleted)
-    counted = count(tx, documents=int(created), chunks=len(document.chunks) - gone, seals=document.seal_count)
-    chunk_count = counted.fetchone()[0]
+    adding = count(tx, documents=int(created), chunks=len(document.chunks) - gone, seals=document.seal_count)
+    chunk_count = counted(adding)
     if chunk_count >= SEGMENT_CHUNKS:
         flush(tx, document.space)
     return StoredVersion(not created, chunk_count)

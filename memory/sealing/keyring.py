@@ -14,27 +14,20 @@ from uuid import uuid4
 
 from django.conf import settings
 
-from memory import metrics
 from memory.embedding.spaces import default_space
 from memory.errors import KeyUnavailable, StaleKeys
 from memory.keys.master_keys import MASTER_KEY_BYTES
-from memory.rls import TenantState, TenantTransaction, refuse_cross_tenant, tenant_transaction
+from memory.rls import TenantTransaction, refuse_cross_tenant, tenant_transaction
 from memory.sealing.key_cache import KeyCache
 from memory.sealing.key_changes import KeyChanges
 from memory.sealing.profile import DATA_KEY_COLUMN, SEARCH_KEY_COLUMN, SealedKey, TenantProfile, read_profile
 from memory.sealing.user_keys import DataKey, Purpose
 from memory.security import associated_data, hmac_user, open_sealed, seal
 
-SEALS_ALERT = 2**31
-SEALS_REFUSE = 2**32  # NIST SP 800-38D, 8.3: random 96-bit nonces under one key
-
 _INSERT_TENANT = """
 INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space, seal_count, created_at)
 VALUES (%s, %s, %s, %s, 1, clock_timestamp())
 ON CONFLICT (user_hash) DO NOTHING RETURNING true"""
-_COUNT_OLD_SEALS = """
-UPDATE memory_data_keys SET seal_count = seal_count + %s WHERE user_hash = %s AND generation = %s
-RETURNING seal_count"""
 INSERT_DATA_KEY = "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
 INSERT_SEARCH_KEY = "INSERT INTO memory_search_keys (user_hash, space, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
 
@@ -138,24 +131,6 @@ def create_tenant(tx: TenantTransaction, user_id: str, space: int, keys: FirstKe
         raise KeyUnavailable(retry_after_seconds=1)
     _keep(profile)
     return profile
-
-
-def require_seal_budget(state: TenantState) -> None:
-    """Raise KeyUnavailable when the newest key has sealed as often as it may; count a warning from half of it."""
-    if state.seal_count >= SEALS_ALERT:
-        metrics.keys_near_seal_limit.inc()
-    if state.seal_count >= SEALS_REFUSE:
-        raise KeyUnavailable("This user's key has sealed as much as it may; rotate it.")
-
-
-def count_old_seals(tx: TenantTransaction, generation: int, seals: int) -> None:
-    """Count what a generation that is not the newest has sealed now; waits for the server.
-
-    Raises KeyUnavailable when it may seal no more; the transaction must not be committed then.
-    """
-    [seal_count] = tx.execute(_COUNT_OLD_SEALS, [seals, tx.user_hash, generation]).fetchone()
-    if seal_count > SEALS_REFUSE:
-        raise KeyUnavailable("This older key has sealed as much as it may; write its documents anew.")
 
 
 def forget_profiles(user_hash: str | None = None) -> None:

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from memory.admission.deadline import deadline_at, require_time
 from memory.errors import DecryptionFailed, NotFound, Overloaded, StaleKeys, TooManyChunks
-from memory.indexing.counters import count
 from memory.indexing.slices import join_slices
 from memory.language.entities import EntityRecognizer, Mention, find_mentions, merge, recognizer
 from memory.limits import CHUNKS_PER_CALL_MAX
@@ -19,7 +18,7 @@ from memory.retrieval.chunks import ChunkScope, StoredChunk, read_chunks
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.columns import seal_chunk_metadata
-from memory.sealing.keyring import count_old_seals, require_seal_budget
+from memory.sealing.counts import count, count_old_seals, counted, require_seal_budget
 from memory.sealing.profile import TenantProfile
 from memory.services.index import active_embedder, chunks_of
 
@@ -179,7 +178,7 @@ def _store(user_hash: str, profile: TenantProfile, sealed: list[tuple[StoredChun
         for generation, seals in Counter(chunk.generation for chunk, _ in sealed).items():
             if generation == profile.generation:
                 require_seal_budget(state)
-                count(tx, seals=seals)
+                counted(count(tx, seals=seals))
             else:
                 count_old_seals(tx, generation, seals)
 

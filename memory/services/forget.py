@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from memory.errors import NotFound
-from memory.indexing.counters import count, delete_chunks, forget_chunks
 from memory.indexing.derived import forget_derived, replace_sources
+from memory.indexing.removal import delete_chunks, forget_chunks
 from memory.rls import bound_tenant, tenant_transaction
+from memory.sealing.counts import count
 
 
 def delete_document(doc_id: str) -> None:

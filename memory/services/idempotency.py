@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from memory import metrics
 from memory.errors import DecryptionFailed, IdempotencyConflict
-from memory.indexing.counters import count
 from memory.rls import TenantTransaction
 from memory.sealing.columns import open_answer, seal_answer
+from memory.sealing.counts import count, counted, nears_seal_limit
 from memory.sealing.generations import IDEMPOTENCY_HOURS
 from memory.sealing.profile import TenantProfile
 from memory.sealing.user_keys import DataKey, Purpose
@@ -74,7 +74,9 @@ class IdempotentCall:
         tx.execute(_FORGET_EXPIRED, [tx.user_hash, IDEMPOTENCY_HOURS])
         sealed = seal_answer(key, key_mac, body_mac, answer)
         tx.execute(_REMEMBER, [tx.user_hash, key_mac, body_mac, key.generation, sealed])
-        count(tx, seals=1)
+        cursor, state = count(tx, seals=1), tx.state()
+        if state is not None and nears_seal_limit(state):
+            counted(cursor)
 
     def _key_mac(self, key: DataKey) -> bytes:
         return hmac.digest(key.subkey(Purpose.IDEMPOTENCY), associated_data("key", self.key), "sha256")

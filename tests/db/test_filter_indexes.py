@@ -18,6 +18,7 @@ from memory.retrieval.chunks import ChunkScope
 from memory.retrieval.plan import CHUNKS, Plan
 from memory.retrieval.search import Filters, candidate_statement
 from memory.rls import TenantTransaction, tenant_transaction
+from memory.services.listing import ListingFilters, page_statement
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import unit_vector
 from tests.db.server import connect
@@ -109,6 +110,20 @@ def test_a_question_that_is_not_narrowed_reads_every_row(hoarder):
     with tenant_transaction(hoarder.user_hash) as tx:
         plan = explained(tx, *candidate_statement(hoarder.user_hash, default_space(), vector, 24, Filters()))
     assert read_rows(plan) == ROWS
+
+
+LISTED = {"source": ListingFilters(source="mail"), "thread_id": ListingFilters(thread_id="holidays")}
+
+
+@pytest.mark.parametrize("column", LISTED)
+def test_a_narrowed_listing_reads_only_what_it_lists(hoarder, column):
+    statement = page_statement(hoarder.user_hash, LISTED[column], None, 50)
+    with tenant_transaction(hoarder.user_hash) as tx:
+        plan = explained(tx, *statement)
+    scans = [node for node, _ in plan.scans("memory_documents")]
+    assert plan.root["Plan"]["Actual Rows"] == NARROWED
+    assert column in " ".join(node.get("Index Cond", "") for node in scans)
+    assert sum(node.get("Rows Removed by Filter", 0) for node in scans) == 0
 
 
 SCOPES = {

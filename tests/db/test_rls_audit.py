@@ -833,4 +833,5 @@ def test_a_setting_that_outlives_its_transaction_leaks_and_is_noticed(
     monkeypatch.setattr(rls, "SET_CONTEXT", statement)
     with rls.tenant_transaction(person.user_hash) as tx:
         assert tx.execute("SELECT doc_id FROM memory_documents").fetchall() == [("secret",)]
-    assert leaked_to_nobody() == leak
+    # A pool of several connections may lend the one that leaks more than once.
+    assert set(leaked_to_nobody()) == set(leak)

@@ -469,6 +469,20 @@ def test_a_key_that_has_sealed_2_to_the_32_times_seals_no_more_and_still_opens(a
     assert ask(alice).results[0].text == read_back(alice) == TEXT
 
 
+def test_no_write_takes_a_key_past_its_last_seal(alice, superuser):
+    remember(alice)
+    # A document of one chunk takes four seals, and the answer under a key a fifth.
+    use_up(superuser, alice, 2**32 - 3)
+    assert alice.index("new", "One seal too many.").status_code == 503
+    use_up(superuser, alice, 2**32 - 4)
+    remembered = {"Idempotency-Key": "k"}
+    body = {"doc_id": "new", "text": "One seal too many."}
+    assert alice.post("memory/index", body, **remembered).status_code == 503
+    assert count(superuser, alice, "memory_documents") == 1
+    assert alice.index("new", "The last one.").status_code == 201
+    assert stored_state(superuser, alice).seal_count == 2**32
+
+
 def test_from_half_of_its_seals_on_a_key_is_counted_and_goes_on(alice, superuser):
     def warnings() -> float:
         return REGISTRY.get_sample_value("memory_keys_near_seal_limit_total")

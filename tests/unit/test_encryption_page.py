@@ -12,7 +12,7 @@ import pytest
 
 from memory.embedding.vectors import half_vectors
 from memory.erasure import receipts
-from memory.keys import master_keys
+from memory.keys import master_keys, receipt_keys
 from memory.keys.receipt_keys import ReceiptKey
 from memory.lexical.terms import Blinder
 from memory.sealing import columns
@@ -20,6 +20,8 @@ from memory.sealing.keyring import open_user_id
 from memory.sealing.profile import DATA_KEY_COLUMN, SEARCH_KEY_COLUMN, SealedKey
 from memory.sealing.user_keys import DataKey, Purpose, SearchKey
 from memory.security import InvalidTag, hmac_user
+from memory.services.idempotency import IdempotentCall
+from memory.services.summary import SummaryScope
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "deploy/guide/encryption.md").read_text("utf-8")
@@ -61,6 +63,7 @@ def keys(monkeypatch):
     monkeypatch.setattr(master_keys, "_parsed_hmac", TENANT)
     monkeypatch.setattr("memory.sealing.providers.master_keys", lambda: master_keys.MasterKeys("k1", {"k1": MASTER}))
     monkeypatch.setattr(receipts, "receipt_keys", lambda: (ReceiptKey(RECEIPT),))
+    monkeypatch.setattr(receipt_keys, "receipt_keys", lambda: (ReceiptKey(RECEIPT),))
 
 
 def test_each_sub_key_is_the_one_shown():
@@ -95,12 +98,17 @@ def test_macs_ids_and_the_receipt_are_those_shown(keys):
         "alice", erased_documents=2, erased_chunks=3, key_destroyed=True,
         unrecoverable_after="2026-03-02T09:30:00Z", at="2026-01-31T09:30:00Z",
     )  # fmt: skip
+    call = IdempotentCall("k-1", b'{"doc_id":"d1"}')
     found = [
         columns.content_mac(KEY, "hello").hex(),
         str(Blinder(SEARCH_KEY.subkey(Purpose.WORDS)).id("train")),
         hmac_user("alice"),
         ReceiptKey(RECEIPT).key_id,
         receipt.signature,
+        call._key_mac(KEY).hex(),
+        call._body_mac(KEY).hex(),
+        SummaryScope("thread_id", "t1").doc_id("alice"),
+        master_keys.tenant_key_check().hex(),
     ]
     assert found == [value for _, value in rows("| value | is |")]
 

@@ -1,0 +1,1 @@
+DROP INDEX memory_documents_by_source;
