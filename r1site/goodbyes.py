@@ -1,7 +1,8 @@
 """The ends of connections, said by one thread for all of them: no other waits for a client that only has to go.
 
 A refusal may also leave late: who comes back at once after each refusal, with forty callers, would have the worker do
-little else than refuse him. His refusals then wait here, where a wait costs a socket and no thread.
+little else than refuse him. His refusals then wait here, where a wait costs a socket and no thread. So does the rest of
+an answer whose client does not read it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ LINGER_SECONDS = 0.5
 LINGER_MAX_BYTES = 64 * 1024
 # Past this many at once, connections are reset at once.
 LINGERING_MAX = 512
+# How long a client may take to read what is sent from here; and how much of all answers waits for their readers, past
+# which the one that has waited longest is cut.
+SENDING_SECONDS = 20.0
+SENDING_MAX_BYTES = 64 * 1024 * 1024
 # Past this many no answer waits: one user's refusals must not take the others' moment.
 LATE_MAX = 256
 
 
 @dataclass(frozen=True)
 class LateAnswer:
-    """The bytes of a whole answer, and when to send them on the `time.monotonic()` clock."""
+    """The bytes of an answer, or the rest of it, and when to send them on the `time.monotonic()` clock."""
 
     at: float
     content: bytes
@@ -91,8 +96,9 @@ class Goodbyes:
         self._is_finishing = False
         # In the order of their ends, since all stay as long: when, and how much may still be read.
         self._ends: dict[socket.socket, list[float]] = {}
-        # In the order of their times, since all wait as long.
         self._late: dict[socket.socket, LateAnswer] = {}
+        # Longest first: until when, and what is still to be sent.
+        self._sending: dict[socket.socket, tuple[float, memoryview]] = {}
         threading.Thread(target=self._run, name="goodbyes", daemon=True).start()
 
     def add(self, connection: socket.socket, late: LateAnswer | None = None) -> None:
@@ -125,8 +131,9 @@ class Goodbyes:
     def _run(self) -> None:
         while True:
             next_end = next(iter(self._ends.values()), [None])[0]
-            next_answer = next((late.at for late in self._late.values()), None)
-            times = [at for at in (next_end, next_answer) if at is not None]
+            next_answer = min((late.at for late in self._late.values()), default=None)
+            next_cut = next((until for until, _ in self._sending.values()), None)
+            times = [at for at in (next_end, next_answer, next_cut) if at is not None]
             for key, _ in self._selector.select(max(0.0, min(times) - time.monotonic()) if times else None):
                 if key.fileobj is self._wake_reader:
                     self._wake_reader.recv(1)
@@ -134,12 +141,18 @@ class Goodbyes:
                         self._is_finishing = True
                     else:
                         self._begin(*arrived)
-                elif isinstance(key.fileobj, socket.socket) and self._is_over(key.fileobj):
+                elif not isinstance(key.fileobj, socket.socket):
+                    continue
+                elif key.fileobj in self._sending:
+                    self._send(key.fileobj)
+                elif self._is_over(key.fileobj):
                     self._close(key.fileobj)
             now = time.monotonic()
             due = [connection for connection, late in self._late.items() if late.at <= now or self._is_finishing]
             for connection in due:
                 self._answer(connection, self._late.pop(connection))
+            for connection in [connection for connection, (until, _) in self._sending.items() if until <= now]:
+                self._cut(connection)
             for connection in [connection for connection, (end, _) in self._ends.items() if end <= now]:
                 self._close(connection)
 
@@ -151,15 +164,36 @@ class Goodbyes:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _answer(self, connection: socket.socket, late: LateAnswer) -> None:
-        """Short, on a connection on which nothing has been sent: it goes out whole, or the client left."""
+        self._sending[connection] = time.monotonic() + SENDING_SECONDS, memoryview(late.content)
+        self._selector.register(connection, selectors.EVENT_WRITE)
+        while sum(len(left) for _, left in self._sending.values()) > SENDING_MAX_BYTES:
+            self._cut(next(iter(self._sending)))
+        if connection in self._sending:
+            self._send(connection)
+
+    def _send(self, connection: socket.socket) -> None:
+        """Send what the client takes now; after the last byte the connection lingers."""
+        until, left = self._sending[connection]
         try:
-            connection.send(late.content)
-            connection.shutdown(socket.SHUT_WR)
+            left = left[connection.send(left) :]
+            if not left:
+                connection.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            return
         except OSError:
-            self._count -= 1
-            connection.close()
-        else:
+            self._cut(connection)
+            return
+        self._sending[connection] = until, left
+        if not left:
+            del self._sending[connection]
+            self._selector.unregister(connection)
             self._begin(connection, None)
+
+    def _cut(self, connection: socket.socket) -> None:
+        del self._sending[connection]
+        self._count -= 1
+        self._selector.unregister(connection)
+        connection.close()
 
     def _is_over(self, connection: socket.socket) -> bool:
         try:

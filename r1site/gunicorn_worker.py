@@ -7,7 +7,8 @@ A few dozen idle connections so stopped a worker for everybody. Here
 1. a connection gets a thread when its first byte is there, for which it has FIRST_BYTE_MAX_SECONDS; where as many are
    open as may be, the one that has been silent longest goes;
 2. its request line and headers must be whole within HEADERS_MAX_SECONDS;
-3. goodbyes are said by one thread for all of them (r1site/goodbyes.py), and so are refusals that leave late;
+3. goodbyes are said by one thread for all of them (r1site/goodbyes.py), and so is what leaves late: refusals of those
+   who are refused over and over, and the rest of an answer that its client does not take (r1site/client_socket.py);
 4. what the parser refuses is answered with a problem document, like everything else, and not with a page.
 
 Headers that drip still hold a thread for that long: only a proxy that buffers requests keeps all of them away.
@@ -28,6 +29,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from memory.admission.cutoff import Cutoff, reading_until
 from memory.admission.deadline import arrived
+from r1site.client_socket import ClientSocket
 from r1site.goodbyes import AnswersLate, LateAnswer, answering_late, goodbyes, head_of
 
 logger = logging.getLogger(__name__)
@@ -116,11 +118,18 @@ class Worker(ThreadWorker):
         conn.header_cutoff.cancel()
         # Whoever marks the body as lost says with it, in the answer's header, that the connection ends.
         req.body.end_connection = req.force_close
+        connection, conn.sock = conn.sock, ClientSocket(conn.sock)
         try:
-            return super().handle_request(req, conn)
+            goes_on = super().handle_request(req, conn)
+            if conn.sock.unsent:
+                conn.late_answer = LateAnswer(time.monotonic(), bytes(conn.sock.unsent))
+                return False
+            return goes_on
         except AnswersLate as late:
             conn.late_answer = late.answer
             return False
+        finally:
+            conn.sock = connection
 
     def handle_error(self, req, client, addr, exc):
         """Log as gunicorn does, and answer with its status in our form. Quotes nothing of the request."""

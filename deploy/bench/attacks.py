@@ -191,6 +191,10 @@ ATTACKS = (
         "streams read slowly", MANY, _same(Request("POST", "stream", {"message": "When was the heat pump serviced?"})),
         (200,), _store_thread, "thread", how=SLOWLY,
     ),
+    Attack(
+        "large query answers read slowly", MANY, _same(_post("query", {"query": "bill", "top_k": 50})), (200,),
+        _store_long, "exports read slowly", how=SLOWLY,
+    ),
     Attack("exports read slowly", MANY, _same(Request("GET", "memory/export")), (200,), _store_long, how=SLOWLY),
     Attack(
         "replays of one key", MANY,

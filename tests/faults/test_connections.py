@@ -18,6 +18,7 @@ from tests.faults.service import running
 THREADS = 8
 CLIENTS = 3 * THREADS
 PATIENCE_SECONDS = 60
+LARGE_ANSWER = b"GET /api/v1/docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,33 @@ def test_an_answer_before_the_body_ends_the_connection_at_once(
     # A user has four threads here: of so many at once, some may be told that they are too many.
     assert status in told and told <= {status, 429}
     is_served(service, bystander)
+
+
+def test_answers_that_nobody_reads_take_no_thread(service, token, bystander, clients):
+    wires = clients(b"")
+    for wire in wires:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # Several, one behind the other: the first may fit into the buffers between us.
+        wire.sendall(LARGE_ANSWER * 6)
+    for _ in range(5):
+        is_served(service, bystander)
+
+
+def test_a_large_answer_reaches_whoever_reads_it_late(service, token, clients):
+    late, prompt = clients(LARGE_ANSWER * 4, 2)
+    whole = http.client.HTTPResponse(prompt)
+    whole.begin()
+    expected = whole.read()
+    assert len(expected) > 1_000_000
+    time.sleep(1)
+    # All that was asked for before the first one that had to wait, whole: the connection ends behind that one.
+    stream, number = late.makefile("rb"), 0
+    while head := stream.readline():
+        assert head.startswith(b"HTTP/1.1 200")
+        headers = http.client.parse_headers(stream)
+        assert stream.read(int(headers["Content-Length"])) == expected
+        number += 1
+    assert number >= 1
 
 
 def test_a_body_without_a_length_ends_the_connection_at_once(service, token, bystander, clients):

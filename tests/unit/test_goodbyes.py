@@ -87,6 +87,29 @@ def test_at_the_workers_end_what_waits_leaves_at_once(said_by, end_of):
     assert [everything(client) for client in waiting] == [ANSWER] * 3
 
 
+LARGE = bytes(range(256)) * 20_000
+
+
+def test_the_rest_of_a_large_answer_is_sent_as_its_reader_takes_it_and_holds_up_nobody(end_of):
+    reader = end_of(LateAnswer(time.monotonic(), LARGE))
+    assert everything(end_of(late_by(0))) == ANSWER
+    assert everything(reader) == LARGE
+
+
+def test_who_does_not_take_his_answer_in_time_is_cut(end_of, monkeypatch):
+    monkeypatch.setattr(goodbyes, "SENDING_SECONDS", 0.2)
+    reader = end_of(LateAnswer(time.monotonic(), LARGE))
+    time.sleep(1)
+    assert len(everything(reader)) < len(LARGE)
+
+
+def test_of_more_than_may_wait_for_readers_the_longest_waiting_is_cut(end_of, monkeypatch):
+    monkeypatch.setattr(goodbyes, "SENDING_MAX_BYTES", int(1.5 * len(LARGE)))
+    first, second = (end_of(LateAnswer(time.monotonic(), LARGE)) for _ in range(2))
+    assert everything(second) == LARGE
+    assert len(everything(first)) < len(LARGE)
+
+
 def application(late: bool):
     def application(environ, start_response):
         if late:
