@@ -44,6 +44,7 @@ class Candidate:
     phrased: bool = True
     text: str = ""
     metadata: dict | None = None
+    speaker: str | None = None
 
     @property
     def place(self) -> Place:

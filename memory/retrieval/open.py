@@ -8,6 +8,7 @@ from uuid import UUID
 
 from memory.admission.deadline import require_time
 from memory.errors import DecryptionFailed, KeyUnavailable, MemoryServiceError
+from memory.lexical.speakers import speaker_id
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.chunks import StoredChunk
 from memory.sealing import columns as sealing
@@ -91,6 +92,27 @@ class Opening:
         except (InvalidTag, ValueError):
             self._damaged[Damage("document_meta_cipher", doc_id, meta_cipher)] = None
             return {}
+
+    def speaker(
+        self, doc_id: str, generation: int, content_mac: bytes, speaker: int | None, blob: bytes | None
+    ) -> str | None:
+        """The name of whoever said a document, None where nobody is named; `speaker` is the blind id beside it.
+
+        A name that is not the one of that id is damage, as is one that does not open.
+        """
+        if speaker is None and blob is None:
+            return None
+        if generation not in self.profile.generations:
+            self.fail(KeyUnavailable())
+            return None
+        try:
+            name = sealing.open_speaker(self.profile.data_key(generation), doc_id, content_mac, blob or b"")
+            if speaker_id(self.profile.search_key, name) == speaker:
+                return name
+        except InvalidTag:
+            pass
+        self._damaged[Damage("speaker_cipher", doc_id, blob)] = None
+        return None
 
     def fail(self, error: MemoryServiceError) -> None:
         """Raise `error` at the end of the block where nothing worse does: no row can be quarantined for it."""
