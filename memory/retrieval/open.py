@@ -96,7 +96,7 @@ class Opening:
     def speaker(
         self, doc_id: str, generation: int, content_mac: bytes, speaker: int | None, blob: bytes | None
     ) -> str | None:
-        """The name of whoever said a document, None where nobody is named; `speaker` is the blind id beside it.
+        """The name of whoever said a document, None where nobody is named; `speaker` is the blind id in clear.
 
         A name that is not the one of that id is damage, as is one that does not open.
         """
@@ -149,6 +149,10 @@ def open_candidates(profile: TenantProfile, candidates: Iterable[Candidate]) -> 
             candidate.text = opening.text(candidate)
             candidate.metadata = opening.metadata(candidate)
             if candidate.document_meta_cipher is not None and candidate.document_generation is not None:
+                candidate.speaker = opening.speaker(
+                    candidate.doc_id, candidate.document_generation, candidate.document_mac or b"",
+                    candidate.speaker_id, candidate.speaker_cipher,
+                )  # fmt: skip
                 candidate.metadata |= opening.document_metadata(
                     candidate.doc_id, candidate.document_generation, candidate.document_mac or b"", candidate.origin,
                     candidate.document_meta_cipher,
