@@ -84,6 +84,11 @@ class SealedDocument:
         return self.profile.space
 
     @property
+    def speaker_id(self) -> int | None:
+        """The blind id of who said it; None where nobody is named."""
+        return None if self.speaker is None else self.speaker.id
+
+    @property
     def generation(self) -> int:
         """The generation of the data key that sealed it."""
         return self.profile.generation

@@ -61,7 +61,7 @@ def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) 
     stored = [store_document(tx, document) for document in documents]
     require_room(state.chunk_count, stored[-1].chunk_count)
     replaced = [each.replaced for each in stored]
-    speakers = [document.speaker and document.speaker.id for document in documents]
+    speakers = [document.speaker_id for document in documents]
     renew_for_new_speakers(tx, documents[0].profile, speakers, has_replaced=any(replaced))
     return replaced
 
@@ -73,12 +73,12 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     longer the one it was sealed with, KeyUnavailable when that key may seal no more.
     """
     require_seal_budget(document.profile.verify(tx))
-    origin, speaker = document.origin, document.speaker
+    origin = document.origin
     created = tx.execute(
         _LOCK_DOCUMENT,
         [tx.user_hash, document.doc_id, origin.source, origin.thread_id, origin.sequence, len(document.chunks),
          document.char_count, document.generation, document.meta_cipher, document.content_mac, origin.created_at,
-         speaker and speaker.id, speaker and speaker.name_cipher],
+         document.speaker_id, document.speaker and document.speaker.name_cipher],
     ).fetchone()[0]  # fmt: skip
     if not created:
         forget_derived(tx, document.doc_id)
@@ -100,7 +100,7 @@ def _insert_chunks(user_hash: str, document: SealedDocument) -> tuple[str, dict]
     params = {
         "user_hash": user_hash, "space": document.space, "doc_id": document.doc_id, "source": origin.source,
         "thread_id": origin.thread_id, "sequence": origin.sequence, "generation": document.generation,
-        "created_at": origin.created_at, "speaker": document.speaker and document.speaker.id,
+        "created_at": origin.created_at, "speaker": document.speaker_id,
     }  # fmt: skip
     rows = []
     for index, chunk in enumerate(document.chunks):

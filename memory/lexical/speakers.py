@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from memory.lexical.terms import Blinder, folded_words, stop_words
+from memory.lexical.terms import Blinder, folded, folded_words, stop_words
 from memory.sealing.profile import TenantProfile
 from memory.sealing.user_keys import Purpose, SearchKey
 
-# Of a name with more words only the first so many can be said in full; each word counts as a part.
+# What is read of a question.
+READ_MAX_CHARS = 2_000
+# A name with more words is known by its parts alone.
 NAME_WORDS_MAX = 8
 # Between two words of one name: a space, a hyphen, an apostrophe, "J. R. "
 _GAP_MAX_CHARS = 3
@@ -41,8 +43,8 @@ def _common_words() -> frozenset[str]:
 
 
 def name_words(name: str) -> list[str]:
-    """The words of a name, folded: by these two ways to write it are one. [] where it has neither letter nor digit."""
-    return [folded for _, _, folded in folded_words(name)]
+    """The words of a name, folded: by these two ways to write it are one. All of it, where it has no letter or digit."""
+    return [word for _, _, word in folded_words(name)] or [folded(name)]
 
 
 def speaker_id(key: SearchKey, name: str) -> int:
@@ -60,9 +62,13 @@ def _part_id(blinder: Blinder, word: str) -> int:
 
 @dataclass(frozen=True)
 class KnownSpeakers:
-    """One user's speakers, by the blind ids of their names and of their names' parts. Holds no name."""
+    """One user's speakers, by the blind ids of their names and of their names' parts. Holds no name.
+
+    `longest`: the words of the longest name, NAME_WORDS_MAX at most.
+    """
 
     ids: frozenset[int] = frozenset()
+    longest: int = 0
     by_part: dict[int, frozenset[int]] = field(default_factory=dict)
 
 
@@ -75,10 +81,13 @@ def _known(profile: TenantProfile, blinder: Blinder) -> KnownSpeakers:
     if profile.has_too_many_speakers:
         return KnownSpeakers()
     by_part: dict[int, set[int]] = defaultdict(set)
+    longest = 0
     for speaker, name in profile.speaker_names():
-        for word in name_words(name):
+        words = name_words(name)
+        longest = max(longest, min(len(words), NAME_WORDS_MAX))
+        for word in words:
             by_part[_part_id(blinder, word)].add(speaker)
-    return KnownSpeakers(profile.speakers, {part: frozenset(speakers) for part, speakers in by_part.items()})
+    return KnownSpeakers(profile.speakers, longest, {part: frozenset(speakers) for part, speakers in by_part.items()})
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,8 @@ def about_speaker(profile: TenantProfile, question: str) -> AboutSpeaker | None:
     if not profile.speakers:
         return None
     known = known_speakers(profile)
-    words = list(folded_words(question))
-    if not known.ids or any(folded in _ASKER for _, _, folded in words):
+    words = list(folded_words(question[:READ_MAX_CHARS]))
+    if not known.ids or any(word in _ASKER for _, _, word in words):
         return None
     blinder = Blinder(profile.search_key.subkey(Purpose.SPEAKERS))
     named: set[int] = set()
@@ -119,7 +128,7 @@ def _mentions(
     """(start, end, whom it may mean) of each name in `question`, the longest first at each place."""
     at = 0
     while at < len(words):
-        for count in range(min(NAME_WORDS_MAX, len(words) - at), 0, -1):
+        for count in range(min(known.longest, len(words) - at), 0, -1):
             run = words[at : at + count]
             if any(after[0] - before[1] > _GAP_MAX_CHARS for before, after in zip(run, run[1:], strict=False)):
                 continue
@@ -135,15 +144,15 @@ def _mentions(
 def _meant(
     question: str, run: list[tuple[int, int, str]], known: KnownSpeakers, blinder: Blinder
 ) -> frozenset[int]:  # fmt: skip
-    start, _, folded = run[0]
+    start, _, first = run[0]
     full = _name_id(blinder, [word for _, _, word in run])
-    is_common = len(run) == 1 and folded in _common_words()
+    is_common = len(run) == 1 and first in _common_words()
     is_capital = question[start].isupper()
     if full in known.ids:
         begins = not question[:start].strip(" \"'“‘«(")
         return frozenset() if is_common and (begins or not is_capital) else frozenset((full,))
-    if len(run) == 1 and is_capital and not is_common and len(folded) > 1:
-        return known.by_part.get(_part_id(blinder, folded), frozenset())
+    if len(run) == 1 and is_capital and not is_common and len(first) > 1:
+        return known.by_part.get(_part_id(blinder, first), frozenset())
     return frozenset()
 
 

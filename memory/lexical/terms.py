@@ -76,7 +76,7 @@ def _terms(text: str, language: str) -> Iterator[str]:
     if language not in LANGUAGES:
         raise ValueError(f"no such language: {language}")
     stop, stem = stop_words(language), _stemmer(language)
-    for token in _TOKEN.finditer(_folded(text)):
+    for token in _TOKEN.finditer(folded(text)):
         run = token["cjk"]
         if run:
             yield from (run[i : i + 2] for i in range(max(1, len(run) - 1)))
@@ -96,11 +96,11 @@ def _terms(text: str, language: str) -> Iterator[str]:
 def folded_words(text: str) -> Iterator[tuple[int, int, str]]:
     """(start, end, folded) of each word in `text`, as it stands: a run of letters and digits, none taken apart."""
     for word in _ANY_WORD.finditer(text):
-        if folded := _folded(word[0]):
-            yield word.start(), word.end(), folded
+        if as_folded := folded(word[0]):
+            yield word.start(), word.end(), as_folded
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """NFKC, case folded; composed again, since folding can take characters apart. Long runs of marks are cut before."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", stream_safe(text)).casefold())
 
@@ -109,7 +109,7 @@ def _folded(text: str) -> str:
 def stop_words(language: str) -> frozenset[str]:
     """The stop words of a language, folded; none for one without a list."""
     path = STOPWORDS_FOLDER / f"{language}.txt"
-    return frozenset(_folded(path.read_text("utf-8")).split()) if path.exists() else frozenset()
+    return frozenset(folded(path.read_text("utf-8")).split()) if path.exists() else frozenset()
 
 
 _stemmers = threading.local()

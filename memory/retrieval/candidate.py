@@ -14,9 +14,9 @@ class Candidate:
     """A row of the search; what is sealed of it is brought for those that go on, and opened.
 
     Scores are 0-1, higher is better; None for a stage that did not run. `context` is what that stage has added to
-    `fused`, which has it in. Beside them stand what the two legs measured: `distance`, cosine, 0-2, nearer is better; `bm25`, 0
-    where no query term occurs, None where no words were looked for; `spread_bm25`, the same with the neighbours in its
-    thread, None where none has any. `speaker_id`: the blind id of who said it.
+    `fused`, which has it in. Beside them stand what the two legs measured: `distance`, cosine, 0-2, nearer is better;
+    `bm25`, 0 where no query term occurs, None where no words were looked for; `spread_bm25`, the same with the
+    neighbours in its thread, None where none has any. `speaker_id`: the blind id of who said it.
     `phrased`: the text holds every phrase that the query quotes; True where it quotes none, False where nobody looked.
     """
 

@@ -8,7 +8,7 @@ indexes; the policy turns into a One-Time Filter above it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeGuard
 
 from django.db import DataError
@@ -16,10 +16,13 @@ from pgvector import HalfVector
 
 from memory.lexical.bm25 import LexicalQuery, ctes
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.neighbours import KNOWN, KNOWN_COLUMNS, LIVE, NEARBY, OF_C, WITH_NEIGHBOURS
+from memory.retrieval.neighbours import KNOWN, LIVE, NEARBY, OF_C, SENT, WITH_NEIGHBOURS
 from memory.retrieval.threads import TermWeights, Thread, Words, bm25, spread_bm25
 from memory.rls import TenantTransaction, refuse_cross_tenant
 from memory.sealing.quarantine import ANY_QUARANTINED
+
+UUID_BYTES = 16
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ _DENSE = f"""
 
 _ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"
 _ONE_LEG = f"""
-SELECT {OF_C}, c.distance, c.bm25
+SELECT {SENT}, c.distance, c.bm25
 FROM ({{dense}}
 ) c
 {_ORDER}"""
@@ -70,7 +73,7 @@ candidates AS MATERIALIZED (
     WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)
 )"""
 _CANDIDATES = f"""
-SELECT {OF_C}, c.distance, c.bm25
+SELECT {SENT}, c.distance, c.bm25
 FROM candidates c
 {_ORDER}"""
 
@@ -160,29 +163,33 @@ class Search:
 
 
 def _candidate(row: tuple) -> Candidate:
-    *known, speaker, distance, bm25 = row[1 : KNOWN_COLUMNS + 2]
-    vector = min(1.0, max(0.0, 1.0 - distance))
-    return Candidate(*known, distance=distance, bm25=bm25, speaker_id=speaker, vector=vector)
+    chunk_id, doc_id, index, source, thread_id, start, end, microseconds, sequence, generation, speaker = row[1:12]
+    distance, bm25 = row[12:14]
+    created_at = _EPOCH + timedelta(microseconds=microseconds)
+    return Candidate(
+        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance, bm25,
+        speaker_id=speaker, vector=min(1.0, max(0.0, 1.0 - distance)),
+    )  # fmt: skip
 
 
 def _with_context(rows: list[tuple]) -> list[Candidate]:
     """What WITH_NEIGHBOURS brought: every row has its own BM25 score, and with neighbours the one with them."""
-    facts = KNOWN_COLUMNS + 2
     candidates, words, chains = [], {}, []
     weights = TermWeights({}, 0.0)
     for row in rows:
-        is_answer, length, terms, frequencies, chain, *of_terms = row[facts:]
-        if chain:
-            chains.append(chain)
-        words[row[1]] = Words(length or 0, dict(zip(terms or (), frequencies or (), strict=True)))
+        is_answer, length, terms, frequencies, chain, *of_terms = row[14:]
+        if chain is not None and len(chain) > UUID_BYTES:
+            chains.append([chain[at : at + UUID_BYTES] for at in range(0, len(chain), UUID_BYTES)])
+        words[row[1].bytes] = Words(length or 0, dict(zip(terms, frequencies, strict=True)) if terms else {})
         if of_terms[0] is not None:
             weights = TermWeights(dict(zip(of_terms[0], of_terms[1], strict=True)), of_terms[2] or 0.0)
         if is_answer:
             candidates.append(_candidate(row))
     thread = Thread(chains)
+    spread = spread_bm25(thread, words, weights) if thread else {}
     for candidate in candidates:
         if candidate.bm25 is None:
-            candidate.bm25 = bm25(words[candidate.chunk_id], weights)
+            candidate.bm25 = bm25(words[candidate.chunk_id.bytes], weights)
         if thread:
-            candidate.spread_bm25 = spread_bm25(candidate.chunk_id, thread, words, weights)
+            candidate.spread_bm25 = spread.get(candidate.chunk_id.bytes, 0.0)
     return candidates

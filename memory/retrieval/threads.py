@@ -6,29 +6,31 @@ term, and the length, of what stands up to 2 places from a chunk in its thread c
     tf'[i] = tf[i] + 0.5 * (tf[i-1] + tf[i+1]) + 0.4 * (tf[i-2] + tf[i+2])
 
 and the mean length is that of a chunk with all its neighbours, 2.8 times as long. Document frequencies are those of
-single chunks. Pure: `search.py` brings what is spread.
+single chunks. Sums are made of whole tenths, so that they are exact in any order. Pure: `search.py` brings what is
+spread, and what was not brought counts nothing.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from uuid import UUID
 
 from memory.lexical.bm25 import FLOOR, UNIT
 
-NEIGHBOUR_WEIGHTS = (0.5, 0.4)  # one place away, two places away
+ONE = 10
+NEIGHBOUR_WEIGHTS = (5, 4)  # in tenths: one place away, two places away
 REACH = len(NEIGHBOUR_WEIGHTS)
-SPREAD_LENGTH = 1.0 + 2 * sum(NEIGHBOUR_WEIGHTS)
+SPREAD_LENGTH = 1 + 2 * sum(NEIGHBOUR_WEIGHTS) / ONE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Words:
-    """A chunk's length in terms, and how often the question's terms occur in it."""
+    """A chunk's length in terms, and how often each of the question's terms occurs in it."""
 
-    length: int = 0
-    frequencies: Mapping[int, int] = field(default_factory=dict)
+    length: int
+    frequencies: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,14 @@ class TermWeights:
 
 
 class Thread:
-    """Which chunk stands beside which, as far as that was read; `chains` are stretches of threads, in order."""
+    """Which chunk stands beside which, as far as that was read; `chains`: stretches of threads, in order.
 
-    def __init__(self, chains: Sequence[Sequence[UUID]]):
-        self._after: dict[UUID, UUID] = {}
-        self._before: dict[UUID, UUID] = {}
+    An id is its 16 bytes.
+    """
+
+    def __init__(self, chains: Sequence[Sequence[bytes]]):
+        self._after: dict[bytes, bytes] = {}
+        self._before: dict[bytes, bytes] = {}
         for chain in chains:
             for first, second in pairwise(chain):
                 self._after[first] = second
@@ -54,16 +59,16 @@ class Thread:
         """Whether any chunk has a neighbour."""
         return bool(self._after)
 
-    def around(self, chunk_id: UUID) -> list[tuple[UUID, float]]:
-        """(id, weight) of the chunk and of each of its neighbours."""
-        found = [(chunk_id, 1.0)]
+    def around(self, chunk_id: bytes) -> list[tuple[bytes, int]]:
+        """(id, weight in tenths) of the chunk and of each of its neighbours."""
+        found = [(chunk_id, ONE)]
         for step in (self._before, self._after):
-            at: UUID | None = chunk_id
+            at = chunk_id
             for weight in NEIGHBOUR_WEIGHTS:
-                at = step.get(at) if at else None
-                if at is None:
+                if (beside := step.get(at)) is None:
                     break
-                found.append((at, weight))
+                found.append((beside, weight))
+                at = beside
         return found
 
 
@@ -72,17 +77,22 @@ def bm25(words: Words, weights: TermWeights) -> float:
     return _score(words.frequencies, words.length, weights.of_term, weights.length_norm)
 
 
-def spread_bm25(chunk_id: UUID, thread: Thread, words: Mapping[UUID, Words], weights: TermWeights) -> float:
-    """The score of a chunk with its neighbours."""
-    length = 0.0
-    frequencies: dict[int, float] = {}
-    for place, weight in thread.around(chunk_id):
-        if (near := words.get(place)) is None:
-            continue
-        length += weight * near.length
-        for term, frequency in near.frequencies.items():
-            frequencies[term] = frequencies.get(term, 0.0) + weight * frequency
-    return _score(frequencies, length, weights.of_term, weights.length_norm / SPREAD_LENGTH)
+def spread_bm25(thread: Thread, words: Mapping[bytes, Words], weights: TermWeights) -> dict[bytes, float]:
+    """The score of each chunk with its neighbours; those that are not in it have 0."""
+    tenths: dict[bytes, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for chunk_id, chunk in words.items():
+        if chunk.frequencies:
+            for place, weight in thread.around(chunk_id):
+                of_place = tenths[place]
+                for term, frequency in chunk.frequencies.items():
+                    of_place[term] += weight * frequency
+    length_norm = weights.length_norm / SPREAD_LENGTH
+    scores = {}
+    for chunk_id, of_place in tenths.items():
+        length = sum(weight * words[place].length for place, weight in thread.around(chunk_id) if place in words)
+        frequencies = {term: count / ONE for term, count in of_place.items()}
+        scores[chunk_id] = _score(frequencies, length / ONE, weights.of_term, length_norm)
+    return scores
 
 
 def _score(frequencies: Mapping[int, float], length: float, of_term: Mapping[int, float], length_norm: float) -> float:

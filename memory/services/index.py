@@ -131,7 +131,7 @@ def index_documents(
             batch = _batch(sealed, replaced, watch)
             if call is not None:
                 call.remember(tx, profile, batch.to_json())
-        if is_new_speaker(profile, [document.speaker and document.speaker.id for document in sealed]):
+        if is_new_speaker(profile, [document.speaker_id for document in sealed]):
             # The transaction has renewed it.
             forget_profiles(user_hash)
         return batch

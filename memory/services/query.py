@@ -163,7 +163,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
             found = Search(tx, profile.space, vector, limit, filters, lexical, context=query.context)
             profile.verify(tx)
             candidates = found.candidates()
-            ranked = _rank(candidates, query, dates, about and about.speaker)
+            ranked = _rank(candidates, query, dates, None if about is None else about.speaker)
             sealed = SealedRows(tx, ranked[:opening])
             tx.end()
             sealed.bring()

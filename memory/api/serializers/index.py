@@ -24,7 +24,6 @@ from memory.api.fields import (
 from memory.errors import FieldError, InvalidInput, TooManyChunks
 from memory.indexing.derived import DERIVED_FROM, derived_from
 from memory.indexing.seal import DocumentDraft
-from memory.lexical.speakers import name_words
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,6 @@ class MemoryIndexDocument(StrictSerializer):
         if not text.strip():
             raise serializers.ValidationError("The text is blank.", code="blank")
         return text
-
-    def validate_speaker(self, speaker: str | None) -> str | None:
-        if speaker is not None and not name_words(speaker):
-            raise serializers.ValidationError("A name needs a letter or a digit.", code="blank")
-        return speaker
 
     def validate(self, attrs: dict) -> Any:
         try:

@@ -30,7 +30,7 @@ class MemoryQueryRequest(StrictSerializer):
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
     since = Timestamp(default=None, allow_null=True)
     until = Timestamp(default=None, allow_null=True)
-    context = StrictBoolean(default=True)
+    context = StrictBoolean(default=True)  # type: ignore[assignment]
     speaker = Identifier(max_chars=conf.SPEAKER_MAX_CHARS, default=None, allow_null=True)
     now = Timestamp(default=None, allow_null=True)
     half_life_days = StrictFloat(min_value=0.01, max_value=36_500, default=None, allow_null=True)
