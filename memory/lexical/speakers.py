@@ -43,7 +43,7 @@ def _common_words() -> frozenset[str]:
 
 
 def name_words(name: str) -> list[str]:
-    """The words of a name, folded: by these two ways to write it are one. All of it, where it has no letter or digit."""
+    """The words of a name, folded: by these two spellings are one. All of it, where it has no letter or digit."""
     return [word for _, _, word in folded_words(name)] or [folded(name)]
 
 

@@ -86,7 +86,7 @@ _DATE = re.compile(
   | (?P<season>(?:(?P<season_which>last|this|past|in|(?:(?:in|during|over)\s)?the|that)\s)?(?P<season_name>{_SEASON})
         (?:\s(?:of\s)?(?P<season_year>{_YEAR}))?)
   | (?P<month>(?P<month_which>{_WHEN})\s(?:early\s|mid[\s-]?|late\s)?(?P<month_name>{_MONTH})(?!\s(?:the\s)?\d))
-  | (?P<year>(?:{_WHEN}|year)\s(?P<year_number>{_YEAR}))
+  | (?P<year>(?:{_WHEN}|year)\s(?P<year_number>{_YEAR})(?!-\d))
   | (?P<before_yesterday>the\sday\sbefore\syesterday)
   | (?P<today>today|tonight|this\s(?:morning|afternoon|evening))
   | (?P<yesterday>yesterday|last\s(?:night|evening))
