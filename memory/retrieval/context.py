@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.dates import DateSpan
+from memory.retrieval.date_spans import DateSpan
 from memory.retrieval.fuse import fused_scores
 
 DATE_WEIGHT = 0.2

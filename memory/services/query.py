@@ -18,7 +18,8 @@ from memory.lexical.speakers import about_speaker, speaker_id
 from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.context import cap, set_context
-from memory.retrieval.dates import DateSpan, dates_in
+from memory.retrieval.date_spans import DateSpan
+from memory.retrieval.dates import dates_in
 from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
 from memory.retrieval.open import open_candidates

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from memory.retrieval.dates import READ_MAX_CHARS, SPANS_MAX, DateSpan, dates_in
+from memory.retrieval.date_spans import DateSpan
+from memory.retrieval.dates import READ_MAX_CHARS, SPANS_MAX, dates_in
 
 NOW = datetime(2023, 6, 14, 15, 0, tzinfo=UTC)
 
