@@ -82,6 +82,14 @@ def thread_id() -> Schema:
     return or_null(string("The conversation it belongs to.", minLength=1, maxLength=conf.THREAD_ID_MAX_CHARS))
 
 
+def sequence() -> Schema:
+    return integer("Its place among those of one time in its thread, as it was sent.", maximum=conf.SEQUENCE_MAX)
+
+
+def speaker() -> Schema:
+    return string("The name of whoever said it.", minLength=1, maxLength=conf.SPEAKER_MAX_CHARS)
+
+
 def took_ms(*stages: str, optional: tuple[str, ...] = ()) -> Schema:
     """Milliseconds by stage."""
     laps = {stage: number(minimum=0) for stage in stages}

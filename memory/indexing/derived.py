@@ -13,6 +13,7 @@ from typing import Any
 from memory.errors import FieldError, InvalidInput
 from memory.formats.doc_ids import is_doc_id
 from memory.indexing.removal import delete_chunks, forget_chunks
+from memory.indexing.speakers import renew_for_gone_speakers
 from memory.isolation.connection import Cursor
 from memory.rls import TenantTransaction
 from memory.sealing.counts import count
@@ -48,7 +49,7 @@ WITH RECURSIVE gone (doc_id) AS (
 {_MADE_FROM_THOSE}
 )
 SELECT doc_id FROM gone WHERE doc_id <> %(doc_id)s"""
-_DELETE_DOCUMENTS = "DELETE FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING doc_id"
+_DELETE_DOCUMENTS = "DELETE FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s) RETURNING speaker"
 # The chunks of these documents, as far as they are there, and of all that was made from them.
 _CHUNKS_REPLACED = f"""
 WITH RECURSIVE gone (doc_id) AS (
@@ -99,7 +100,9 @@ def forget_derived(tx: TenantTransaction, doc_id: str) -> None:
         deleted = tx.execute(_DELETE_DOCUMENTS, [tx.user_hash, made])
         tx.execute(_DELETE_SOURCES, [tx.user_hash, made])
         chunks = forget_chunks(tx, delete_chunks(tx, made))
-        count(tx, documents=-len(deleted.fetchall()), chunks=-chunks)
+        speakers = [speaker for (speaker,) in deleted.fetchall()]
+        count(tx, documents=-len(speakers), chunks=-chunks)
+        renew_for_gone_speakers(tx, speakers)
 
 
 def chunks_replaced(tx: TenantTransaction, doc_ids: Sequence[str]) -> Cursor:

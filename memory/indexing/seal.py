@@ -16,6 +16,7 @@ from memory.embedding.spaces import dimension_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.derived import derived_from
 from memory.indexing.slices import Slice
+from memory.lexical.speakers import speaker_id
 from memory.lexical.terms import Blinder, BlindTerms, terms
 from memory.sealing import columns as sealing
 from memory.sealing.profile import TenantProfile
@@ -24,11 +25,12 @@ from memory.sealing.user_keys import Purpose
 
 SEALS_PER_CHUNK = 3  # text, metadata, vector
 SEALS_PER_DOCUMENT = 1  # metadata
+SEALS_PER_SPEAKER = 1  # the name, where a document has one
 
 
 @dataclass(frozen=True)
 class DocumentDraft:
-    """A document before sealing. `created_at` is aware; None means now."""
+    """A document before sealing. `created_at` is aware; None means now. `speaker`: the name of whoever said it."""
 
     doc_id: str
     source: str
@@ -37,6 +39,7 @@ class DocumentDraft:
     metadata: dict | None = None
     created_at: datetime | None = None
     sequence: int = 0
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ class SealedChunk:
 
 
 @dataclass(frozen=True)
+class SealedSpeaker:
+    """Who said a document: the name's blind id in the document's space, and the name sealed."""
+
+    id: int
+    name_cipher: bytes
+
+
+@dataclass(frozen=True)
 class SealedDocument:
     """Everything `store.store_documents` writes; holds no plaintext but what is in clear by design."""
 
@@ -65,11 +76,17 @@ class SealedDocument:
     content_mac: bytes
     derived_from: list[str]
     chunks: tuple[SealedChunk, ...]
+    speaker: SealedSpeaker | None = None
 
     @property
     def space(self) -> int:
         """The space of its vectors and terms."""
         return self.profile.space
+
+    @property
+    def speaker_id(self) -> int | None:
+        """The blind id of who said it; None where nobody is named."""
+        return None if self.speaker is None else self.speaker.id
 
     @property
     def generation(self) -> int:
@@ -79,13 +96,14 @@ class SealedDocument:
     @property
     def seal_count(self) -> int:
         """How many times the data key's sub-keys were used."""
-        return SEALS_PER_DOCUMENT + SEALS_PER_CHUNK * len(self.chunks)
+        of_speaker = 0 if self.speaker is None else SEALS_PER_SPEAKER
+        return SEALS_PER_DOCUMENT + of_speaker + SEALS_PER_CHUNK * len(self.chunks)
 
 
 def seal_document(
     profile: TenantProfile, draft: DocumentDraft, slices: Sequence[Slice], embeddings, *, language: str | None = None
 ) -> SealedDocument:
-    """Seal a draft under the newest data key and blind its terms under the active space's search key.
+    """Seal a draft under the newest data key and blind its terms and its speaker under the active space's search key.
 
     `embeddings`: float[n, d], one row a slice, of the active space's model. `language` of its words: one of
     `terms.LANGUAGES`; None is the deployment's. Raises InvalidEmbedding before anything is sealed, InvalidInput as
@@ -116,6 +134,10 @@ def seal_document(
             )
         )
     mac = sealing.content_mac(key, draft.text)
+    speaker = None
+    if draft.speaker is not None:
+        name_cipher = sealing.seal_speaker(key, draft.doc_id, mac, draft.speaker)
+        speaker = SealedSpeaker(speaker_id(search_key, draft.speaker), name_cipher)
     return SealedDocument(
         profile=profile,
         doc_id=draft.doc_id,
@@ -125,4 +147,5 @@ def seal_document(
         content_mac=mac,
         derived_from=sources,
         chunks=tuple(chunks),
+        speaker=speaker,
     )

@@ -13,6 +13,7 @@ from memory.admission.quota import require_room
 from memory.indexing.derived import forget_derived, replace_sources
 from memory.indexing.removal import delete_chunks, forget_chunks
 from memory.indexing.seal import SealedDocument
+from memory.indexing.speakers import renew_for_new_speakers
 from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, flush
 from memory.rls import TenantTransaction
 from memory.sealing.counts import count, counted, require_seal_budget
@@ -29,22 +30,24 @@ class StoredVersion:
 _LOCK_DOCUMENT = """
 INSERT INTO memory_documents
     (user_hash, doc_id, source, thread_id, sequence, chunk_count, char_count, generation, meta_cipher, content_mac,
-     created_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+     created_at, speaker, speaker_cipher)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (user_hash, doc_id) DO UPDATE SET
     source = excluded.source, thread_id = excluded.thread_id, sequence = excluded.sequence,
     chunk_count = excluded.chunk_count, char_count = excluded.char_count, generation = excluded.generation,
     meta_cipher = excluded.meta_cipher, content_mac = excluded.content_mac, created_at = excluded.created_at,
+    speaker = excluded.speaker, speaker_cipher = excluded.speaker_cipher,
     updated_at = now()
 RETURNING xmax = 0"""
 
 _INSERT_CHUNKS = """
 INSERT INTO memory_chunks
-    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at,
+    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at, speaker,
      id, chunk_index, char_start, char_end, embedding, text_cipher, meta_cipher, emb_cipher)
 VALUES """
 _SHARED_VALUES = (
-    "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(sequence)s, %(generation)s, %(created_at)s"
+    "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(sequence)s, %(generation)s, %(created_at)s,"
+    " %(speaker)s"
 )
 
 
@@ -57,7 +60,10 @@ def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) 
     state = documents[0].profile.verify(tx)
     stored = [store_document(tx, document) for document in documents]
     require_room(state.chunk_count, stored[-1].chunk_count)
-    return [each.replaced for each in stored]
+    replaced = [each.replaced for each in stored]
+    speakers = [document.speaker_id for document in documents]
+    renew_for_new_speakers(tx, documents[0].profile, speakers, has_replaced=any(replaced))
+    return replaced
 
 
 def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVersion:
@@ -71,7 +77,8 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     created = tx.execute(
         _LOCK_DOCUMENT,
         [tx.user_hash, document.doc_id, origin.source, origin.thread_id, origin.sequence, len(document.chunks),
-         document.char_count, document.generation, document.meta_cipher, document.content_mac, origin.created_at],
+         document.char_count, document.generation, document.meta_cipher, document.content_mac, origin.created_at,
+         document.speaker_id, document.speaker and document.speaker.name_cipher],
     ).fetchone()[0]  # fmt: skip
     if not created:
         forget_derived(tx, document.doc_id)
@@ -93,7 +100,7 @@ def _insert_chunks(user_hash: str, document: SealedDocument) -> tuple[str, dict]
     params = {
         "user_hash": user_hash, "space": document.space, "doc_id": document.doc_id, "source": origin.source,
         "thread_id": origin.thread_id, "sequence": origin.sequence, "generation": document.generation,
-        "created_at": origin.created_at,
+        "created_at": origin.created_at, "speaker": document.speaker_id,
     }  # fmt: skip
     rows = []
     for index, chunk in enumerate(document.chunks):

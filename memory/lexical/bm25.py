@@ -50,11 +50,13 @@ def lexical_query(key: SearchKey, text: str, language: str) -> LexicalQuery:
 
 
 _MINE = "{0}.user_hash = %(user_hash)s AND {0}.space = %(space)s::smallint"
-# Scores are added up in units of 2^-30. Every constant is cast: a bare 1.2 is a numeric, whose arithmetic is ten
-# times slower.
-_UNIT = "1073741824.0::float8"
+# Scores are added up in units of 2^-30. FLOOR is the part of the divisor that no length changes. Every constant is
+# cast: a bare 1.2 is a numeric, whose arithmetic is ten times slower.
+UNIT = 2.0**30
+FLOOR = K1 * (1 - B)
+_UNIT = f"{UNIT}::float8"
 _IMPACT = f"""round(h.weight * h.frequency::float8
-        / (h.frequency::float8 + {K1 * (1 - B)}::float8 + h.length_norm * h.length::float8) * {_UNIT})"""
+        / (h.frequency::float8 + {FLOOR}::float8 + h.length_norm * h.length::float8) * {_UNIT})"""
 # What rounding can add to a score, in units: half of one a term.
 _ROUNDING = QUERY_TERMS_MAX
 # The lists of the weightiest terms, of about so many chunks together, are read first: they seed the threshold.
@@ -84,7 +86,8 @@ memtable AS MATERIALIZED (
     SELECT c.chunk_id, c.length, c.terms, c.frequencies FROM memory_lexical_chunks c WHERE {_MINE.format("c")}
 ),
 segments AS MATERIALIZED (
-    SELECT s.segment, s.chunks, s.live_chunks, s.live_length, s.live, s.first_id, s.last_id, s.chunk_ids
+    SELECT s.segment, s.chunks, s.live_chunks, s.live_length, s.live, s.first_id, s.last_id, s.chunk_ids,
+           s.lengths
     FROM memory_lexical_segments s WHERE {_MINE.format("s")}
 ),
 collection AS MATERIALIZED (
@@ -122,7 +125,7 @@ weights AS MATERIALIZED (
             GROUP BY term) d USING (term)) weighed
 ),
 lists AS MATERIALIZED (
-    SELECT b.segment << 10 AS first, b.postings, i.weight, i.seeds, i.bound, w.length_norm
+    SELECT b.term, b.segment << 10 AS first, b.postings, i.weight, i.seeds, i.bound, w.length_norm
     FROM live_lists b JOIN weights i USING (term) CROSS JOIN collection w
 ),
 memtable_scores AS MATERIALIZED (

@@ -58,6 +58,7 @@ _TOKEN = re.compile(
 )
 _PART = re.compile(_WORD)
 _DIGIT = re.compile(r"\d")
+_ANY_WORD = re.compile(f"[{_CJK}]+|{_WORD}")
 
 
 def terms(text: str, language: str = DEFAULT_LANGUAGE) -> Counter[str]:
@@ -74,8 +75,8 @@ def terms(text: str, language: str = DEFAULT_LANGUAGE) -> Counter[str]:
 def _terms(text: str, language: str) -> Iterator[str]:
     if language not in LANGUAGES:
         raise ValueError(f"no such language: {language}")
-    stop, stem = _stop_words(language), _stemmer(language)
-    for token in _TOKEN.finditer(_folded(text)):
+    stop, stem = stop_words(language), _stemmer(language)
+    for token in _TOKEN.finditer(folded(text)):
         run = token["cjk"]
         if run:
             yield from (run[i : i + 2] for i in range(max(1, len(run) - 1)))
@@ -92,15 +93,23 @@ def _terms(text: str, language: str) -> Iterator[str]:
                 yield part if _DIGIT.search(part) else stem(part)
 
 
-def _folded(text: str) -> str:
+def folded_words(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, folded) of each word in `text`, as it stands: a run of letters and digits, none taken apart."""
+    for word in _ANY_WORD.finditer(text):
+        if as_folded := folded(word[0]):
+            yield word.start(), word.end(), as_folded
+
+
+def folded(text: str) -> str:
     """NFKC, case folded; composed again, since folding can take characters apart. Long runs of marks are cut before."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", stream_safe(text)).casefold())
 
 
 @cache
-def _stop_words(language: str) -> frozenset[str]:
+def stop_words(language: str) -> frozenset[str]:
+    """The stop words of a language, folded; none for one without a list."""
     path = STOPWORDS_FOLDER / f"{language}.txt"
-    return frozenset(_folded(path.read_text("utf-8")).split()) if path.exists() else frozenset()
+    return frozenset(folded(path.read_text("utf-8")).split()) if path.exists() else frozenset()
 
 
 _stemmers = threading.local()

@@ -11,11 +11,12 @@ from memory.sealing.columns import Origin, Place
 
 @dataclass
 class Candidate:
-    """A row of the search, its sealed blobs unopened.
+    """A row of the search; what is sealed of it is brought for those that go on, and opened.
 
-    Scores are 0-1, higher is better; None for a stage that did not run. Beside them stand what the two
-    legs measured: `distance`, cosine, 0-2, nearer is better; `bm25`, 0 where no query term occurs, None
-    where no words were looked for.
+    Scores are 0-1, higher is better; None for a stage that did not run. `context` is what that stage has added to
+    `fused`, which has it in. Beside them stand what the two legs measured: `distance`, cosine, 0-2, nearer is better;
+    `bm25`, 0 where no query term occurs, None where no words were looked for; `spread_bm25`, the same with the
+    neighbours in its thread, None where none has any. `speaker_id`: the blind id of who said it.
     `phrased`: the text holds every phrase that the query quotes; True where it quotes none, False where nobody looked.
     """
 
@@ -29,21 +30,26 @@ class Candidate:
     created_at: datetime
     sequence: int
     generation: int
-    text_cipher: bytes
-    meta_cipher: bytes
-    document_meta_cipher: bytes | None
-    document_mac: bytes | None
-    document_generation: int | None
     distance: float
     bm25: float | None = None
+    spread_bm25: float | None = None
+    speaker_id: int | None = None
+    text_cipher: bytes = b""
+    meta_cipher: bytes = b""
+    document_meta_cipher: bytes | None = None
+    document_mac: bytes | None = None
+    document_generation: int | None = None
+    speaker_cipher: bytes | None = None
     vector: float = 0.0
     lexical: float | None = None
     fused: float = 0.0
+    context: float | None = None
     decay: float = 0.0
     rerank: float | None = None
     phrased: bool = True
     text: str = ""
     metadata: dict | None = None
+    speaker: str | None = None
 
     @property
     def place(self) -> Place:

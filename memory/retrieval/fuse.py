@@ -43,19 +43,25 @@ def fuse(candidates: Sequence[Candidate]) -> None:
     """
     hits = [candidate.bm25 or 0.0 for candidate in candidates]
     best = max(hits, default=0.0)
-    for candidate, hit in zip(candidates, hits, strict=True):
+    fused = fused_scores([candidate.vector for candidate in candidates], hits)
+    for candidate, hit, score in zip(candidates, hits, fused, strict=True):
         candidate.lexical = None if candidate.bm25 is None else hit / best if best else 0.0
-        candidate.fused = candidate.vector
+        candidate.fused = score
+
+
+def fused_scores(vectors: Sequence[float], hits: Sequence[float]) -> list[float]:
+    """As `fuse`: the `fused` score of each pair of a `vector` (0-1) and a `bm25` score (>= 0)."""
+    best = max(hits, default=0.0)
     if not best:
-        return
-    vector_deviation = _deviation([c.vector for c in candidates], USUAL_VECTOR_DEVIATION)
-    lexical_deviation = _deviation([hit / best for hit in hits], USUAL_LEXICAL_DEVIATION)
+        return list(vectors)
+    lexical = [hit / best for hit in hits]
+    vector_deviation = _deviation(vectors, USUAL_VECTOR_DEVIATION)
+    lexical_deviation = _deviation(lexical, USUAL_LEXICAL_DEVIATION)
     weight = vector_deviation / (vector_deviation + lexical_deviation)
-    for candidate, hit in zip(candidates, hits, strict=True):
-        candidate.fused = min(1.0, (1.0 - weight) * candidate.vector + weight * (hit / best))
+    return [min(1.0, (1.0 - weight) * vector + weight * hit) for vector, hit in zip(vectors, lexical, strict=True)]
 
 
-def _deviation(scores: list[float], usual: float) -> float:
+def _deviation(scores: Sequence[float], usual: float) -> float:
     """The standard deviation of `scores` drawn towards `usual`; exact sums, so their order does not matter."""
     n = len(scores)
     mean = math.fsum(scores) / n

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from memory.admission.deadline import require_time
 from memory.errors import DecryptionFailed, KeyUnavailable, MemoryServiceError
+from memory.lexical.speakers import speaker_id
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.chunks import StoredChunk
 from memory.sealing import columns as sealing
@@ -92,6 +93,27 @@ class Opening:
             self._damaged[Damage("document_meta_cipher", doc_id, meta_cipher)] = None
             return {}
 
+    def speaker(
+        self, doc_id: str, generation: int, content_mac: bytes, speaker: int | None, blob: bytes | None
+    ) -> str | None:
+        """The name of whoever said a document, None where nobody is named; `speaker` is the blind id in clear.
+
+        A name that is not the one of that id is damage, as is one that does not open.
+        """
+        if speaker is None and blob is None:
+            return None
+        if generation not in self.profile.generations:
+            self.fail(KeyUnavailable())
+            return None
+        try:
+            name = sealing.open_speaker(self.profile.data_key(generation), doc_id, content_mac, blob or b"")
+            if speaker_id(self.profile.search_key, name) == speaker:
+                return name
+        except InvalidTag:
+            pass
+        self._damaged[Damage("speaker_cipher", doc_id, blob)] = None
+        return None
+
     def fail(self, error: MemoryServiceError) -> None:
         """Raise `error` at the end of the block where nothing worse does: no row can be quarantined for it."""
         self._error = self._error or error
@@ -127,6 +149,10 @@ def open_candidates(profile: TenantProfile, candidates: Iterable[Candidate]) -> 
             candidate.text = opening.text(candidate)
             candidate.metadata = opening.metadata(candidate)
             if candidate.document_meta_cipher is not None and candidate.document_generation is not None:
+                candidate.speaker = opening.speaker(
+                    candidate.doc_id, candidate.document_generation, candidate.document_mac or b"",
+                    candidate.speaker_id, candidate.speaker_cipher,
+                )  # fmt: skip
                 candidate.metadata |= opening.document_metadata(
                     candidate.doc_id, candidate.document_generation, candidate.document_mac or b"", candidate.origin,
                     candidate.document_meta_cipher,

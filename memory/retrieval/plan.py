@@ -71,7 +71,7 @@ def explain_candidates(user_hash: str, space: int, vector: HalfVector, limit: in
         state, lexical = tx.state(), None
         if settings.MEMORY_LEXICAL and state is not None:
             lexical = LexicalQuery(_PROBE_TERMS, (1,) * len(_PROBE_TERMS))
-        sql, params = candidate_statement(user_hash, space, vector, limit, Filters(), lexical)
+        sql, params = candidate_statement(user_hash, space, vector, limit, Filters(), lexical, context=True)
         tree = tx.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params).fetchone()[0]
         text = tx.execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + sql, params).fetchall()
         owned = {

@@ -8,48 +8,48 @@ indexes; the policy turns into a One-Time Filter above it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import TypeGuard
 
 from django.db import DataError
 from pgvector import HalfVector
 
 from memory.lexical.bm25 import LexicalQuery, ctes
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.neighbours import KNOWN, LIVE, NEARBY, OF_C, SENT, WITH_NEIGHBOURS
+from memory.retrieval.threads import TermWeights, Thread, Words, bm25, spread_bm25
 from memory.rls import TenantTransaction, refuse_cross_tenant
 from memory.sealing.quarantine import ANY_QUARANTINED
+
+UUID_BYTES = 16
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What a query may be narrowed to. Times are aware; `since` is included, `until` is not."""
+    """What a query may be narrowed to. Times are aware; `since` is included, `until` is not. `speaker`: a blind id."""
 
     sources: tuple[str, ...] = ()
     doc_ids: tuple[str, ...] = ()
     thread_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    speaker: int | None = None
 
 
-_COLUMNS = """c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end,
-       c.created_at, c.sequence, c.generation, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, d.generation,
-       c.distance, c.bm25"""
-
-_DENSE = """
-    SELECT {columns}
+_DENSE = f"""
+    SELECT {{columns}}
     FROM memory_chunks
-    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND quarantined_at IS NULL{conditions}
+    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
     ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index
     LIMIT %(limit)s"""
 
-_DOCUMENT = """
-LEFT JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
-{where}
-ORDER BY c.distance, c.doc_id, c.chunk_index"""
-
+_ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"
 _ONE_LEG = f"""
-SELECT {_COLUMNS}
+SELECT {SENT}, c.distance, c.bm25
 FROM ({{dense}}
-) c{_DOCUMENT.format(where="")}"""
+) c
+{_ORDER}"""
 
 # `found`: what either leg brought, with the BM25 score of each: no score is below 0, so of two mentions the greater is
 # it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
@@ -61,27 +61,40 @@ found AS MATERIALIZED (
     FROM (SELECT id, true AS nearest, 0.0::float8 AS bm25 FROM dense
           UNION ALL SELECT id, false, bm25 FROM lexical) mentions
     GROUP BY id
-)
-SELECT {_COLUMNS}
-FROM (
-    SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
-           c.sequence, c.generation, c.text_cipher, c.meta_cipher, c.embedding <=> %(vector)s::halfvec AS distance,
-           f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
-    FROM found f JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = f.id
-    WHERE c.space = %(space)s::smallint AND c.quarantined_at IS NULL{{conditions}}
-) c{_DOCUMENT.format(where="WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)")}"""
+),
+candidates AS MATERIALIZED (
+    SELECT {KNOWN}, distance, bm25
+    FROM (
+        SELECT {OF_C}, c.embedding <=> %(vector)s::halfvec AS distance,
+               f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
+        FROM found f JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = f.id
+        WHERE c.space = %(space)s::smallint AND {LIVE}{{conditions}}
+    ) c
+    WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)
+)"""
+_CANDIDATES = f"""
+SELECT {SENT}, c.distance, c.bm25
+FROM candidates c
+{_ORDER}"""
 
-_ALL_COLUMNS = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, sequence,
-           generation, text_cipher, meta_cipher, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"""
+_ALL_COLUMNS = f"{KNOWN}, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"
 
 
 def candidate_statement(
-    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters, lexical: LexicalQuery | None = None
+    user_hash: str,
+    space: int,
+    vector: HalfVector,
+    limit: int,
+    filters: Filters,
+    lexical: LexicalQuery | None = None,
+    *,
+    context: bool = False,
 ) -> tuple[str, dict]:
     """The search's SQL and its parameters; `explain_ann` explains exactly this.
 
     Each leg gives its `limit` best under the filters; a row of either has its distance and its BM25 score.
-    Without a lexical query, or one without terms, the vector leg stands alone and no row has a BM25 score.
+    Without a lexical query, or one without terms, the vector leg stands alone and no row has a BM25 score. With
+    `context` come what stands near the candidates in their threads, and how often the terms occur in each row.
     """
     params = {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
     conditions = ""
@@ -91,18 +104,25 @@ def candidate_statement(
         ("thread_id", "thread_id = %(thread_id)s", filters.thread_id),
         ("since", "created_at >= %(since)s", filters.since),
         ("until", "created_at < %(until)s", filters.until),
+        ("speaker", "speaker = %(speaker)s", filters.speaker),
     ):
         if value not in (None, []):
             conditions += f" AND {clause}"
             params[name] = value
-    if lexical is None or not lexical.ids:
+    if not has_terms(lexical):
         return _ONE_LEG.format(dense=_DENSE.format(columns=_ALL_COLUMNS, conditions=conditions)), params
     sql = _BOTH_LEGS.format(
         dense=_DENSE.format(columns="id", conditions=conditions),
         lexical=ctes(filtered=bool(conditions)),
         conditions=conditions,
     )
+    sql += NEARBY.format(conditions=conditions) + WITH_NEIGHBOURS if context else _CANDIDATES
     return sql, params | lexical.params()
+
+
+def has_terms(lexical: LexicalQuery | None) -> TypeGuard[LexicalQuery]:
+    """Whether there is anything to look up; else the vector leg stands alone."""
+    return lexical is not None and bool(lexical.ids)
 
 
 def is_misfit(exc: DataError) -> bool:
@@ -118,22 +138,58 @@ class Search:
 
     def __init__(
         self, tx: TenantTransaction, space: int, vector: HalfVector, limit: int, filters: Filters,
-        lexical: LexicalQuery | None = None,
+        lexical: LexicalQuery | None = None, *, context: bool = False,
     ):  # fmt: skip
         self._user_hash = tx.user_hash
-        self._found = tx.execute(*candidate_statement(tx.user_hash, space, vector, limit, filters, lexical))
+        self._has_context = context and has_terms(lexical)
+        statement = candidate_statement(tx.user_hash, space, vector, limit, filters, lexical, context=context)
+        self._found = tx.execute(*statement)
         self._any_quarantined = tx.execute(ANY_QUARANTINED, [tx.user_hash])
 
     def candidates(self) -> list[Candidate]:
-        """Nearest first. Raises CrossTenantAttempt if the server ever returned another tenant's row."""
+        """Both legs' candidates, nearest first, and with context the neighbours that the filters let through.
+
+        Raises CrossTenantAttempt if the server ever returned another tenant's row.
+        """
         rows = self._found.fetchall()
         if any(row[0] != self._user_hash for row in rows):
             refuse_cross_tenant()
-        found = [Candidate(*row[1:]) for row in rows]
-        for candidate in found:
-            candidate.vector = min(1.0, max(0.0, 1.0 - candidate.distance))
-        return found
+        found = _with_context(rows) if self._has_context else [_candidate(row) for row in rows]
+        return sorted(found, key=lambda candidate: (candidate.distance, candidate.doc_id, candidate.chunk_index))
 
     def quarantined(self) -> bool:
         """Whether some of the user's rows are quarantined, so that the answer may be missing them."""
         return self._any_quarantined.fetchone()[0]
+
+
+def _candidate(row: tuple) -> Candidate:
+    chunk_id, doc_id, index, source, thread_id, start, end, microseconds, sequence, generation, speaker = row[1:12]
+    distance, bm25 = row[12:14]
+    created_at = _EPOCH + timedelta(microseconds=microseconds)
+    return Candidate(
+        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance, bm25,
+        speaker_id=speaker, vector=min(1.0, max(0.0, 1.0 - distance)),
+    )  # fmt: skip
+
+
+def _with_context(rows: list[tuple]) -> list[Candidate]:
+    """What WITH_NEIGHBOURS brought: every row has its own BM25 score, and with neighbours the one with them."""
+    candidates, words, chains = [], {}, []
+    weights = TermWeights({}, 0.0)
+    for row in rows:
+        is_answer, length, terms, frequencies, chain, *of_terms = row[14:]
+        if chain is not None and len(chain) > UUID_BYTES:
+            chains.append([chain[at : at + UUID_BYTES] for at in range(0, len(chain), UUID_BYTES)])
+        words[row[1].bytes] = Words(length or 0, dict(zip(terms, frequencies, strict=True)) if terms else {})
+        if of_terms[0] is not None:
+            weights = TermWeights(dict(zip(of_terms[0], of_terms[1], strict=True)), of_terms[2] or 0.0)
+        if is_answer:
+            candidates.append(_candidate(row))
+    thread = Thread(chains)
+    spread = spread_bm25(thread, words, weights) if thread else {}
+    for candidate in candidates:
+        if candidate.bm25 is None:
+            candidate.bm25 = bm25(words[candidate.chunk_id.bytes], weights)
+        if thread:
+            candidate.spread_bm25 = spread.get(candidate.chunk_id.bytes, 0.0)
+    return candidates

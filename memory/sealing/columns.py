@@ -3,8 +3,9 @@
 Associated data is `(user_hash, table.column, row id, generation)`, length-prefixed: a blob moved
 to another user, column, row or generation does not open. More is bound where more depends on it:
 a text to its document and offsets, which its citation repeats; a document's metadata to the keyed
-digest of the text it came with; both to their origin, which answers repeat; a vector to the SHA-256 of the
-searchable one beside it. `key` is always the data key of the generation that the row names.
+digest of the text it came with, as is its speaker's name; text and metadata to their origin, which answers repeat; a
+vector to the SHA-256 of the searchable one beside it. `key` is always the data key of the generation that the row
+names.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TEXT_COLUMN = "memory_chunks.text_cipher"
 CHUNK_META_COLUMN = "memory_chunks.meta_cipher"
 EMBEDDING_COLUMN = "memory_chunks.emb_cipher"
 DOCUMENT_META_COLUMN = "memory_documents.meta_cipher"
+SPEAKER_COLUMN = "memory_documents.speaker_cipher"
 ANSWER_COLUMN = "memory_idempotency.answer_cipher"
 
 
@@ -88,6 +90,16 @@ def seal_document_metadata(key: DataKey, doc_id: str, mac: bytes, origin: Origin
 def open_document_metadata(key: DataKey, doc_id: str, mac: bytes, origin: Origin, blob: bytes) -> dict[str, Any]:
     """The inverse of `seal_document_metadata`. Raises InvalidTag."""
     return _open_json(key, _aad(key, DOCUMENT_META_COLUMN, doc_id, mac, *origin.fields()), blob)
+
+
+def seal_speaker(key: DataKey, doc_id: str, mac: bytes, name: str) -> bytes:
+    """The name of whoever said a document, UTF-8, sealed to that document and this version of its text (`mac`)."""
+    return seal(name.encode(), _aad(key, SPEAKER_COLUMN, doc_id, mac), key.cipher(Purpose.META))
+
+
+def open_speaker(key: DataKey, doc_id: str, mac: bytes, blob: bytes) -> str:
+    """The inverse of `seal_speaker`. Raises InvalidTag."""
+    return open_sealed(blob, _aad(key, SPEAKER_COLUMN, doc_id, mac), key.cipher(Purpose.META)).decode()
 
 
 def seal_vector(key: DataKey, chunk_id: UUID, vector: np.ndarray, searchable: HalfVector) -> bytes:

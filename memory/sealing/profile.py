@@ -1,13 +1,14 @@
 """A user's profile: what must be known of him before his question is embedded or his text is sealed.
 
-His keys and his active space, as one transaction read them, under a version that changes with each of them. Whoever
+His keys, his active space and his known speakers, as one transaction read them, under a version that changes with each
+of them. Whoever
 goes on with a cached profile has it verified inside the transaction that reads or writes his rows (`verify`), so that a
 key erased or rotated by another process is never used for a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from memory import metrics
 from memory.errors import DecryptionFailed, KeyUnavailable, StaleKeys
 from memory.isolation.connection import Cursor
 from memory.rls import TenantState, TenantTransaction
+from memory.sealing.columns import open_speaker
 from memory.sealing.providers import KeyContext, unwrap_key, wrap_key
 from memory.sealing.user_keys import DataKey, SearchKey
 from memory.security import InvalidTag
@@ -33,6 +35,34 @@ _SEARCH_KEY = """
 SELECT k.key_id, k.sealed_key FROM memory_tenants t
 JOIN memory_search_keys k ON k.user_hash = t.user_hash AND k.space = t.active_space
 WHERE t.user_hash = %s"""
+
+
+# Of more distinct speakers than this none is known by name: a profile is read and kept whole.
+SPEAKERS_MAX = 1_000
+# One document of each speaker, by as many looks into the index as there are speakers.
+_SPEAKERS = """
+WITH RECURSIVE known AS (
+    (SELECT {columns} FROM memory_documents d
+     WHERE user_hash = %(user_hash)s AND speaker IS NOT NULL ORDER BY speaker LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM known k CROSS JOIN LATERAL (
+        SELECT {columns} FROM memory_documents d
+        WHERE user_hash = %(user_hash)s AND speaker IS NOT NULL AND speaker > k.speaker ORDER BY speaker LIMIT 1) next
+)
+SELECT * FROM known LIMIT {limit}""".format(
+    limit=SPEAKERS_MAX + 1, columns="d.speaker, d.doc_id, d.generation, d.content_mac, d.speaker_cipher"
+)
+
+
+@dataclass(frozen=True)
+class SealedName:
+    """A known speaker: the blind id, and the name as one of the speaker's documents has it sealed."""
+
+    speaker: int
+    doc_id: str
+    generation: int
+    content_mac: bytes
+    name_cipher: bytes
 
 
 @dataclass(frozen=True)
@@ -60,11 +90,11 @@ class SealedKey:
 
 
 class TenantProfile:
-    """One user's keys and active space. A key is opened when it is first needed, and then stays with the profile."""
+    """One user's keys, active space and known speakers. A key is opened when it is first needed, and stays here."""
 
     def __init__(
         self, user_hash: str, version: UUID, space: int, generation: int,
-        data_keys: Mapping[int, SealedKey], search_key: SealedKey | None,
+        data_keys: Mapping[int, SealedKey], search_key: SealedKey | None, names: Sequence[SealedName] = (),
     ):  # fmt: skip
         self.user_hash = user_hash
         self.version = version
@@ -72,6 +102,8 @@ class TenantProfile:
         self.generation = generation
         self._sealed_data_keys = dict(data_keys)
         self._sealed_search_key = search_key
+        self._names = tuple(names)
+        self.speakers = frozenset(name.speaker for name in names)
         self._data_keys: dict[int, DataKey] = {}
         self._search_key: SearchKey | None = None
 
@@ -111,6 +143,20 @@ class TenantProfile:
             self._search_key = SearchKey(self.user_hash, self.space, opened)
         return self._search_key
 
+    @property
+    def has_too_many_speakers(self) -> bool:
+        """Whether there are more than SPEAKERS_MAX, so that `speakers` are not all of them."""
+        return len(self.speakers) > SPEAKERS_MAX
+
+    def speaker_names(self) -> Iterator[tuple[int, str]]:
+        """(blind id, name) of each of `speakers`, opened; one that does not open is counted and left out."""
+        for name in self._names:
+            try:
+                key = self.data_key(name.generation)
+                yield name.speaker, open_speaker(key, name.doc_id, name.content_mac, name.name_cipher)
+            except (InvalidTag, KeyUnavailable):
+                metrics.decrypt_failed.labels("speaker_cipher").inc()
+
     def verify(self, tx: TenantTransaction) -> TenantState:
         """The tenant's state as `tx` sees it; raises StaleKeys unless this is the profile that `tx` must use."""
         state = tx.state()
@@ -126,6 +172,7 @@ def read_profile(tx: TenantTransaction) -> TenantProfile | None:
     """
     data_keys = tx.execute(_DATA_KEYS, [tx.user_hash])
     search_key = tx.execute(_SEARCH_KEY, [tx.user_hash])
+    speakers = tx.execute(_SPEAKERS, {"user_hash": tx.user_hash})
     state = tx.state()
     if state is None:
         return None
@@ -134,7 +181,8 @@ def read_profile(tx: TenantTransaction) -> TenantProfile | None:
         raise KeyUnavailable()
     row = search_key.fetchone()
     found = None if row is None else SealedKey(row[0], bytes(row[1]))
-    return TenantProfile(tx.user_hash, state.profile, state.active_space, state.generation, sealed, found)
+    names = [SealedName(*row) for row in speakers.fetchall()]
+    return TenantProfile(tx.user_hash, state.profile, state.active_space, state.generation, sealed, found, names)
 
 
 def ask_key(tx: TenantTransaction) -> Cursor:

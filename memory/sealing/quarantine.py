@@ -26,7 +26,7 @@ _QUARANTINE_MISFITS = """
 UPDATE memory_chunks SET quarantined_at = now()
 WHERE user_hash = %s AND space = %s::smallint AND quarantined_at IS NULL AND vector_dims(embedding) <> %s"""
 
-DamagedColumn = Literal["text_cipher", "meta_cipher", "generation", "document_meta_cipher"]
+DamagedColumn = Literal["text_cipher", "meta_cipher", "generation", "document_meta_cipher", "speaker_cipher"]
 
 _QUARANTINE = """
 UPDATE memory_chunks SET quarantined_at = now()
@@ -52,6 +52,11 @@ _DAMAGED: dict[DamagedColumn, str] = {
     JOIN memory_documents d
         ON d.user_hash = %(user_hash)s AND d.doc_id = failed.doc_id AND d.meta_cipher = failed.blob
     JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.doc_id = d.doc_id""",
+    "speaker_cipher": """
+    SELECT c.id FROM unnest(%(speaker_cipher_rows)s::text[], %(speaker_cipher_blobs)s::bytea[]) AS failed (doc_id, blob)
+    JOIN memory_documents d
+        ON d.user_hash = %(user_hash)s AND d.doc_id = failed.doc_id AND d.speaker_cipher IS NOT DISTINCT FROM blob
+    JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.doc_id = d.doc_id""",
 }
 
 
@@ -59,7 +64,8 @@ _DAMAGED: dict[DamagedColumn, str] = {
 class Damage:
     """A sealed value that did not open, in `column`, as it was read.
 
-    `row`: the chunk's id; of `document_meta_cipher` the doc_id, and every chunk of that document is quarantined.
+    `row`: the chunk's id; of `document_meta_cipher` and `speaker_cipher` the doc_id, and every chunk of that document
+    is quarantined.
     `blob`: what did not open. None for `generation`: the chunk claims a key that is not at hand, and is quarantined
     if its user does not have that key.
     """

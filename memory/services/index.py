@@ -20,10 +20,11 @@ from memory.indexing.derived import derived_from
 from memory.indexing.room import require_room_for
 from memory.indexing.seal import DocumentDraft, SealedDocument, seal_document
 from memory.indexing.slices import Slice
+from memory.indexing.speakers import is_new_speaker
 from memory.indexing.store import store_documents
 from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
 from memory.rls import TenantState, bound_tenant, tenant_transaction
-from memory.sealing.keyring import existing_profile, under_profile
+from memory.sealing.keyring import existing_profile, forget_profiles, under_profile
 from memory.sealing.profile import TenantProfile
 from memory.services.idempotency import IdempotentCall
 from memory.services.rate_limits import charge_chunks
@@ -130,6 +131,9 @@ def index_documents(
             batch = _batch(sealed, replaced, watch)
             if call is not None:
                 call.remember(tx, profile, batch.to_json())
+        if is_new_speaker(profile, [document.speaker_id for document in sealed]):
+            # The transaction has renewed it.
+            forget_profiles(user_hash)
         return batch
 
     return under_profile(user_hash, store, user_id=user_id)

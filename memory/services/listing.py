@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memory.errors import FieldError, InvalidInput
 from memory.formats.base64url import base64url, from_base64url
 from memory.indexing.derived import SOURCES_OF
 from memory.keys.service_keys import service_key
+from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
-from memory.sealing.profile import ask_key, require_key
+from memory.sealing.keyring import under_profile
+from memory.sealing.profile import TenantProfile
 from memory.security import InvalidTag, associated_data, open_sealed, seal
 
 _CURSOR_PURPOSE = "listing-cursor"
 # What lies on the other side of a position. Newer is greater: a page forward takes what is less.
 _OTHER_SIDE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+# Of a row `d` of memory_documents: whether it has a speaker whose name is known to open as far as anybody has tried.
+_IS_NAMED = """(d.speaker IS NOT NULL AND NOT EXISTS (
+    SELECT FROM memory_chunks c
+    WHERE c.user_hash = %(user_hash)s AND c.doc_id = d.doc_id AND c.quarantined_at IS NOT NULL))"""
 
 
 @dataclass(frozen=True)
 class ListedDocument:
-    """What is known of a document without opening anything of it. `chars`: characters of its text."""
+    """What is known of a document without opening more than its speaker's name. `chars`: characters of its text."""
 
     doc_id: str
     source: str
@@ -31,6 +37,8 @@ class ListedDocument:
     derived_from: list[str]
     created_at: datetime
     updated_at: datetime
+    sequence: int = 0
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,22 +92,28 @@ def list_documents(filters: ListingFilters, *, limit: int, cursor: str | None = 
     """A page of at most `limit` documents, newest first; of two of one time the greater doc_id is first.
 
     A cursor is a position between documents and not a number of them: whatever is written or deleted meanwhile,
-    a walk sees each document that stays where it is exactly once. Raises InvalidInput, KeyUnavailable.
+    a walk sees each document that stays where it is exactly once. Raises InvalidInput, KeyUnavailable,
+    DecryptionFailed.
     """
     user_hash = bound_tenant()
     position = position_from(user_hash, cursor) if cursor is not None else None
     backwards = position is not None and position.side.startswith(">")
-    with tenant_transaction(user_hash) as tx:
-        page = tx.execute(*page_statement(user_hash, filters, position, limit + 1))
-        behind = None
-        if position is not None:
-            turned = Position(_OTHER_SIDE[position.side], position.created_at, position.doc_id)
-            behind = tx.execute(*page_statement(user_hash, filters, turned, 1))
-        asked = ask_key(tx)
-        tx.end()
-        require_key(tx, asked)
-        documents = [ListedDocument(*row) for row in page.fetchall()]
-        is_more_behind = behind is not None and behind.fetchone() is not None
+
+    def read(profile: TenantProfile) -> tuple[list[ListedDocument], bool]:
+        with tenant_transaction(user_hash) as tx:
+            page = tx.execute(*page_statement(user_hash, filters, position, limit + 1))
+            behind = None
+            if position is not None:
+                turned = Position(_OTHER_SIDE[position.side], position.created_at, position.doc_id)
+                behind = tx.execute(*page_statement(user_hash, filters, turned, 1))
+            tx.end()
+            profile.verify(tx)
+            rows = page.fetchall()
+            is_more_behind = behind is not None and behind.fetchone() is not None
+        with Opening(profile) as opening:
+            return [_listed(opening, *row) for row in rows], is_more_behind
+
+    documents, is_more_behind = under_profile(user_hash, read) or ([], False)
     is_more_ahead = len(documents) > limit
     documents = documents[:limit]
     if backwards:
@@ -116,6 +130,14 @@ def list_documents(filters: ListingFilters, *, limit: int, cursor: str | None = 
         next=after.sealed(user_hash) if is_more_ahead else None,
         previous=before.sealed(user_hash) if is_more_behind else None,
     )
+
+
+def _listed(opening: Opening, is_named: bool, generation: int, mac: bytes, speaker: int, name: bytes, *known):
+    """A row of a page."""
+    document = ListedDocument(*known)
+    if not is_named:
+        return document
+    return replace(document, speaker=opening.speaker(document.doc_id, generation, mac, speaker, name))
 
 
 def page_statement(user_hash: str, filters: ListingFilters, position: Position | None, limit: int) -> tuple[str, dict]:
@@ -137,7 +159,8 @@ def page_statement(user_hash: str, filters: ListingFilters, position: Position |
         conditions += f" AND (created_at, doc_id) {position.side} (%(at)s, %(doc_id)s)"
         params |= {"at": position.created_at, "doc_id": position.doc_id}
     sql = f"""
-SELECT doc_id, source, thread_id, chunk_count, char_count, {SOURCES_OF}, created_at, updated_at
+SELECT {_IS_NAMED}, generation, content_mac, speaker, speaker_cipher, doc_id, source, thread_id, chunk_count,
+       char_count, {SOURCES_OF}, created_at, updated_at, sequence
 FROM memory_documents d
 WHERE user_hash = %(user_hash)s{conditions}
 ORDER BY created_at {order}, doc_id {order}

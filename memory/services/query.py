@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from django.conf import settings
@@ -14,13 +14,18 @@ from memory.admission.turns import query_turns
 from memory.embedding.spaces import embedder_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.lexical.bm25 import lexical_query
+from memory.lexical.speakers import about_speaker, speaker_id
 from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.context import cap, set_context
+from memory.retrieval.date_spans import DateSpan
+from memory.retrieval.dates import dates_in
 from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
 from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
+from memory.retrieval.sealed import SealedRows
 from memory.retrieval.search import Filters, Search, is_misfit
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import under_profile
@@ -38,7 +43,11 @@ PHRASE_CANDIDATES = 50
 
 @dataclass(frozen=True)
 class MemoryQuery:
-    """A question and how to answer it; None means the deployment's default."""
+    """A question and how to answer it; None means the deployment's default.
+
+    `context`: threads, dates and speakers have a say. `speaker`: only what this one said. `now`, aware: what the dates
+    in the question count from; None is the present.
+    """
 
     text: str
     top_k: int = TOP_K_DEFAULT
@@ -49,6 +58,9 @@ class MemoryQuery:
     half_life_days: float | None = None
     decay_weight: float | None = None
     min_score: float | None = None
+    context: bool = True
+    speaker: str | None = None
+    now: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +78,15 @@ class MemoryAnswer:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search brought, the profile that opens it, and whether some of the user's rows are quarantined."""
+    """What the search brought, ranked, the first `opening` with what is sealed of them; the profile that opens them.
+
+    `quarantined`: some of the user's rows are.
+    """
 
     profile: TenantProfile
-    candidates: list[Candidate]
+    ranked: list[Candidate]
+    opening: int
+    candidates: int
     quarantined: bool
 
 
@@ -78,9 +95,12 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     1. In the user's turn, as are the steps up to 5: his profile, cached: his keys and his space. Who has none has no
        memory.
-    2. Embed the question with that space's model; no database connection is held.
-    3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
-    4. Fuse the legs' scores and let old passages decay.
+    2. Embed the question with that space's model, without the name of the one speaker it is about; no database
+       connection is held.
+    3. Search: both legs' candidates and what stands beside them in their threads, in one short transaction that
+       verifies the profile.
+    4. Still in it: fuse the legs' scores, let threads, dates and speakers have their say and old passages decay; bring
+       the sealed blobs of those that go on.
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
        them that hold it word for word go before all others.
     6. Rerank them, or say why not.
@@ -93,9 +113,8 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
         found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
         pool, quarantined, candidates = [], False, 0
         if found is not None:
-            quarantined, candidates = found.quarantined, len(found.candidates)
-            pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-            pool = _opened_pool(found, query, pool_size)
+            quarantined, candidates = found.quarantined, found.candidates
+            pool = _opened_pool(found, query)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
@@ -119,10 +138,12 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
 
 def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Found:
-    """Steps 2 and 3. Raises StaleKeys where the profile does not stand."""
+    """Steps 2 to 4. Raises StaleKeys where the profile does not stand."""
     user_hash = profile.user_hash
+    about = about_speaker(profile, query.text) if query.context else None
     embedder = embedder_of(profile.space)
-    embedding = embedder.embed_query(query.text, deadline=deadline_at(), user=user_hash)
+    asked = query.text if about is None else about.rest
+    embedding = embedder.embed_query(asked, deadline=deadline_at(), user=user_hash)
     unit = unit_vectors(embedding[None, :], rows=1, dimension=embedder.dimension)
     watch.lap("embed")
 
@@ -130,14 +151,24 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     lexical = None
     if settings.MEMORY_LEXICAL:
         lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
+    filters = query.filters
+    if query.speaker is not None:
+        filters = replace(filters, speaker=speaker_id(profile.search_key, query.speaker))
+    dates = dates_in(query.text, query.now or datetime.now(UTC)) if query.context else []
+    # A quoted phrase is looked for in more than go on.
+    opening = max(_pool_size(query), PHRASE_CANDIDATES) if quoted_phrases(query.text) else _pool_size(query)
 
     def search() -> _Found:
         with tenant_transaction(user_hash) as tx:
             limit = max(query.candidates, query.top_k)
-            found = Search(tx, profile.space, vector, limit, query.filters, lexical)
-            tx.end()
+            found = Search(tx, profile.space, vector, limit, filters, lexical, context=query.context)
             profile.verify(tx)
-            return _Found(profile, found.candidates(), found.quarantined())
+            candidates = found.candidates()
+            ranked = _rank(candidates, query, dates, None if about is None else about.speaker)
+            sealed = SealedRows(tx, ranked[:opening])
+            tx.end()
+            sealed.bring()
+            return _Found(profile, ranked, opening, len(candidates), found.quarantined())
 
     try:
         found = search()
@@ -152,27 +183,38 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     return found
 
 
-def _opened_pool(found: _Found, query: MemoryQuery, pool_size: int) -> list[Candidate]:
-    """Steps 4 and 5: what goes on to the reranker, opened."""
-    ranked = _rank(found.candidates, query)
-    phrases = quoted_phrases(query.text)
+def _pool_size(query: MemoryQuery) -> int:
+    """How many go on to the reranker, or to the answer without it."""
+    return max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
+
+
+def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
+    """Step 5: what goes on to the reranker, opened."""
+    ranked, phrases = found.ranked, quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
-    open_candidates(found.profile, ranked[: max(pool_size, PHRASE_CANDIDATES) if phrases else pool_size])
-    return (_phrased_first(ranked, phrases) if phrases else ranked)[:pool_size]
+    open_candidates(found.profile, ranked[: found.opening])
+    return (_phrased_first(ranked, phrases) if phrases else ranked)[: _pool_size(query)]
 
 
-def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:
-    """Fused, decayed and in answer order; ties go to the nearer, then by document and chunk index."""
+def _rank(
+    candidates: list[Candidate], query: MemoryQuery, dates: list[DateSpan], speaker: int | None
+) -> list[Candidate]:
+    """Fused, in context, decayed and in answer order; ties go to the nearer, then by document and chunk index."""
     if query.min_score is not None:
         candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
-    fuse(candidates)
     now = datetime.now(UTC)
+    fuse(candidates)
+    if query.context:
+        set_context(candidates, dates, speaker)
     half_life_days = settings.MEMORY_HALF_LIFE_DAYS if query.half_life_days is None else query.half_life_days
     weight = settings.MEMORY_DECAY_WEIGHT if query.decay_weight is None else query.decay_weight
     for candidate in candidates:
         age_seconds = (now - candidate.created_at).total_seconds()
         candidate.decay = decayed(candidate.fused, age_seconds, half_life_days=half_life_days, weight=weight)
-    return sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
+    ranked = sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
+    for candidate in ranked:
+        cap(candidate)
+    return ranked
 
 
 def _phrased_first(ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:

@@ -132,6 +132,8 @@ def test_every_limit_of_a_request_is_in_the_document():
         "DOC_ID_MAX_CHARS": index["doc_id"]["maxLength"],
         "SOURCE_MAX_CHARS": index["source"]["maxLength"],
         "THREAD_ID_MAX_CHARS": index["thread_id"]["maxLength"],
+        "SPEAKER_MAX_CHARS": index["speaker"]["maxLength"],
+        "SEQUENCE_MAX": index["sequence"]["maximum"],
         "METADATA_MAX_DEPTH": max(
             int(name.removeprefix("MetadataLevel"))
             for name in COMPONENTS["schemas"]

@@ -14,6 +14,7 @@ from memory.embedding.vectors import half_vectors
 from memory.erasure import receipts
 from memory.keys import master_keys, receipt_keys
 from memory.keys.receipt_keys import ReceiptKey
+from memory.lexical.speakers import speaker_id
 from memory.lexical.terms import Blinder
 from memory.sealing import columns
 from memory.sealing.keyring import open_user_id
@@ -52,6 +53,10 @@ OPENED = {
     "memory_documents.meta_cipher": (
         lambda blob: columns.open_document_metadata(KEY, "d1", columns.content_mac(KEY, "hello"), ORIGIN, blob),
         {"a": 1},
+    ),
+    "memory_documents.speaker_cipher": (
+        lambda blob: columns.open_speaker(KEY, "d1", columns.content_mac(KEY, "hello"), blob),
+        "Anna Smith",
     ),
     "memory_idempotency.answer_cipher": (lambda blob: columns.open_answer(KEY, KEY_MAC, BODY_MAC, blob), b"[]"),
     "memory_tenants.user_id_cipher": (lambda blob: open_user_id(KEY, blob), "alice"),
@@ -102,6 +107,7 @@ def test_macs_ids_and_the_receipt_are_those_shown(keys):
     found = [
         columns.content_mac(KEY, "hello").hex(),
         str(Blinder(SEARCH_KEY.subkey(Purpose.WORDS)).id("train")),
+        str(speaker_id(SEARCH_KEY, "Anna Smith")),
         hmac_user("alice"),
         ReceiptKey(RECEIPT).key_id,
         receipt.signature,

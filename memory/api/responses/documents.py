@@ -9,7 +9,20 @@ from typing import Any
 from memory.api.fields import rfc3339
 from memory.api.responses.body import About, ListOf, Member
 from memory.api.serializers.documents import LIMIT_MAX
-from memory.api.shapes import CHUNK_IDS, array, doc_id, integer, moment, or_null, ref, source, string, thread_id
+from memory.api.shapes import (
+    CHUNK_IDS,
+    array,
+    doc_id,
+    integer,
+    moment,
+    or_null,
+    ref,
+    sequence,
+    source,
+    speaker,
+    string,
+    thread_id,
+)
 from memory.services.documents import StoredDocument
 from memory.services.listing import DocumentPage, ListedDocument
 
@@ -22,6 +35,8 @@ STORED_DOCUMENT = About(StoredDocument).body(
     Member("doc_id", doc_id()),
     Member("source", source()),
     Member("thread_id", thread_id()),
+    Member("sequence", sequence(), unless=0),
+    Member("speaker", speaker(), unless=None),
     Member("text", string("The text, exactly as it was sent.")),
     Member("metadata", ref("Metadata")),
     Member("chunks", integer("How many chunks it has.", minimum=1), lambda document: len(document.chunk_ids)),
@@ -31,10 +46,12 @@ STORED_DOCUMENT = About(StoredDocument).body(
 )
 LISTED_DOCUMENT = About(ListedDocument).body(
     "ListedDocument",
-    "What is known of a document without opening it.",
+    "What is known of a document without opening its text.",
     Member("doc_id", doc_id()),
     Member("source", source()),
     Member("thread_id", thread_id()),
+    Member("sequence", sequence(), unless=0),
+    Member("speaker", speaker(), unless=None),
     Member("chunks", integer("How many chunks it has.", minimum=1)),
     Member("chars", integer("How many characters its text has.", minimum=1)),
     Member("derived_from", array(string(), "The documents it was made from, such as those a summary covers.")),

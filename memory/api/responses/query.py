@@ -14,10 +14,12 @@ from memory.api.shapes import (
     doc_id,
     integer,
     moment,
+    number,
     or_null,
     ref,
     score,
     source,
+    speaker,
     string,
     thread_id,
     took_ms,
@@ -32,7 +34,17 @@ SCORES = About(Candidate).part(
     "Each stage's score, 0 to 1; null for a stage that did not run.",
     Member("vector", score("Cosine similarity to the question, mapped to 0-1.")),
     Member("lexical", or_null(score("BM25 over the user's terms, mapped to 0-1."))),
-    Member("fused", score("Both together.")),
+    Member("fused", score("Both together, and what context has added.")),
+    Member(
+        "context",
+        or_null(
+            number(
+                "What threads, and the dates and the speaker in the question, have added to `fused` or taken.",
+                minimum=-1,
+                maximum=1,
+            )
+        ),
+    ),
     Member("decay", score("After recency.")),
     Member("rerank", or_null(score("The reranker's own."))),
 )
@@ -44,6 +56,7 @@ RESULT = About(Candidate).body(
     Member("chunk_index", integer("Its number in the document, from 0.")),
     Member("source", source()),
     Member("thread_id", thread_id()),
+    Member("speaker", speaker(), unless=None),
     Member("text", string("The passage, exactly as in the document.")),
     Member("metadata", ref("Metadata")),
     Member("created_at", moment("When the document came to be."), lambda candidate: rfc3339(candidate.created_at)),

@@ -11,7 +11,15 @@ _DOCUMENT = {
         "surrogates are refused. The body as a whole is at most 1,000,000 bytes too (413)."
     ),
     "source": "Where the text is from; queries filter by it.",
-    "thread_id": "The conversation it belongs to; queries filter by it.",
+    "thread_id": (
+        "The conversation it belongs to: queries filter by it, and what stands up to two places before or after a "
+        "passage in it counts for the passage. Its order is by `created_at`, then `sequence`, then `doc_id`."
+    ),
+    "sequence": "Its place among those of one `created_at` in its conversation.",
+    "speaker": (
+        "The name of whoever said it; sealed like the text. A question that names one of the user's speakers prefers "
+        "what this one said. Two spellings that differ in case, punctuation or spaces are one speaker."
+    ),
     "metadata": (
         "Anything the product wants back with each passage; sealed like the text. In a document of source `summary`, a "
         "list of ids under `derived_from` names what it was made from, at most 200; it goes with any of them."
@@ -61,6 +69,12 @@ FIELDS: dict[str, dict[str, str]] = {
         "thread_id": "Only documents of this conversation.",
         "since": "Only documents created at this moment or later.",
         "until": "Only documents created before this moment.",
+        "context": (
+            "Whether conversations have a say: neighbours in a passage's thread, dates and a speaker that the question "
+            "names. Without it passages are judged by themselves."
+        ),
+        "speaker": "Only what this speaker said.",
+        "now": "The moment that dates in the question, such as `yesterday`, count from; the present where absent.",
         "half_life_days": "The half-life of a passage's recency, in days, in place of the service's own.",
         "decay_weight": "How much of a score recency may take, in place of the service's own; 0 is none.",
         "min_score": "Only passages whose `scores.vector` is at least this.",

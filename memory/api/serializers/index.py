@@ -12,7 +12,15 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from memory import limits as conf
 from memory.api.doc_ids import refuse_unaddressable
-from memory.api.fields import Identifier, MetadataField, StrictCharField, StrictSerializer, Timestamp, rfc3339
+from memory.api.fields import (
+    Identifier,
+    MetadataField,
+    StrictCharField,
+    StrictInteger,
+    StrictSerializer,
+    Timestamp,
+    rfc3339,
+)
 from memory.errors import FieldError, InvalidInput, TooManyChunks
 from memory.indexing.derived import DERIVED_FROM, derived_from
 from memory.indexing.seal import DocumentDraft
@@ -36,19 +44,26 @@ class IndexRequest:
         Defaults are filled in, times are in UTC, names are sorted at every level; spaces, escapes and the order of
         names do not matter, that of documents does, and one document is not a list of one. JSON, UTF-8.
         """
-        documents = [
-            {
-                "doc_id": draft.doc_id,
-                "source": draft.source,
-                "text": draft.text,
-                "thread_id": draft.thread_id,
-                "metadata": draft.metadata,
-                "created_at": draft.created_at and rfc3339(draft.created_at),
-            }
-            for draft in self.drafts
-        ]
+        documents = [_canonical(draft) for draft in self.drafts]
         request = {"documents": documents} if self.is_batch else documents[0]
         return json.dumps(request, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _canonical(draft: DocumentDraft) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "doc_id": draft.doc_id,
+        "source": draft.source,
+        "text": draft.text,
+        "thread_id": draft.thread_id,
+        "metadata": draft.metadata,
+        "created_at": draft.created_at and rfc3339(draft.created_at),
+    }
+    # Left out where they say nothing: a request that was sent before they were there has the bytes that it had.
+    if draft.sequence:
+        document["sequence"] = draft.sequence
+    if draft.speaker is not None:
+        document["speaker"] = draft.speaker
+    return document
 
 
 class MemoryIndexDocument(StrictSerializer):
@@ -58,6 +73,8 @@ class MemoryIndexDocument(StrictSerializer):
     text = StrictCharField(max_bytes=conf.TEXT_MAX_BYTES)
     source = Identifier(max_chars=conf.SOURCE_MAX_CHARS, default="api")  # type: ignore[assignment]
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
+    sequence = StrictInteger(min_value=0, max_value=conf.SEQUENCE_MAX, default=0)
+    speaker = Identifier(max_chars=conf.SPEAKER_MAX_CHARS, default=None, allow_null=True)
     metadata = MetadataField(
         max_bytes=conf.METADATA_MAX_BYTES,
         max_depth=conf.METADATA_MAX_DEPTH,

@@ -30,6 +30,9 @@ class MemoryQueryRequest(StrictSerializer):
     thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
     since = Timestamp(default=None, allow_null=True)
     until = Timestamp(default=None, allow_null=True)
+    context = StrictBoolean(default=True)  # type: ignore[assignment]
+    speaker = Identifier(max_chars=conf.SPEAKER_MAX_CHARS, default=None, allow_null=True)
+    now = Timestamp(default=None, allow_null=True)
     half_life_days = StrictFloat(min_value=0.01, max_value=36_500, default=None, allow_null=True)
     decay_weight = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
     min_score = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
@@ -51,4 +54,7 @@ class MemoryQueryRequest(StrictSerializer):
             half_life_days=attrs["half_life_days"],
             decay_weight=attrs["decay_weight"],
             min_score=attrs["min_score"],
+            context=attrs["context"],
+            speaker=attrs["speaker"],
+            now=attrs["now"],
         )

@@ -1,0 +1,64 @@
+"""What stands beside the candidates in their threads, as SQL: read with the search, and by an index.
+
+The order in a thread is (created_at, sequence, doc_id, chunk_index), all of it the client's: no arrival, no clock of
+ours.
+"""
+
+from __future__ import annotations
+
+from memory.lexical.frequencies import CTES
+from memory.retrieval.threads import REACH
+
+# What is known of a row without opening it. No sealed column: they are brought for the few that go on.
+KNOWN = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, sequence,
+           generation, speaker"""
+OF_C = ", ".join(f"c.{column.strip()}" for column in KNOWN.split(","))
+# As they are sent: a time as its microseconds since 1970, which are read in a tenth of the time.
+SENT = OF_C.replace("c.created_at", "(extract(epoch FROM c.created_at) * 1000000)::bigint")
+# Of a row of memory_chunks: nobody found it damaged, and its time is not up.
+LIVE = "quarantined_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+
+_PLACE = "created_at, sequence, doc_id, chunk_index"
+_PLACE_OF_N, _PLACE_OF_A = (", ".join(f"{row}.{column}" for column in _PLACE.split(", ")) for row in "na")
+
+
+def _neighbours(side: str, order: str, sign: str) -> str:
+    """SQL: up to REACH rows on one side of a candidate `a` in its thread, by one index scan."""
+    ordered = ", ".join(f"n.{column} {order}" for column in _PLACE.split(", "))
+    return f"""
+        (SELECT {sign}(row_number() OVER (ORDER BY {ordered}))::integer AS place,
+                {", ".join(f"n.{column.strip()}" for column in KNOWN.split(","))},
+                n.embedding <=> %(vector)s::halfvec AS distance, true{{conditions}} AS is_answer
+         FROM memory_chunks n
+         WHERE n.user_hash = %(user_hash)s AND n.thread_id = a.thread_id
+           AND ({_PLACE_OF_N}) {side} ({_PLACE_OF_A})
+           AND n.space = %(space)s::smallint AND {LIVE}
+         ORDER BY {ordered} LIMIT {REACH})"""
+
+
+# `nearby`: the candidates, each with its stretch of its thread, by place from it; filters say which of its neighbours
+# may be answers. `asked`: each row of them once. `chains`: the ids of a candidate's stretch, 16 bytes each. What the
+# terms weigh is the same for all rows, and stands in the first.
+NEARBY = f""",
+nearby AS MATERIALIZED (
+    SELECT a.id AS candidate, 0 AS place, {", ".join(f"a.{column.strip()}" for column in KNOWN.split(","))},
+           a.distance, true AS is_answer, a.bm25
+    FROM candidates a
+    UNION ALL
+    SELECT a.id, n.*, NULL FROM candidates a CROSS JOIN LATERAL ({_neighbours("<", "DESC", "-")}
+        UNION ALL{_neighbours(">", "ASC", "")}) n
+    WHERE a.thread_id IS NOT NULL
+),
+asked AS MATERIALIZED (SELECT DISTINCT id FROM nearby),{CTES}
+chains AS MATERIALIZED (
+    SELECT candidate, string_agg(uuid_send(id), NULL ORDER BY place) AS chain FROM nearby GROUP BY candidate
+)"""
+WITH_NEIGHBOURS = f"""
+SELECT {SENT}, c.distance, c.bm25, c.is_answer, l.length, f.terms, f.frequencies, h.chain,
+       CASE WHEN row_number() OVER (ORDER BY c.id) = 1 THEN ARRAY(SELECT term FROM weights ORDER BY term) END,
+       CASE WHEN row_number() OVER (ORDER BY c.id) = 1 THEN ARRAY(SELECT weight FROM weights ORDER BY term) END,
+       CASE WHEN row_number() OVER (ORDER BY c.id) = 1 THEN (SELECT length_norm FROM collection) END
+FROM (SELECT DISTINCT ON (id) * FROM nearby ORDER BY id, abs(place)) c
+LEFT JOIN lengths l ON l.id = c.id LEFT JOIN frequencies f ON f.id = c.id
+LEFT JOIN chains h ON h.candidate = c.id AND c.place = 0
+ORDER BY c.id"""

@@ -1,0 +1,33 @@
+"""What is sealed of the rows that go on, brought in the snapshot in which they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memory.retrieval.candidate import Candidate
+from memory.rls import TenantTransaction, refuse_cross_tenant
+
+SEALED = """
+SELECT c.user_hash, c.id, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, d.generation,
+       d.speaker_cipher
+FROM memory_chunks c LEFT JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
+WHERE c.user_hash = %(user_hash)s AND c.id = ANY(%(ids)s::uuid[])"""
+
+
+class SealedRows:
+    """The sealed columns of `candidates`, queued in the transaction that found them; `bring()` waits for the server."""
+
+    def __init__(self, tx: TenantTransaction, candidates: Sequence[Candidate]):
+        self._user_hash = tx.user_hash
+        self._candidates = {candidate.chunk_id: candidate for candidate in candidates}
+        self._found = tx.execute(SEALED, {"user_hash": tx.user_hash, "ids": list(self._candidates)})
+
+    def bring(self) -> None:
+        """Set them. Raises CrossTenantAttempt if the server ever returned another tenant's row."""
+        for user_hash, chunk_id, *sealed in self._found.fetchall():
+            if user_hash != self._user_hash:
+                refuse_cross_tenant()
+            candidate = self._candidates[chunk_id]
+            candidate.text_cipher, candidate.meta_cipher = sealed[0], sealed[1]
+            candidate.document_meta_cipher, candidate.document_mac, candidate.document_generation = sealed[2:5]
+            candidate.speaker_cipher = sealed[5]
