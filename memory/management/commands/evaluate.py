@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from memory.errors import MemoryServiceError
 from memory.evaluation.collections import Collection, load_collection
 from memory.evaluation.raw import CollectionError
 from memory.evaluation.report import report, table
-from memory.evaluation.run import run
+from memory.evaluation.run import Ranked, run
 from memory.evaluation.throwaway import ThrowAwayUser
 from memory.maintenance.command import ServiceCommand, failed, usage
 from memory.maintenance.progress import Progress
@@ -24,10 +23,10 @@ ROTATIONS = {"deployment": (True,), "off": (False,), "both": (True, False)}
 
 class Command(ServiceCommand):
     help = (
-        "Index a test collection (BEIR, SMART or TREC format) for throw-away users, rank its queries in every "
-        "combination of stages, and erase those users. JSON on stdout, table and progress on stderr. Exit 1 when the "
-        "service failed, 2 on wrong arguments, 3 while another evaluation runs, 4 when interrupted; each time nothing "
-        "is left behind."
+        "Index a test collection (conversations, or BEIR, SMART or TREC format) for throw-away users, rank its "
+        "queries in every combination of stages, and erase those users. JSON on stdout, table and progress on stderr. "
+        "Exit 1 when the service failed, 2 on wrong arguments, 3 while another evaluation runs, 4 when interrupted; "
+        "each time nothing is left behind."
     )
     lock = 0x5231_4556  # "R1EV"
 
@@ -50,24 +49,31 @@ class Command(ServiceCommand):
                 "action": "store_true",
                 "help": "index in random order, with rewrites and deletes in between",
             },
+            "--one-user": {
+                "action": "store_true",
+                "help": "all of a collection's users as one; default: each in a memory of its own, one after the other",
+            },
             "--json": {"action": "store_true", "help": "the JSON alone: no table, no progress"},
         }
         for flag, arguments in flags.items():
             parser.add_argument(flag, **arguments)
 
-    def handle(self, *, collection, limit_queries, rotation, ages, shuffled, **options):
+    def handle(self, *, collection, limit_queries, rotation, ages, shuffled, one_user, **options):
         loaded = self._collection(collection, limit_queries, rotation, ages)
         progress = Progress(None) if options["json"] else self.progress
         erased: list[ThrowAwayUser] = []
         self.work(lambda: {"done": progress.counts, "erased_rows": [user.erased_rows for user in erased]})
         warm_reranker()
         try:
-            with self.alone(), ExitStack() as users:
-                runs = []
-                for rotated in ROTATIONS[rotation]:
-                    user = users.enter_context(ThrowAwayUser(f"{rotated=}", rotated=rotated))
-                    erased.append(user)
-                    runs.append(run(loaded, user, ages_days=ages, shuffled=shuffled, progress=progress))
+            with self.alone():
+                runs = [Ranked(rotated) for rotated in ROTATIONS[rotation]]
+                for ranked in runs:
+                    for part in [loaded] if one_user else loaded.by_user():
+                        # Always of the same name: so the next run finds what a killed one left, however many it had.
+                        user = ThrowAwayUser(f"rotated={ranked.rotated}", rotated=ranked.rotated)
+                        erased.append(user)
+                        with user:
+                            run(part, user, ranked, ages_days=ages, shuffled=shuffled, progress=progress)
                 found = report(loaded, runs)
         except MemoryServiceError as error:
             raise failed(f"the service failed: {error.detail}") from None
@@ -78,6 +84,7 @@ class Command(ServiceCommand):
             self.stderr.write("the throw-away users are erased")
             raise
         found |= {"ages_days": ages, "shuffled": shuffled, "erased_rows": [user.erased_rows for user in erased]}
+        found["users"] = len(erased) // len(runs)
         progress.end()
         if not options["json"]:
             self.stderr.write(table(found), style_func=str)
