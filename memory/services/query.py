@@ -22,6 +22,7 @@ from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import holds_phrases, quoted_phrases
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search, is_misfit
+from memory.retrieval.surroundings import Surroundings
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import under_profile
 from memory.sealing.profile import TenantProfile
@@ -49,6 +50,7 @@ class MemoryQuery:
     half_life_days: float | None = None
     decay_weight: float | None = None
     min_score: float | None = None
+    surroundings: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,15 @@ class MemoryAnswer:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search brought, the profile that opens it, and whether some of the user's rows are quarantined."""
+    """What the search brought, in answer order, the profile that opens it, and what stands beside those that go on.
+
+    `count` is before any were dropped; `quarantined`: some of the user's rows are.
+    """
 
     profile: TenantProfile
-    candidates: list[Candidate]
+    ranked: list[Candidate]
+    count: int
+    surroundings: Surroundings | None
     quarantined: bool
 
 
@@ -80,11 +87,13 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
        memory.
     2. Embed the question with that space's model; no database connection is held.
     3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
-    4. Fuse the legs' scores and let old passages decay.
+    4. Fuse the legs' scores and let old passages decay; where surroundings are asked for, within that transaction,
+       which then brings what stands beside those that go on.
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
        them that hold it word for word go before all others.
     6. Rerank them, or say why not.
-    7. Answer.
+    7. Open what stands beside the results.
+    8. Answer.
 
     Raises Overloaded, KeyUnavailable, DecryptionFailed, SpaceMismatch, and database errors.
     """
@@ -93,15 +102,17 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
         found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
         pool, quarantined, candidates = [], False, 0
         if found is not None:
-            quarantined, candidates = found.quarantined, len(found.candidates)
-            pool_size = max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
-            pool = _opened_pool(found, query, pool_size)
+            quarantined, candidates = found.quarantined, found.count
+            pool = _opened_pool(found, query)
     watch.lap("open")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
     # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.
     results = sorted(reranked.candidates, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")
+    if found is not None and found.surroundings is not None:
+        found.surroundings.give(found.profile, results)
+        watch.lap("open")
 
     took_ms = dict.fromkeys(STAGES, 0.0) | watch.total()
     metrics.query_candidates.inc(candidates)
@@ -119,7 +130,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
 
 def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Found:
-    """Steps 2 and 3. Raises StaleKeys where the profile does not stand."""
+    """Steps 2 to 4. Raises StaleKeys where the profile does not stand."""
     user_hash = profile.user_hash
     embedder = embedder_of(profile.space)
     embedding = embedder.embed_query(query.text, deadline=deadline_at(), user=user_hash)
@@ -131,13 +142,23 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     if settings.MEMORY_LEXICAL:
         lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
 
+    opened_size = _opened_size(query)
+
     def search() -> _Found:
         with tenant_transaction(user_hash) as tx:
             limit = max(query.candidates, query.top_k)
             found = Search(tx, profile.space, vector, limit, query.filters, lexical)
+            candidates, surroundings = None, None
+            if query.surroundings:
+                candidates = found.candidates()
+                ranked = _rank(candidates, query)
+                surroundings = Surroundings(tx, profile.space, ranked[:opened_size], query.surroundings)
             tx.end()
             profile.verify(tx)
-            return _Found(profile, found.candidates(), found.quarantined())
+            if candidates is None:
+                candidates = found.candidates()
+                ranked = _rank(candidates, query)
+            return _Found(profile, ranked, len(candidates), surroundings, found.quarantined())
 
     try:
         found = search()
@@ -152,13 +173,22 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     return found
 
 
-def _opened_pool(found: _Found, query: MemoryQuery, pool_size: int) -> list[Candidate]:
-    """Steps 4 and 5: what goes on to the reranker, opened."""
-    ranked = _rank(found.candidates, query)
+def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
+    """Step 5: what goes on to the reranker, opened."""
     phrases = quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
-    open_candidates(found.profile, ranked[: max(pool_size, PHRASE_CANDIDATES) if phrases else pool_size])
-    return (_phrased_first(ranked, phrases) if phrases else ranked)[:pool_size]
+    open_candidates(found.profile, found.ranked[: _opened_size(query)])
+    return (_phrased_first(found.ranked, phrases) if phrases else found.ranked)[: _pool_size(query)]
+
+
+def _pool_size(query: MemoryQuery) -> int:
+    """How many go on to the reranker."""
+    return max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
+
+
+def _opened_size(query: MemoryQuery) -> int:
+    """How many are opened: results are among them."""
+    return max(_pool_size(query), PHRASE_CANDIDATES) if quoted_phrases(query.text) else _pool_size(query)
 
 
 def _rank(candidates: list[Candidate], query: MemoryQuery) -> list[Candidate]:

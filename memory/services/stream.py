@@ -17,11 +17,14 @@ from memory.language.answerer import NumberedPassage
 from memory.language.llm import LanguageModel, language_model
 from memory.language.prompts import answer_messages, plain_messages
 from memory.limits import TOP_K_DEFAULT
+from memory.retrieval.candidate import Candidate, Neighbour
 from memory.retrieval.search import Filters
 from memory.rls import bound_tenant
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 
 ANSWER_MAX_TOKENS = 1024
+# What stands beside a passage says what it is about: a turn alone says little.
+SURROUNDINGS = 1
 # Outside of a request, which has a deadline.
 SEARCH_WAIT_MAX_SECONDS = 10.0
 # A language model's silence is reported this often, so that a client that has left is noticed.
@@ -90,7 +93,9 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
         # A stream has a thread of its own; to search, it shares what its user's other requests may do at once.
         slot = concurrency.requests.take(user_hash, patience_seconds=remaining_seconds(SEARCH_WAIT_MAX_SECONDS))
         try:
-            found = query_memory(MemoryQuery(text=question.message, top_k=question.top_k, filters=filters))
+            found = query_memory(
+                MemoryQuery(question.message, question.top_k, filters=filters, surroundings=SURROUNDINGS)
+            )
         finally:
             slot.release()
     return _events(question, found, deadline, user_hash)
@@ -99,7 +104,7 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
 def _events(
     question: StreamedQuestion, found: MemoryAnswer | None, deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
-    passages = [NumberedPassage(n, one.text, one.score) for n, one in enumerate(found.results, 1)] if found else []
+    passages = _numbered(found.results) if found else []
     yield Citations(found)
 
     degraded: list[str] = []
@@ -115,6 +120,21 @@ def _events(
                 raise
             degraded.append(f"llm_{error.reason}")
     yield from _built_in(question, passages, degraded, deadline, user_hash)
+
+
+def _numbered(results: list[Candidate]) -> list[NumberedPassage]:
+    """The results with what stands beside them, each text once: where it is a result, else beside the first one."""
+    told = {result.chunk_id for result in results}
+
+    def untold(neighbours: list[Neighbour] | None) -> str:
+        new = [neighbour for neighbour in neighbours or () if neighbour.chunk_id not in told]
+        told.update(neighbour.chunk_id for neighbour in new)
+        return "\n".join(neighbour.text for neighbour in new)
+
+    return [
+        NumberedPassage(n, one.text, one.score, before=untold(one.before), after=untold(one.after))
+        for n, one in enumerate(results, 1)
+    ]
 
 
 def _from_model(
