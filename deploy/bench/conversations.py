@@ -38,7 +38,9 @@ def main() -> None:
         found = {"machine": machine(connections)}
         for way in options.way or WAYS:
             said = io.StringIO()
-            call_command("evaluate", "--collection", str(options.folder), *limit, *WAYS[way], stdout=said)
+            call_command(
+                "evaluate", "--collection", str(options.folder), "--unanswerable", *limit, *WAYS[way], stdout=said
+            )
             found[way] = json.loads(said.getvalue())
     print(json.dumps(found))
 

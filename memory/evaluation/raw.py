@@ -45,6 +45,17 @@ class RawCollection:
     asked: Mapping[str, Asked] = field(default_factory=dict)
 
 
+def questions_of(path: Path) -> list[str]:
+    """A question a line; blank lines are none. Raises CollectionError."""
+    try:
+        found = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CollectionError(f"{path}: {error}") from error
+    if not found:
+        raise CollectionError(f"{path} holds no question")
+    return found
+
+
 def moment(text: str) -> datetime:
     """An RFC 3339 moment; one without an offset is UTC. Raises ValueError."""
     found = datetime.fromisoformat(text)

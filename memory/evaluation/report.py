@@ -8,7 +8,7 @@ from django.conf import settings
 
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import Interval, hit_at, mean_interval, ndcg_at, paired_interval, percentile, recall_at
-from memory.evaluation.run import DENSE, FUSED, LEG_CANDIDATES, STAGES, Ranked
+from memory.evaluation.run import ANSWERABLE, DENSE, FUSED, LEG_CANDIDATES, STAGES, Ranked
 from memory.lexical.terms import expected_collisions
 from memory.limits import CANDIDATES_DEFAULT
 
@@ -55,6 +55,9 @@ def report(collection: Collection, runs: list[Ranked]) -> dict:
             for step, times in first.took_ms.items()
         },
         "rerank_skipped": dict(first.rerank_skipped),
+        "relevance": {
+            origin: {"questions": len(found), "relevant": sum(found)} for origin, found in first.relevant.items()
+        },
         "terms": first.terms,
         "expected_term_id_collisions": expected_collisions(first.terms),
         "notes": list(NOTES),
@@ -176,6 +179,12 @@ def table(found: dict) -> str:
         lines.append(f"rotation moved a cosine distance by at most {moved:.1e}: half precision rounds")
     for reason, count in found["rerank_skipped"].items():
         lines.append(f"not reranked: {count} of {found['queries']} queries ({reason})")
+    for origin, asked in found["relevance"].items():
+        wrong, name = asked["relevant"], "false answers"
+        if origin == ANSWERABLE:
+            wrong, name = asked["questions"] - asked["relevant"], "false refusals"
+        share = 100 * wrong / asked["questions"]
+        lines.append(f"{name}, questions {origin}: {wrong} of {asked['questions']} ({share:.1f} %)")
     if found["terms"]:
         collisions = found["expected_term_id_collisions"]
         lines.append(f"{found['terms']} different terms: {collisions:.4f} pairs are expected to share an id")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,6 +44,7 @@ REWRITTEN_ONE_IN = 4  # of a shuffled run's documents: first stored with another
 
 DENSE, LEXICAL, FUSED, DECAYED = "dense", "lexical", "fused", "fused + decay"
 RERANKED_TOTAL = "reranked total"
+ANSWERABLE, UNANSWERABLE, OF_ANOTHER_USER = "answerable", "unanswerable", "of another user"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Ranked:
     by step, in order.
 
     `distances` holds each query's nearest passages, by document and chunk index. `terms` are the different terms of
-    the user who has most, `rerank_skipped` counts the queries that were not reranked, by reason.
+    the user who has most, `rerank_skipped` counts the queries that were not reranked, by reason. `relevant` says of
+    each question asked, by where it is from, whether the service found it answerable.
     """
 
     rotated: bool
@@ -77,6 +79,7 @@ class Ranked:
     took_ms: dict[str, list[float]] = field(default_factory=dict)
     terms: int = 0
     rerank_skipped: Counter[str] = field(default_factory=Counter)
+    relevant: dict[str, list[bool]] = field(default_factory=dict)
 
     def rank(self, stage: str, query_id: str, passages: list[Candidate]) -> None:
         self.rankings.setdefault(stage, {})[query_id] = distinct(passage.doc_id for passage in passages)
@@ -99,10 +102,12 @@ class Ranked:
 
 
 def run(
-    collection: Collection, user: ThrowAwayUser, ranked: Ranked, *, ages_days: float = 0.0, shuffled: bool = False,
-    progress: Callable[[str, int, int], object],
+    collection: Collection, user: ThrowAwayUser, ranked: Ranked, *, others: Mapping[str, Sequence[str]] | None = None,
+    ages_days: float = 0.0, shuffled: bool = False, progress: Callable[[str, int, int], object],
 ) -> None:  # fmt: skip
     """Index `collection` as `user` and rank every query in every stage, into `ranked`.
+
+    `others`: questions, by where they are from, that the user is asked too and that nothing of the collection answers.
 
     All documents that have no time of their own are equally old, so that decay changes nothing, unless `ages_days`
     spreads their ages evenly between 0 and so many days, in an order that has to do with nothing. `shuffled` indexes
@@ -116,6 +121,11 @@ def run(
     for asked, (query_id, text) in enumerate(collection.queries.items(), 1):
         _ask(user, ranked, query_id, text)
         progress(label, asked, len(collection.queries))
+    for origin, questions in (others or {}).items():
+        for asked, text in enumerate(questions, 1):
+            answer = user.call(query_memory, MemoryQuery(text, rerank=False))
+            ranked.relevant.setdefault(origin, []).append(answer.relevant)
+            progress(f"asking {collection.name}, {origin}", asked, len(questions))
     if settings.MEMORY_LEXICAL:
         language = settings.MEMORY_LEXICAL_LANGUAGE
         different = {term for text in collection.documents.values() for term in terms(text, language)}
@@ -173,7 +183,9 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
         if stage.name == FUSED:
             fused = answer.results
 
-    ranked.time("query", user.call(query_memory, MemoryQuery(text, rerank=False)).took_ms)
+    plain: MemoryAnswer = user.call(query_memory, MemoryQuery(text, rerank=False))
+    ranked.time("query", plain.took_ms)
+    ranked.relevant.setdefault(ANSWERABLE, []).append(plain.relevant)
 
     reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0))
     # What the reranker did not see stays behind it, in the order it had; where it was skipped, so does everything.

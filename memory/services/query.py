@@ -20,6 +20,7 @@ from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
 from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import holds_phrases, quoted_phrases
+from memory.retrieval.relevance import Evidence
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.search import Filters, Search, is_misfit
 from memory.retrieval.surroundings import Surroundings
@@ -55,9 +56,13 @@ class MemoryQuery:
 
 @dataclass(frozen=True)
 class MemoryAnswer:
-    """Ranked passages, opened, with what the pipeline did on the way. Times in milliseconds."""
+    """Ranked passages, opened, with what the pipeline did on the way. Times in milliseconds.
+
+    `relevant`: whether anything that is remembered answers the question, whatever the results are.
+    """
 
     results: list[Candidate]
+    relevant: bool
     candidates: int
     reranked: bool
     rerank: dict
@@ -70,11 +75,12 @@ class MemoryAnswer:
 class _Found:
     """What the search brought, in answer order, the profile that opens it, and what stands beside those that go on.
 
-    `count` is before any were dropped; `quarantined`: some of the user's rows are.
+    `evidence` and `count` are from before any were dropped; `quarantined`: some of the user's rows are.
     """
 
     profile: TenantProfile
     ranked: list[Candidate]
+    evidence: Evidence
     count: int
     surroundings: Surroundings | None
     quarantined: bool
@@ -83,7 +89,7 @@ class _Found:
 def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
-    1. In the user's turn, as are the steps up to 5: his profile, cached: his keys and his space. Who has none has no
+    1. In the user's turn, as are the steps up to 6: his profile, cached: his keys and his space. Who has none has no
        memory.
     2. Embed the question with that space's model; no database connection is held.
     3. Search: both legs' candidates with their sealed blobs, in one short transaction that verifies the profile.
@@ -91,20 +97,23 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
        which then brings what stands beside those that go on.
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
        them that hold it word for word go before all others.
-    6. Rerank them, or say why not.
-    7. Open what stands beside the results.
-    8. Answer.
+    6. Judge whether anything found answers the question, before recency had a say.
+    7. Rerank what goes on, or say why not.
+    8. Open what stands beside the results.
+    9. Answer.
 
     Raises Overloaded, KeyUnavailable, DecryptionFailed, SpaceMismatch, and database errors.
     """
     watch = Stopwatch()
     with query_turns().taking(bound_tenant()):
         found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
-        pool, quarantined, candidates = [], False, 0
+        pool, relevant, quarantined, candidates = [], False, False, 0
         if found is not None:
             quarantined, candidates = found.quarantined, found.count
             pool = _opened_pool(found, query)
-    watch.lap("open")
+            watch.lap("open")
+            relevant = found.evidence.is_enough(found.profile, query.text)
+            watch.lap("ann")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
     # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.
@@ -120,6 +129,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
         metrics.query_latency_ms.labels(stage, VARIANT).observe(elapsed_ms)
     return MemoryAnswer(
         results=results,
+        relevant=relevant,
         candidates=candidates,
         reranked=reranked.is_reranked,
         rerank={"backend": reranked.backend, "skipped": reranked.skipped},
@@ -158,7 +168,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
             if candidates is None:
                 candidates = found.candidates()
                 ranked = _rank(candidates, query)
-            return _Found(profile, ranked, len(candidates), surroundings, found.quarantined())
+            return _Found(profile, ranked, Evidence.of(candidates), len(candidates), surroundings, found.quarantined())
 
     try:
         found = search()
@@ -177,7 +187,10 @@ def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
     """Step 5: what goes on to the reranker, opened."""
     phrases = quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
-    open_candidates(found.profile, found.ranked[: _opened_size(query)])
+    opened = {candidate.chunk_id: candidate for candidate in found.ranked[: _opened_size(query)]}
+    if found.evidence.is_doubtful:
+        opened |= {passage.chunk_id: passage for passage in found.evidence.passages}
+    open_candidates(found.profile, opened.values())
     return (_phrased_first(found.ranked, phrases) if phrases else found.ranked)[: _pool_size(query)]
 
 

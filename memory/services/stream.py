@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from django.conf import settings
@@ -76,7 +76,7 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
     """Citations, then deltas with silences among them, then Done; whatever fails on the way is raised there.
 
     1. Find passages in the bound tenant's memory, where asked to: now, so that what fails is an error and no stream.
-    2. Give the citations.
+    2. Give the citations. Where nothing remembered answers the message there are none, and NOTHING_FOUND is the answer.
     3. Give the language model's answer to message and passages, where there is one.
     4. Else, or where it failed before its first delta, the built-in answer from the passages.
     5. Done.
@@ -104,8 +104,14 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
 def _events(
     question: StreamedQuestion, found: MemoryAnswer | None, deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
+    if found is not None and not found.relevant:
+        found = replace(found, results=[])
     passages = _numbered(found.results) if found else []
     yield Citations(found)
+    if found is not None and not found.results:
+        # No model is asked either: it would make something up, or say the same in other words.
+        yield from _said(NOTHING_FOUND, [], deadline)
+        return
 
     degraded: list[str] = []
     if model := language_model():
@@ -160,6 +166,11 @@ def _built_in(
         text = answerer.extract_answer(question.message, passages, language, user=user_hash) or NOTHING_FOUND
     else:
         text = NO_MODEL
+    yield from _said(text, degraded, deadline)
+
+
+def _said(text: str, degraded: list[str], deadline: float) -> Iterator[StreamEvent]:
+    """A text of the service's own, word by word, and the end."""
     deltas = answerer.words(text)
     for delta in deltas:
         _check(deadline)

@@ -132,6 +132,24 @@ def test_each_conversation_is_a_users_own_and_recall_is_by_turn_and_category(cha
     assert len(found["took_ms"]["index total"]) == 2
 
 
+def test_refusals_of_answerable_questions_and_answers_to_others_are_counted(chats, tmp_path, rows, capsys):
+    asked = tmp_path / "asked.txt"
+    asked.write_text("How tall is Mount Everest?\n\nWhat is the melting point of tungsten?\n")
+    found, shown = evaluate(capsys, chats, "--unanswerable", str(asked))
+    assert rows() == 0
+    assert found["relevance"]["answerable"] == {"questions": 2, "relevant": 2}
+    assert found["relevance"]["unanswerable"] == {"questions": 4, "relevant": 0}, "each of two users is asked both"
+    assert found["relevance"]["of another user"]["questions"] == 2
+    assert "false refusals, questions answerable: 0 of 2 (0.0 %)" in shown
+    assert "false answers, questions unanswerable: 0 of 4 (0.0 %)" in shown
+
+
+def test_a_hundred_unanswerable_questions_come_with_the_product(chats, rows, capsys):
+    found, _ = evaluate(capsys, chats, "--one-user", "--unanswerable", "--json")
+    assert found["relevance"].keys() == {"answerable", "unanswerable"}
+    assert found["relevance"]["unanswerable"]["questions"] == 100
+
+
 def test_all_conversations_in_one_memory_keep_their_threads_apart(chats, rows, capsys, monkeypatch):
     stored = {}
 
@@ -241,6 +259,7 @@ def test_one_evaluation_at_a_time(collection):
     ["--limit-queries", "0"],
     ["--ages", "-1"],
     ["--ages", "nan"],
+    ["--unanswerable", "/nowhere"],
 ])  # fmt: skip
 def test_wrong_arguments_are_a_usage_error(collection, arguments):
     with pytest.raises(CommandError) as refused:

@@ -62,7 +62,7 @@ FOUND = MemoryAnswer(
             after=[Neighbour(CHUNK_ID, "notes/2", 0, "notes", "t", 0, 4, NOW, 1, 1, b"", "grey")],
         )
     ],
-    candidates=1, reranked=False, rerank={"backend": "none", "skipped": "disabled"}, variant="r1",
+    relevant=True, candidates=1, reranked=False, rerank={"backend": "none", "skipped": "disabled"}, variant="r1",
     degraded=["quarantined"], took_ms=dict.fromkeys(("embed", "ann", "open", "rerank", "total"), 1.5),
 )  # fmt: skip
 STORED = StoredDocument("notes/1", "notes", "t", "calm", {"page": 3}, [CHUNK_ID], NOW, NOW)

@@ -72,6 +72,10 @@ QUERY_ANSWER = About(MemoryAnswer).body(
     "MemoryQueryAnswer",
     "The best passages for a question. `results` is empty, which is no error, when there is nothing.",
     Member("results", ListOf(RESULT, "Best first.", maxItems=conf.TOP_K_MAX)),
+    Member(
+        "relevant",
+        boolean("Whether anything that is remembered answers the question; nothing is dropped where it does not."),
+    ),
     Member("candidates", integer("How many passages the search found.")),
     Member("reranked", boolean("Whether the order is the reranker's.")),
     Member("rerank", RERANK),

@@ -133,4 +133,6 @@ def done(done: Done, *, ttfv_ms: float | None, total_ms: float) -> dict[str, Any
 
 
 def _nothing_found() -> MemoryAnswer:
-    return MemoryAnswer([], candidates=0, reranked=False, rerank={}, variant="", degraded=[], took_ms={})
+    return MemoryAnswer(
+        [], relevant=False, candidates=0, reranked=False, rerank={}, variant="", degraded=[], took_ms={}
+    )
