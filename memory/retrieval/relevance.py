@@ -5,8 +5,9 @@ that mean the same for every question and user are weighed (`deploy/decisions/00
 
     evidence = cosine + COVERAGE_WEIGHT * coverage        relevant from EVIDENCE_MIN on
 
-`cosine` is the best of all candidates; `coverage` the share of the question's inverse document frequency, 0-1, that the
-best passages hold together: words that no chunk holds weigh most. It is only counted where it can tip the scales.
+and from FULL_COVERAGE on in any case: an order's number says little to a model and everything to its owner. `cosine` is
+the best of all candidates; `coverage` the share of the question's inverse document frequency, 0-1, that the best
+passages hold together: words that no chunk holds weigh most. It is only counted where it can tip the scales.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ COVERAGE_WEIGHT = 0.2
 EVIDENCE_MIN = 0.30
 # Where the question has no words to look for: none but stop words, or the lexical leg is off.
 COSINE_ALONE_MIN = 0.25
+FULL_COVERAGE = 0.9
 BEST_PASSAGES = 3
 
 
@@ -50,16 +52,18 @@ class Evidence:
     @property
     def is_doubtful(self) -> bool:
         """Whether it depends on the words."""
-        return EVIDENCE_MIN - COVERAGE_WEIGHT <= self.cosine < EVIDENCE_MIN
+        return self.cosine < EVIDENCE_MIN
 
     def is_enough(self, profile: TenantProfile, question: str) -> bool:
         """The judgement. Asks the database only `is_doubtful`, in a transaction of its own; raises its errors."""
         if not self.is_doubtful:
-            return self.cosine >= EVIDENCE_MIN
+            return True
+        if not self.passages:
+            return False
         held = _coverage(profile, question, [passage.text for passage in self.passages])
         if held is None:
             return self.cosine >= COSINE_ALONE_MIN
-        return self.cosine + COVERAGE_WEIGHT * held >= EVIDENCE_MIN
+        return held >= FULL_COVERAGE or self.cosine + COVERAGE_WEIGHT * held >= EVIDENCE_MIN
 
 
 def _coverage(profile: TenantProfile, question: str, texts: Sequence[str]) -> float | None:
