@@ -8,7 +8,7 @@ from django.conf import settings
 
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import Interval, hit_at, mean_interval, ndcg_at, paired_interval, percentile, recall_at
-from memory.evaluation.run import ANSWERABLE, DENSE, FUSED, LEG_CANDIDATES, STAGES, Ranked
+from memory.evaluation.run import ANSWERABLE, DENSE, LEG_CANDIDATES, STAGES, TO_RERANK, Ranked
 from memory.lexical.terms import expected_collisions
 from memory.limits import CANDIDATES_DEFAULT
 
@@ -85,7 +85,7 @@ def _baseline(stage: str) -> str:
     """What a stage is held against: what it was given; of a leg, and of both fused, the vectors alone."""
     names = [each.name for each in STAGES]
     if "rerank" in stage:
-        return FUSED
+        return TO_RERANK
     return names[names.index(stage) - 1] if stage in names[1:] else DENSE
 
 

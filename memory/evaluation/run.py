@@ -60,6 +60,8 @@ STAGES = (
     Stage(FUSED, {"decay_weight": 0.0}),
     Stage(DECAYED, {}),
 )
+# What the reranked stage is given.
+TO_RERANK = next(stage.name for stage in reversed(STAGES) if "decay_weight" in stage.fields)
 
 
 @dataclass
@@ -175,13 +177,13 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
         hits = sorted((c for c in legs if c.bm25), key=lambda c: (-c.bm25, c.doc_id, c.chunk_index))
         ranked.rank(LEXICAL, query_id, hits[:LEG_CANDIDATES])  # more came along with the other leg
 
-    fused: list[Candidate] = []
+    given: list[Candidate] = []
     for stage in STAGES:
         asked = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, **stage.fields)
         answer: MemoryAnswer = user.call(query_memory, asked)
         ranked.rank(stage.name, query_id, answer.results)
-        if stage.name == FUSED:
-            fused = answer.results
+        if stage.name == TO_RERANK:
+            given = answer.results
 
     plain: MemoryAnswer = user.call(query_memory, MemoryQuery(text, rerank=False))
     ranked.time("query", plain.took_ms)
@@ -189,7 +191,7 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
 
     reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0))
     # What the reranker did not see stays behind it, in the order it had; where it was skipped, so does everything.
-    ranked.rank(f"fused + rerank ({reranked.rerank['backend']})", query_id, reranked.results + fused)
+    ranked.rank(f"{TO_RERANK} + rerank ({reranked.rerank['backend']})", query_id, reranked.results + given)
     if reranked.reranked:
         ranked.time("reranked", {step: ms for step, ms in reranked.took_ms.items() if step in ("rerank", "total")})
     else:

@@ -18,29 +18,44 @@ from memory.sealing.profile import TenantProfile
 _ROW = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, sequence, generation,
             text_cipher"""
 
-# One index range a side and place: the limit ends each after so many rows, however long the thread is.
+# One index range a side and place, in the index's own order: the limit ends each after so many rows, however long the
+# thread or the document is.
 _SIDE = f"""
     (SELECT {{is_after}} AS is_after, {_ROW}
      FROM memory_chunks c
-     WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND {{together}}
-       AND (c.created_at, c.sequence, c.doc_id, c.chunk_index)
-           {{beyond}} (p.created_at, p.sequence, p.doc_id COLLATE "C", p.chunk_index)
+     WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND c.{{whole}} = p.{{whole}}
+       AND ({{of_c}}) {{beyond}} ({{of_p}})
        AND c.quarantined_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
-     ORDER BY c.created_at {{order}}, c.sequence {{order}}, c.doc_id {{order}}, c.chunk_index {{order}}
+     ORDER BY {{ordered}}
      LIMIT %(count)s)"""
 
-_BESIDE = f"""
+_BESIDE = """
 SELECT n.user_hash, p.id, n.is_after, n.id, n.doc_id, n.chunk_index, n.source, n.thread_id, n.char_start, n.char_end,
        n.created_at, n.sequence, n.generation, n.text_cipher
 FROM unnest(%(ids)s::uuid[], %(thread_ids)s::text[], %(times)s::timestamptz[], %(sequences)s::integer[],
             %(doc_ids)s::text[], %(indexes)s::integer[]) AS p (id, thread_id, created_at, sequence, doc_id, chunk_index)
-CROSS JOIN LATERAL ({_SIDE.format(is_after="false", beyond="<", order="DESC", together="{together}")}
-    UNION ALL{_SIDE.format(is_after="true", beyond=">", order="ASC", together="{together}")}
+CROSS JOIN LATERAL ({before}
+    UNION ALL{after}
 ) n
 ORDER BY n.created_at, n.sequence, n.doc_id, n.chunk_index"""
 
-_IN_THREAD = _BESIDE.format(together="c.thread_id = p.thread_id")
-_IN_DOCUMENT = _BESIDE.format(together="c.doc_id = p.doc_id")
+
+def _beside(whole: str, place: tuple[str, ...]) -> str:
+    """SQL: what stands beside chunks among those of the same `whole`, which `place` brings into order."""
+
+    def side(beyond: str, order: str) -> str:
+        return _SIDE.format(
+            is_after=beyond == ">", whole=whole, beyond=beyond,
+            of_c=", ".join(f"c.{column}" for column in place),
+            of_p=", ".join(f'p.{column} COLLATE "C"' if column == "doc_id" else f"p.{column}" for column in place),
+            ordered=", ".join(f"c.{column} {order}" for column in place),
+        )  # fmt: skip
+
+    return _BESIDE.format(before=side("<", "DESC"), after=side(">", "ASC"))
+
+
+_IN_THREAD = _beside("thread_id", ("created_at", "sequence", "doc_id", "chunk_index"))
+_IN_DOCUMENT = _beside("doc_id", ("chunk_index",))
 
 
 class Surroundings:
