@@ -28,9 +28,11 @@ def main() -> None:
         "folder", type=Path, help="turns.jsonl and questions.jsonl, or BEIR (deploy/guide/evaluation.md)"
     )
     parser.add_argument("--limit-queries", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument("--named", action="store_true", help="each text begins with its speaker's name")
     parser.add_argument("--way", choices=tuple(WAYS), action="append", help="default: both")
     options = parser.parse_args()
     limit = () if options.limit_queries is None else ("--limit-queries", str(options.limit_queries))
+    named = ("--named",) if options.named else ()
     with service() as connections:
         from django.core.management import call_command
 
@@ -39,7 +41,14 @@ def main() -> None:
         for way in options.way or WAYS:
             said = io.StringIO()
             call_command(
-                "evaluate", "--collection", str(options.folder), "--unanswerable", *limit, *WAYS[way], stdout=said
+                "evaluate",
+                "--collection",
+                str(options.folder),
+                "--unanswerable",
+                *limit,
+                *named,
+                *WAYS[way],
+                stdout=said,
             )
             found[way] = json.loads(said.getvalue())
     print(json.dumps(found))

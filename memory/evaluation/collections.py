@@ -44,6 +44,14 @@ class Collection:
         queries = dict(list(self.queries.items())[:count])
         return self._part(self.name, self.documents, queries)
 
+    def named(self) -> Collection:
+        """The same with each text begun by its speaker's name, as it is stored where there is no field for it."""
+        documents = {
+            doc_id: f"{speaker}: {text}" if (speaker := self.turn(doc_id).speaker) else text
+            for doc_id, text in self.documents.items()
+        }
+        return Collection(self.name, documents, self.queries, self.relevant, self.turns, self.asked)
+
     def by_user(self) -> list[Collection]:
         """A collection for each user who is asked, with that user's documents alone; itself where it names none."""
         users = dict.fromkeys(self.user_of(query_id) for query_id in self.queries)

@@ -154,15 +154,19 @@ def test_all_conversations_in_one_memory_keep_their_threads_apart(chats, rows, c
     stored = {}
 
     def noted(user_id, drafts):
-        stored.update({draft.doc_id: (draft.thread_id, draft.sequence, draft.created_at.day) for draft in drafts})
+        stored.update(
+            {draft.doc_id: (draft.text, draft.thread_id, draft.sequence, draft.created_at.day) for draft in drafts}
+        )
         return index_documents(user_id, drafts)
 
     monkeypatch.setattr("memory.evaluation.run.index_documents", noted)
     found, _ = evaluate(capsys, chats, "--one-user", "--json")
     assert rows() == 0
-    assert (found["users"], found["chunks"]) == (1, 8)
-    assert stored["1/D1:2"] == ("1/1", 1, 1)
-    assert stored["2/D2:1"] == ("2/2", 0, 2)
+    assert (found["users"], found["chunks"], found["named"]) == (1, 8, False)
+    assert stored["1/D1:2"] == ("Minka sleeps.", "1/1", 1, 1)
+    assert stored["2/D2:1"] == ("Shall we go?", "2/2", 0, 2)
+    assert evaluate(capsys, chats, "--one-user", "--named", "--json")[0]["named"]
+    assert stored["1/D1:2"][0] == "S2: Minka sleeps."
 
 
 def test_the_terms_that_are_expected_to_share_an_id_are_printed(collection, capsys, settings):

@@ -108,6 +108,7 @@ def test_conversations(tmp_path):
     assert whole.turns["1/D2:1"].sequence == 0, "a session is a thread of its own"
     assert whole.relevant == {"1/1": {"1/D1:1", "1/D1:2"}, "2/1": {"2/D1:1"}, "1/2": {"1/D2:1"}}
     assert whole.by_category() == {"1": ["2/1", "1/2"], "2": ["1/1"]}
+    assert whole.named().documents["1/D1:2"] == "Ben: Yes, last week!"
     first, second = whole.by_user()
     assert (first.documents.keys(), second.documents.keys()) == ({"1/D1:1", "1/D1:2", "1/D2:1"}, {"2/D1:1"})
     assert (list(first.queries), list(second.queries)) == (["1/1", "1/2"], ["2/1"])

@@ -54,6 +54,10 @@ class Command(ServiceCommand):
                 "action": "store_true",
                 "help": "all of a collection's users as one; default: each in a memory of its own, one after the other",
             },
+            "--named": {
+                "action": "store_true",
+                "help": "begin each turn's text with its speaker's name, as where no field is for it",
+            },
             "--unanswerable": {
                 "type": Path,
                 "nargs": "?",
@@ -69,6 +73,8 @@ class Command(ServiceCommand):
 
     def handle(self, *, collection, limit_queries, rotation, ages, shuffled, one_user, unanswerable, **options):
         loaded = self._collection(collection, limit_queries, rotation, ages)
+        if options["named"]:
+            loaded = loaded.named()
         parts = [loaded] if one_user else loaded.by_user()
         others = self._others(unanswerable, parts)
         progress = Progress(None) if options["json"] else self.progress
@@ -97,6 +103,7 @@ class Command(ServiceCommand):
             self.stderr.write("the throw-away users are erased")
             raise
         found |= {"ages_days": ages, "shuffled": shuffled, "erased_rows": [user.erased_rows for user in erased]}
+        found["named"] = options["named"]
         found["users"] = len(erased) // len(runs)
         progress.end()
         if not options["json"]:
