@@ -24,7 +24,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage test-key-server lock audit former-export former-import clients bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -116,6 +116,9 @@ former-import: $(READY)  ## take in what former-export gave, from stdin
 
 clients: $(CLIENTS_READY)  ## generate a Python client from the OpenAPI document into var/clients; no warning passes
 	@$(CLIENTS_PYTHON) deploy/clients/generate.py
+
+bench-conversations: $(READY)  ## measure retrieval on the conversations in DATA, by stage, kind of question and memory
+	@$(PYTHON) deploy/bench/conversations.py "$(DATA)" $(ARGS)
 
 bench-crypto: $(READY)  ## time the sealing primitives
 	@$(PYTHON) deploy/bench/crypto.py $(ARGS)

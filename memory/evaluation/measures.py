@@ -35,7 +35,7 @@ def ndcg_at(k: int, ranking: Sequence[str], relevant: Collection[str]) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and the bounds of its 95 % interval."""
+    """A mean, often of differences, and the bounds of its 95 % interval."""
 
     mean: float
     low: float
@@ -65,6 +65,11 @@ def paired_interval(
     ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Interval(float(differences.mean()), float(low), float(high))
+
+
+def mean_interval(values: Sequence[float], *, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = 1) -> Interval:
+    """The mean of `values` with an interval made as that of `paired_interval`, which see."""
+    return paired_interval(values, [0.0] * len(values), resamples=resamples, seed=seed)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

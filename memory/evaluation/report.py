@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from django.conf import settings
 
 from memory.evaluation.collections import Collection
-from memory.evaluation.measures import hit_at, ndcg_at, paired_interval, percentile, recall_at
-from memory.evaluation.run import DENSE, FUSED, LEG_CANDIDATES, Ranked
+from memory.evaluation.measures import Interval, hit_at, mean_interval, ndcg_at, paired_interval, percentile, recall_at
+from memory.evaluation.run import ANSWERABLE, DENSE, LEG_CANDIDATES, STAGES, TO_RERANK, Ranked
 from memory.lexical.terms import expected_collisions
 from memory.limits import CANDIDATES_DEFAULT
 
@@ -19,7 +19,8 @@ MEASURES = {
     "hit@3": lambda ranking, relevant: hit_at(3, ranking, relevant),
     "ndcg@10": lambda ranking, relevant: ndcg_at(10, ranking, relevant),
 }
-COMPARED = ("hit@3", "ndcg@10")
+RECALLS = ("recall@3", "recall@10", "recall@24")
+COMPARED = (*RECALLS, "hit@3", "ndcg@10")
 NOTES = (
     f"dense and lexical come from one search with {LEG_CANDIDATES} candidates a leg, by each candidate's own distance "
     f"and BM25 score; the other stages are the service's answers with {CANDIDATES_DEFAULT} candidates a leg",
@@ -48,11 +49,15 @@ def report(collection: Collection, runs: list[Ranked]) -> dict:
             "half_life_days": settings.MEMORY_HALF_LIFE_DAYS,
         },
         "stages": [row for run in runs for row in _stages(collection, run)],
+        "categories": _categories(collection, first),
         "took_ms": {
             step: {"p50": round(percentile(times, 50), 3), "p95": round(percentile(times, 95), 3)}
             for step, times in first.took_ms.items()
         },
         "rerank_skipped": dict(first.rerank_skipped),
+        "relevance": {
+            origin: {"questions": len(found), "relevant": sum(found)} for origin, found in first.relevant.items()
+        },
         "terms": first.terms,
         "expected_term_id_collisions": expected_collisions(first.terms),
         "notes": list(NOTES),
@@ -63,18 +68,48 @@ def report(collection: Collection, runs: list[Ranked]) -> dict:
 
 
 def _stages(collection: Collection, run: Ranked) -> Iterator[dict]:
-    values = {stage: _values(collection, rankings) for stage, rankings in run.rankings.items()}
-    for stage in run.rankings:
+    values = {stage: _values(collection, run.rankings[stage]) for stage in run.stages()}
+    for stage in run.stages():
         row = {"stage": stage, "rotated": run.rotated}
         row |= {name: round(sum(each) / len(each), 5) for name, each in values[stage].items()}
-        # A reranked stage is held against what it was given, every other against the vectors alone.
-        baseline = FUSED if "rerank" in stage else DENSE
-        if stage != baseline:
-            row["against"] = baseline
+        row |= {f"{name} interval": _rounded(mean_interval(values[stage][name]))[1:] for name in RECALLS}
+        if stage != DENSE:
+            baseline = row["against"] = _baseline(stage)
             for name in COMPARED:
-                interval = paired_interval(values[stage][name], values[baseline][name])
-                row[f"{name} difference"] = [round(x, 5) for x in (interval.mean, interval.low, interval.high)]
+                found = paired_interval(values[stage][name], values[baseline][name])
+                row[f"{name} difference"] = _rounded(found)
         yield row | {"rankings_sha256": run.digest(stage)}
+
+
+def _baseline(stage: str) -> str:
+    """What a stage is held against: what it was given; of a leg, and of both fused, the vectors alone."""
+    names = [each.name for each in STAGES]
+    if "rerank" in stage:
+        return TO_RERANK
+    return names[names.index(stage) - 1] if stage in names[1:] else DENSE
+
+
+def _rounded(found: Interval) -> list[float]:
+    return [round(x, 5) for x in (found.mean, found.low, found.high)]
+
+
+def _categories(collection: Collection, run: Ranked) -> dict[str, dict]:
+    """By kind of question, how many there are and each stage's mean recalls."""
+    values = {stage: _values(collection, run.rankings[stage]) for stage in run.stages()}
+    positions = {query_id: position for position, query_id in enumerate(collection.queries)}
+    return {
+        category: {
+            "queries": len(query_ids),
+            "stages": {
+                stage: {
+                    name: round(sum(each[name][positions[q]] for q in query_ids) / len(query_ids), 5)
+                    for name in RECALLS
+                }
+                for stage, each in values.items()
+            },
+        }
+        for category, query_ids in collection.by_category().items()
+    }
 
 
 def _values(collection: Collection, rankings: dict[str, list[str]]) -> dict[str, list[float]]:
@@ -105,6 +140,7 @@ def _rotation(rotated: Ranked, unrotated: Ranked) -> dict:
             for k in (3, 10, 24)
         }
         for stage, rankings in rotated.rankings.items()
+        if stage in rotated.stages()
     }
     return {"stages": stages, "largest_distance_difference": max(differences, default=0.0)}
 
@@ -122,6 +158,17 @@ def table(found: dict) -> str:
             mean, low, high = (100 * x for x in row["ndcg@10 difference"])
             line += f"   {mean:+.1f} [{low:+.1f}, {high:+.1f}] against {row['against']}"
         lines.append(line)
+        shown = ", ".join("{:.1f}-{:.1f}".format(*(100 * x for x in row[f"{measure} interval"])) for measure in RECALLS)
+        lines.append(f"{'  95 % interval of recalls':32}  {shown}")
+    for row in found["stages"]:
+        if "against" in row:
+            lines.append(_step(row))
+    for category, kind in found["categories"].items():
+        lines.append(f"category {category}, {kind['queries']} queries:")
+        lines += [
+            f"{'  ' + stage:32}" + "".join(f"{100 * means[name]:11.1f}" for name in RECALLS)
+            for stage, means in kind["stages"].items()
+        ]
     lines += [f"{'step':32}{'p50 ms':>11}{'p95 ms':>11}"]
     lines += [f"{step:32}{times['p50']:11.1f}{times['p95']:11.1f}" for step, times in found["took_ms"].items()]
     for stage, same in found.get("rotation", {"stages": {}})["stages"].items():
@@ -132,7 +179,22 @@ def table(found: dict) -> str:
         lines.append(f"rotation moved a cosine distance by at most {moved:.1e}: half precision rounds")
     for reason, count in found["rerank_skipped"].items():
         lines.append(f"not reranked: {count} of {found['queries']} queries ({reason})")
+    for origin, asked in found["relevance"].items():
+        wrong, name = asked["relevant"], "false answers"
+        if origin == ANSWERABLE:
+            wrong, name = asked["questions"] - asked["relevant"], "false refusals"
+        share = 100 * wrong / asked["questions"]
+        lines.append(f"{name}, questions {origin}: {wrong} of {asked['questions']} ({share:.1f} %)")
     if found["terms"]:
         collisions = found["expected_term_id_collisions"]
         lines.append(f"{found['terms']} different terms: {collisions:.4f} pairs are expected to share an id")
     return "\n".join(lines + [f"note: {note}" for note in found["notes"]])
+
+
+def _step(row: dict) -> str:
+    """What a stage gained over the one it is held against, with intervals."""
+    gains = []
+    for name in RECALLS:
+        mean, low, high = (100 * x for x in row[f"{name} difference"])
+        gains.append(f"{name} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return f"{row['stage']} against {row['against']}: " + ", ".join(gains)

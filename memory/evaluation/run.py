@@ -2,7 +2,7 @@
 
 `dense` and `lexical` are read from one search of LEG_CANDIDATES candidates a leg, from the candidates' own
 distance and BM25 score; the product has no switch that turns a leg off. All other stages are answers of
-`query_memory` with the product's defaults. Documents are ranked by their best passage.
+`query_memory` with the product's defaults, but for what STAGES says. Documents are ranked by their best passage.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 
@@ -43,14 +44,34 @@ REWRITTEN_ONE_IN = 4  # of a shuffled run's documents: first stored with another
 
 DENSE, LEXICAL, FUSED, DECAYED = "dense", "lexical", "fused", "fused + decay"
 RERANKED_TOTAL = "reranked total"
+ANSWERABLE, UNANSWERABLE, OF_ANOTHER_USER = "answerable", "unanswerable", "of another user"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Answers of the service without reranking, with `fields` of MemoryQuery in place of the product's defaults."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+# In the pipeline's order: each has one thing more than the one before it, which it is held against.
+STAGES = (
+    Stage(FUSED, {"decay_weight": 0.0}),
+    Stage(DECAYED, {}),
+)
+# What the reranked stage is given.
+TO_RERANK = next(stage.name for stage in reversed(STAGES) if "decay_weight" in stage.fields)
 
 
 @dataclass
 class Ranked:
-    """One user's run: document ids by stage and query, best first; times in milliseconds by step, in order.
+    """One run over all of a collection's users: document ids by stage and query, best first; times in milliseconds
+    by step, in order.
 
     `distances` holds each query's nearest passages, by document and chunk index. `terms` are the different terms of
-    all documents, `rerank_skipped` counts the queries that were not reranked, by reason.
+    the user who has most, `rerank_skipped` counts the queries that were not reranked, by reason. `relevant` says of
+    each question asked, by where it is from, whether the service found it answerable.
     """
 
     rotated: bool
@@ -60,6 +81,7 @@ class Ranked:
     took_ms: dict[str, list[float]] = field(default_factory=dict)
     terms: int = 0
     rerank_skipped: Counter[str] = field(default_factory=Counter)
+    relevant: dict[str, list[bool]] = field(default_factory=dict)
 
     def rank(self, stage: str, query_id: str, passages: list[Candidate]) -> None:
         self.rankings.setdefault(stage, {})[query_id] = distinct(passage.doc_id for passage in passages)
@@ -67,6 +89,10 @@ class Ranked:
     def time(self, prefix: str, took_ms: dict[str, float]) -> None:
         for step, elapsed_ms in took_ms.items():
             self.took_ms.setdefault(f"{prefix} {step}", []).append(elapsed_ms)
+
+    def stages(self) -> list[str]:
+        """The stages that ran, in order: one that reranked no query is none."""
+        return [stage for stage in self.rankings if "rerank" not in stage or RERANKED_TOTAL in self.took_ms]
 
     def digest(self, stage: str) -> str:
         """SHA-256 (hex) of a stage's rankings: equal in two runs that ranked everything alike.
@@ -78,16 +104,18 @@ class Ranked:
 
 
 def run(
-    collection: Collection, user: ThrowAwayUser, *, ages_days: float = 0.0, shuffled: bool = False,
-    progress: Callable[[str, int, int], object],
-) -> Ranked:  # fmt: skip
-    """Index `collection` as `user` and rank every query in every stage.
+    collection: Collection, user: ThrowAwayUser, ranked: Ranked, *, others: Mapping[str, Sequence[str]] | None = None,
+    ages_days: float = 0.0, shuffled: bool = False, progress: Callable[[str, int, int], object],
+) -> None:  # fmt: skip
+    """Index `collection` as `user` and rank every query in every stage, into `ranked`.
 
-    All documents are equally old, so that decay changes nothing, unless `ages_days` spreads their ages evenly
-    between 0 and so many days, in an order that has to do with nothing. `shuffled` indexes in random order, with
-    rewrites and deletes in between. `progress` gets what is under way, how many of it are done, and of how many.
+    `others`: questions, by where they are from, that the user is asked too and that nothing of the collection answers.
+
+    All documents that have no time of their own are equally old, so that decay changes nothing, unless `ages_days`
+    spreads their ages evenly between 0 and so many days, in an order that has to do with nothing. `shuffled` indexes
+    in random order, with rewrites and deletes in between. `progress` gets what is under way, how many of it are done,
+    and of how many.
     """
-    ranked = Ranked(rotated=user.rotated)
     _index(collection, user, ranked, ages_days=ages_days, shuffled=shuffled, progress=progress)
     label = f"asking {collection.name}" + ("" if user.rotated else ", unrotated")
     user.call(query_memory, MemoryQuery(next(iter(collection.queries.values()))))  # the first one warms up
@@ -95,12 +123,15 @@ def run(
     for asked, (query_id, text) in enumerate(collection.queries.items(), 1):
         _ask(user, ranked, query_id, text)
         progress(label, asked, len(collection.queries))
-    if RERANKED_TOTAL not in ranked.took_ms:  # a stage that never ran
-        ranked.rankings = {stage: found for stage, found in ranked.rankings.items() if "rerank" not in stage}
+    for origin, questions in (others or {}).items():
+        for asked, text in enumerate(questions, 1):
+            answer = user.call(query_memory, MemoryQuery(text, rerank=False))
+            ranked.relevant.setdefault(origin, []).append(answer.relevant)
+            progress(f"asking {collection.name}, {origin}", asked, len(questions))
     if settings.MEMORY_LEXICAL:
         language = settings.MEMORY_LEXICAL_LANGUAGE
-        ranked.terms = len({term for text in collection.documents.values() for term in terms(text, language)})
-    return ranked
+        different = {term for text in collection.documents.values() for term in terms(text, language)}
+        ranked.terms = max(ranked.terms, len(different))
 
 
 def _index(
@@ -116,7 +147,11 @@ def _index(
     doc_ids = order if shuffled else list(collection.documents)
 
     def store(doc_id: str, text: str) -> IndexedBatch:
-        draft = DocumentDraft(doc_id, SOURCE, text, created_at=now - timedelta(days=ages[doc_id]))
+        turn = collection.turn(doc_id)
+        draft = DocumentDraft(
+            doc_id, SOURCE, text, thread_id=turn.thread_id, sequence=turn.sequence,
+            created_at=turn.created_at or now - timedelta(days=ages[doc_id]),
+        )  # fmt: skip
         return user.call(index_documents, user.user_id, [draft])
 
     label = f"indexing {collection.name}" + ("" if user.rotated else ", unrotated")
@@ -142,17 +177,21 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
         hits = sorted((c for c in legs if c.bm25), key=lambda c: (-c.bm25, c.doc_id, c.chunk_index))
         ranked.rank(LEXICAL, query_id, hits[:LEG_CANDIDATES])  # more came along with the other leg
 
-    wide = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, decay_weight=0.0)
-    fused = user.call(query_memory, wide).results
-    ranked.rank(FUSED, query_id, fused)
-    decayed = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False)
-    ranked.rank(DECAYED, query_id, user.call(query_memory, decayed).results)
+    given: list[Candidate] = []
+    for stage in STAGES:
+        asked = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, **stage.fields)
+        answer: MemoryAnswer = user.call(query_memory, asked)
+        ranked.rank(stage.name, query_id, answer.results)
+        if stage.name == TO_RERANK:
+            given = answer.results
 
-    ranked.time("query", user.call(query_memory, MemoryQuery(text, rerank=False)).took_ms)
+    plain: MemoryAnswer = user.call(query_memory, MemoryQuery(text, rerank=False))
+    ranked.time("query", plain.took_ms)
+    ranked.relevant.setdefault(ANSWERABLE, []).append(plain.relevant)
 
     reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0))
     # What the reranker did not see stays behind it, in the order it had; where it was skipped, so does everything.
-    ranked.rank(f"fused + rerank ({reranked.rerank['backend']})", query_id, reranked.results + fused)
+    ranked.rank(f"{TO_RERANK} + rerank ({reranked.rerank['backend']})", query_id, reranked.results + given)
     if reranked.reranked:
         ranked.time("reranked", {step: ms for step, ms in reranked.took_ms.items() if step in ("rerank", "total")})
     else:

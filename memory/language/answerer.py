@@ -13,8 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from memory.errors import ModelUnavailable, Overloaded
+from memory.language.prose import Prose
 from memory.language.sentences import split_sentences
 from memory.lexical.terms import terms
 
@@ -25,18 +27,24 @@ PASSAGES_READ_MAX = 5
 CUT_BUDGET_SECONDS = 0.15
 # How much a passage's own score, 0-1, counts beside the share of the question's words that a sentence holds.
 PASSAGE_WEIGHT = 0.5
+# Of what stands beside a passage so much is read, next to it; its sentences count so much of what the passage's own do.
+BESIDE_MAX_CHARS = 400
+BESIDE_WEIGHT = 0.5
 
-_ROUGH_END = re.compile(r"(?<=[.!?…])\s+|\s*\n\s*")
+_ROUGH_PART = re.compile(r"\S(?:[^\n]*?[.!?…](?=\s)|[^\n]*)")
+_ASKS = re.compile(r"[?？][\"'”’»)]*$")
 _WORD = re.compile(r"\s*\S+")
 
 
 @dataclass(frozen=True, slots=True)
 class NumberedPassage:
-    """What may be quoted: `n` is its mark, `score` 0-1."""
+    """What may be quoted: `n` is its mark, `score` 0-1, `before` and `after` are the texts beside it, cited with it."""
 
     n: int
     text: str
     score: float
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(slots=True)
@@ -45,35 +53,50 @@ class _Sentence:
     position: int
     text: str
     words: Counter[str]
+    weight: float = 1.0
     worth: float = 0.0
 
 
 def extract_answer(question: str, passages: Sequence[NumberedPassage], language: str, *, user: str = "") -> str:
     """Up to SENTENCES_MAX sentences of `passages`, each followed by its mark `[n]`, in the passages' order.
 
-    "" where there is nothing to quote. `language`: whose stop words and stems (memory.lexical.terms); `user`: whose
+    Sentences that stand beside a passage may be among them, under its mark. A sentence that asks brings the next one
+    along, which may answer it. "" where there is nothing to quote: headings, tables of contents and code are no
+    sentences. `language`: whose stop words and stems (memory.lexical.terms); `user`: whose
     turn it takes. Sentences are found with spaCy within CUT_BUDGET_SECONDS; what it has not cut by then is cut at full
     stops and line ends.
     """
     deadline = time.monotonic() + CUT_BUDGET_SECONDS
     sentences = [
-        _Sentence(passage, position, text, terms(text, language))
+        _Sentence(passage, position, text, terms(text, language), weight)
         for passage in passages[:PASSAGES_READ_MAX]
-        for position, text in enumerate(_sentences(passage.text, deadline, user))
+        for position, (text, weight) in enumerate(_around(passage, deadline, user))
     ]
     _weigh(sentences, terms(question, language))
+    chosen = _chosen(sentences)
+    chosen.sort(key=lambda s: (s.passage.n, s.position))
+    return " ".join(f"{sentence.text} [{sentence.passage.n}]" for sentence in chosen)
+
+
+def _chosen(sentences: list[_Sentence]) -> list[_Sentence]:
+    """The best of `sentences`, which are in order, in no order."""
+    next_one = {
+        id(sentence): following
+        for sentence, following in pairwise(sentences)
+        if following.passage.n == sentence.passage.n and _ASKS.search(sentence.text)
+    }
     chosen: list[_Sentence] = []
     left_chars = ANSWER_MAX_CHARS
     for sentence in sorted(sentences, key=lambda s: (-s.worth, s.passage.n, s.position)):
-        if len(chosen) == SENTENCES_MAX or (chosen and sentence.worth < chosen[0].worth / 2):
+        if len(chosen) >= SENTENCES_MAX or (chosen and sentence.worth < chosen[0].worth / 2):
             break
-        # Chunks overlap, so that two passages may hold the same sentence.
-        if len(sentence.text) > left_chars or any(sentence.text == other.text for other in chosen):
-            continue
-        chosen.append(sentence)
-        left_chars -= len(sentence.text)
-    chosen.sort(key=lambda s: (s.passage.n, s.position))
-    return " ".join(f"{sentence.text} [{sentence.passage.n}]" for sentence in chosen)
+        for each in (sentence, next_one.get(id(sentence))):
+            # Chunks overlap, so that two passages may hold the same sentence.
+            if each is None or len(each.text) > left_chars or any(each.text == other.text for other in chosen):
+                continue
+            chosen.append(each)
+            left_chars -= len(each.text)
+    return chosen
 
 
 def words(text: str) -> list[str]:
@@ -81,13 +104,30 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def _around(passage: NumberedPassage, deadline: float, user: str) -> list[tuple[str, float]]:
+    """The sentences before, in and after a passage, in order, each with its weight."""
+    own = [(text, 1.0) for text in _sentences(passage.text, deadline, user)]
+    before = _sentences(passage.before[-BESIDE_MAX_CHARS:], deadline, user)
+    after = _sentences(passage.after[:BESIDE_MAX_CHARS], deadline, user)
+    # What was cut begins, or ends, within a sentence.
+    if len(passage.before) > BESIDE_MAX_CHARS:
+        before = before[1:]
+    if len(passage.after) > BESIDE_MAX_CHARS:
+        after = after[:-1]
+    return [*((text, BESIDE_WEIGHT) for text in before), *own, *((text, BESIDE_WEIGHT) for text in after)]
+
+
 def _sentences(text: str, deadline: float, user: str) -> list[str]:
+    """The sentences of `text` that are prose."""
+    prose = Prose(text)
     try:
         if time.monotonic() < deadline:
-            return [sentence.text for sentence in split_sentences(text, deadline=deadline, user=user)]
+            found = split_sentences(text, deadline=deadline, user=user)
+            return [sentence.text for sentence in found if prose.holds(sentence.start, sentence.end)]
     except (Overloaded, ModelUnavailable):
         pass
-    return [part for part in map(str.strip, _ROUGH_END.split(text)) if part]
+    parts = _ROUGH_PART.finditer(text)
+    return [part[0].rstrip() for part in parts if prose.holds(part.start(), part.start() + len(part[0].rstrip()))]
 
 
 def _weigh(sentences: list[_Sentence], asked: Counter[str]) -> None:
@@ -102,7 +142,7 @@ def _weigh(sentences: list[_Sentence], asked: Counter[str]) -> None:
     whole = sum(weights.values()) or 1.0
     for sentence in sentences:
         share = sum(weights[word] for word in asked.keys() & sentence.words.keys()) / whole
-        sentence.worth = share + PASSAGE_WEIGHT * sentence.passage.score if share else 0.0
+        sentence.worth = sentence.weight * (share + PASSAGE_WEIGHT * sentence.passage.score) if share else 0.0
     if not any(sentence.worth for sentence in sentences):
         # No word in common: the best passage begins with what it is about.
-        sentences[0].worth = 1.0
+        next((sentence for sentence in sentences if sentence.weight == 1.0), sentences[0]).worth = 1.0

@@ -223,3 +223,11 @@ def ctes(*, filtered: bool) -> str:
     `lexical` has the `limit` best and those of `dense` that are hits; every hit, if the search is `filtered`.
     """
     return _LISTS + (_ALL if filtered else _BEST) + _LEXICAL
+
+
+# Of each of a question's terms its inverse document frequency, one that no chunk holds included; no row without chunks.
+IDF = f"""
+WITH {_LISTS.rstrip().removesuffix(",")}
+SELECT q.term, coalesce(i.weight / ({K1 + 1}::float8 * q.count), ln(1 + (w.chunks + 0.5) / 0.5))
+FROM query_terms q CROSS JOIN collection w LEFT JOIN weights i USING (term)
+WHERE w.chunks > 0"""

@@ -1,4 +1,4 @@
-"""A candidate: one chunk on its way from the search to an answer, with each stage's score."""
+"""A candidate: one chunk on its way from the search to an answer, with each stage's score. And what is beside it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,30 @@ from memory.sealing.columns import Origin, Place
 
 
 @dataclass
+class Neighbour:
+    """A chunk that stands beside a result, its sealed text unopened until it is asked for."""
+
+    chunk_id: UUID
+    doc_id: str
+    chunk_index: int
+    source: str
+    thread_id: str | None
+    start: int
+    end: int
+    created_at: datetime
+    sequence: int
+    generation: int
+    text_cipher: bytes
+    text: str = ""
+
+    @property
+    def place(self) -> Place:
+        """What the text's seal is bound to."""
+        origin = Origin(self.source, self.thread_id, self.created_at, self.sequence)
+        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end, origin)
+
+
+@dataclass
 class Candidate:
     """A row of the search; what is sealed of it is brought for those that go on, and opened.
 
@@ -18,6 +42,7 @@ class Candidate:
     `bm25`, 0 where no query term occurs, None where no words were looked for; `spread_bm25`, the same with the
     neighbours in its thread, None where none has any. `speaker_id`: the blind id of who said it.
     `phrased`: the text holds every phrase that the query quotes; True where it quotes none, False where nobody looked.
+    `before` and `after`: what stands beside it, in order; None where that was not asked for.
     """
 
     chunk_id: UUID
@@ -50,6 +75,8 @@ class Candidate:
     text: str = ""
     metadata: dict | None = None
     speaker: str | None = None
+    before: list[Neighbour] | None = None
+    after: list[Neighbour] | None = None
 
     @property
     def place(self) -> Place:

@@ -24,10 +24,15 @@ class SealedRow(Protocol):
     chunk_id: UUID
     generation: int
     text_cipher: bytes
-    meta_cipher: bytes
 
     @property
     def place(self) -> sealing.Place: ...
+
+
+class SealedMetadataRow(SealedRow, Protocol):
+    """One that was read with its metadata."""
+
+    meta_cipher: bytes
 
 
 class Opening:
@@ -67,7 +72,7 @@ class Opening:
             self._damaged[Damage("text_cipher", place.chunk_id, text_cipher)] = None
             return ""
 
-    def metadata(self, row: SealedRow) -> dict:
+    def metadata(self, row: SealedMetadataRow) -> dict:
         """One chunk's own metadata."""
         key = self._key(row.chunk_id, row.generation)
         if key is None:

@@ -24,9 +24,11 @@ from memory.retrieval.decay import decayed
 from memory.retrieval.fuse import fuse
 from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import holds_phrases, quoted_phrases
+from memory.retrieval.relevance import Evidence
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.sealed import SealedRows
 from memory.retrieval.search import Filters, Search, is_misfit
+from memory.retrieval.surroundings import Surroundings
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import under_profile
 from memory.sealing.profile import TenantProfile
@@ -61,13 +63,18 @@ class MemoryQuery:
     context: bool = True
     speaker: str | None = None
     now: datetime | None = None
+    surroundings: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryAnswer:
-    """Ranked passages, opened, with what the pipeline did on the way. Times in milliseconds."""
+    """Ranked passages, opened, with what the pipeline did on the way. Times in milliseconds.
+
+    `relevant`: whether anything that is remembered answers the question, whatever the results are.
+    """
 
     results: list[Candidate]
+    relevant: bool
     candidates: int
     reranked: bool
     rerank: dict
@@ -80,47 +87,57 @@ class MemoryAnswer:
 class _Found:
     """What the search brought, ranked, the first `opening` with what is sealed of them; the profile that opens them.
 
+    `evidence` and `count` are from before any were dropped; `surroundings`: what stands beside those that go on;
     `quarantined`: some of the user's rows are.
     """
 
     profile: TenantProfile
     ranked: list[Candidate]
     opening: int
-    candidates: int
+    evidence: Evidence
+    count: int
+    surroundings: Surroundings | None
     quarantined: bool
 
 
 def query_memory(query: MemoryQuery) -> MemoryAnswer:
     """Answer `query` from the bound tenant's memory.
 
-    1. In the user's turn, as are the steps up to 5: his profile, cached: his keys and his space. Who has none has no
+    1. In the user's turn, as are the steps up to 6: his profile, cached: his keys and his space. Who has none has no
        memory.
     2. Embed the question with that space's model, without the name of the one speaker it is about; no database
        connection is held.
     3. Search: both legs' candidates and what stands beside them in their threads, in one short transaction that
        verifies the profile.
     4. Still in it: fuse the legs' scores, let threads, dates and speakers have their say and old passages decay; bring
-       the sealed blobs of those that go on.
+       the sealed blobs of those that go on, and what stands beside them where that is asked for.
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
        them that hold it word for word go before all others.
-    6. Rerank them, or say why not.
-    7. Answer.
+    6. Judge whether anything found answers the question, before recency had a say.
+    7. Rerank what goes on, or say why not.
+    8. Open what stands beside the results.
+    9. Answer.
 
     Raises Overloaded, KeyUnavailable, DecryptionFailed, SpaceMismatch, and database errors.
     """
     watch = Stopwatch()
     with query_turns().taking(bound_tenant()):
         found = under_profile(bound_tenant(), lambda profile: _search(profile, query, watch))
-        pool, quarantined, candidates = [], False, 0
+        pool, relevant, quarantined, candidates = [], False, False, 0
         if found is not None:
-            quarantined, candidates = found.quarantined, found.candidates
+            quarantined, candidates = found.quarantined, found.count
             pool = _opened_pool(found, query)
-    watch.lap("open")
+            watch.lap("open")
+            relevant = found.evidence.is_enough(found.profile, query.text)
+            watch.lap("ann")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
     # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.
     results = sorted(reranked.candidates, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")
+    if found is not None and found.surroundings is not None:
+        found.surroundings.give(found.profile, results)
+        watch.lap("open")
 
     took_ms = dict.fromkeys(STAGES, 0.0) | watch.total()
     metrics.query_candidates.inc(candidates)
@@ -128,6 +145,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
         metrics.query_latency_ms.labels(stage, VARIANT).observe(elapsed_ms)
     return MemoryAnswer(
         results=results,
+        relevant=relevant,
         candidates=candidates,
         reranked=reranked.is_reranked,
         rerank={"backend": reranked.backend, "skipped": reranked.skipped},
@@ -165,10 +183,15 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
             profile.verify(tx)
             candidates = found.candidates()
             ranked = _rank(candidates, query, dates, None if about is None else about.speaker)
-            sealed = SealedRows(tx, ranked[:opening])
+            evidence = Evidence.of(candidates)
+            going_on = ranked[:opening]
+            sealed = SealedRows(tx, [*going_on, *(evidence.passages if evidence.is_doubtful else ())])
+            surroundings = None
+            if query.surroundings:
+                surroundings = Surroundings(tx, profile.space, going_on, query.surroundings)
             tx.end()
             sealed.bring()
-            return _Found(profile, ranked, opening, len(candidates), found.quarantined())
+            return _Found(profile, ranked, opening, evidence, len(candidates), surroundings, found.quarantined())
 
     try:
         found = search()
@@ -192,7 +215,10 @@ def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
     """Step 5: what goes on to the reranker, opened."""
     ranked, phrases = found.ranked, quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
-    open_candidates(found.profile, ranked[: found.opening])
+    opened = {candidate.chunk_id: candidate for candidate in ranked[: found.opening]}
+    if found.evidence.is_doubtful:
+        opened |= {passage.chunk_id: passage for passage in found.evidence.passages}
+    open_candidates(found.profile, opened.values())
     return (_phrased_first(ranked, phrases) if phrases else ranked)[: _pool_size(query)]
 
 

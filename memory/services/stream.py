@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from django.conf import settings
@@ -17,11 +17,14 @@ from memory.language.answerer import NumberedPassage
 from memory.language.llm import LanguageModel, language_model
 from memory.language.prompts import answer_messages, plain_messages
 from memory.limits import TOP_K_DEFAULT
+from memory.retrieval.candidate import Candidate, Neighbour
 from memory.retrieval.search import Filters
 from memory.rls import bound_tenant
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 
 ANSWER_MAX_TOKENS = 1024
+# What stands beside a passage says what it is about: a turn alone says little.
+SURROUNDINGS = 1
 # Outside of a request, which has a deadline.
 SEARCH_WAIT_MAX_SECONDS = 10.0
 # A language model's silence is reported this often, so that a client that has left is noticed.
@@ -73,7 +76,7 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
     """Citations, then deltas with silences among them, then Done; whatever fails on the way is raised there.
 
     1. Find passages in the bound tenant's memory, where asked to: now, so that what fails is an error and no stream.
-    2. Give the citations.
+    2. Give the citations. Where nothing remembered answers the message there are none, and NOTHING_FOUND is the answer.
     3. Give the language model's answer to message and passages, where there is one.
     4. Else, or where it failed before its first delta, the built-in answer from the passages.
     5. Done.
@@ -90,7 +93,9 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
         # A stream has a thread of its own; to search, it shares what its user's other requests may do at once.
         slot = concurrency.requests.take(user_hash, patience_seconds=remaining_seconds(SEARCH_WAIT_MAX_SECONDS))
         try:
-            found = query_memory(MemoryQuery(text=question.message, top_k=question.top_k, filters=filters))
+            found = query_memory(
+                MemoryQuery(question.message, question.top_k, filters=filters, surroundings=SURROUNDINGS)
+            )
         finally:
             slot.release()
     return _events(question, found, deadline, user_hash)
@@ -99,8 +104,14 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
 def _events(
     question: StreamedQuestion, found: MemoryAnswer | None, deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
-    passages = [NumberedPassage(n, one.text, one.score) for n, one in enumerate(found.results, 1)] if found else []
+    if found is not None and not found.relevant:
+        found = replace(found, results=[])
+    passages = _numbered(found.results) if found else []
     yield Citations(found)
+    if found is not None and not found.results:
+        # No model is asked either: it would make something up, or say the same in other words.
+        yield from _said(NOTHING_FOUND, [], deadline)
+        return
 
     degraded: list[str] = []
     if model := language_model():
@@ -115,6 +126,21 @@ def _events(
                 raise
             degraded.append(f"llm_{error.reason}")
     yield from _built_in(question, passages, degraded, deadline, user_hash)
+
+
+def _numbered(results: list[Candidate]) -> list[NumberedPassage]:
+    """The results with what stands beside them, each text once: where it is a result, else beside the first one."""
+    told = {result.chunk_id for result in results}
+
+    def untold(neighbours: list[Neighbour] | None) -> str:
+        new = [neighbour for neighbour in neighbours or () if neighbour.chunk_id not in told]
+        told.update(neighbour.chunk_id for neighbour in new)
+        return "\n".join(neighbour.text for neighbour in new)
+
+    return [
+        NumberedPassage(n, one.text, one.score, before=untold(one.before), after=untold(one.after))
+        for n, one in enumerate(results, 1)
+    ]
 
 
 def _from_model(
@@ -140,6 +166,11 @@ def _built_in(
         text = answerer.extract_answer(question.message, passages, language, user=user_hash) or NOTHING_FOUND
     else:
         text = NO_MODEL
+    yield from _said(text, degraded, deadline)
+
+
+def _said(text: str, degraded: list[str], deadline: float) -> Iterator[StreamEvent]:
+    """A text of the service's own, word by word, and the end."""
     deltas = answerer.words(text)
     for delta in deltas:
         _check(deadline)

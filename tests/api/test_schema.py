@@ -147,6 +147,8 @@ def test_every_limit_of_a_request_is_in_the_document():
         "CANDIDATES_MAX": query["candidates"]["maximum"],
         "CANDIDATES_DEFAULT": query["candidates"]["default"],
         "RERANK_POOL_MAX": query["rerank_pool"]["maximum"],
+        "SURROUNDINGS_MAX": query["surroundings"]["maximum"],
+        "PASSAGES_MAX": int(re.search(r"at most ([0-9]+)", query["surroundings"]["description"])[1]),
         "FILTER_VALUES_MAX": query["source"]["anyOf"][1]["maxItems"],
         "SUMMARY_DOC_IDS_MAX": summary["doc_ids"]["maxItems"],
         "SUMMARY_SENTENCES_MAX": summary["max_sentences"]["maximum"],

@@ -25,7 +25,7 @@ from memory.isolation.audit import APPEND_ONLY_TABLES, TENANT_TABLES
 from memory.lexical.terms import expected_collisions, terms
 from memory.management.commands.evaluate import Command
 from memory.rls import TenantTransaction
-from memory.services.index import index_document
+from memory.services.index import index_document, index_documents
 from tests.db.server import connect
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
@@ -95,6 +95,78 @@ def test_every_stage_is_measured_and_nothing_stays(collection, rows, capsys):
     assert "fused + decay" in shown and "query total" in shown
     assert found["rerank_skipped"] == {"no_backend": 3} and "not reranked: 3 of 3 queries (no_backend)" in shown
     assert not [stage for stage in stages if "rerank" in stage]
+    assert {stage: row.get("against") for stage, row in stages.items()} == {
+        "dense": None, "lexical": "dense", "fused": "dense", "fused + decay": "fused",
+    }  # fmt: skip
+    assert stages["fused + decay"]["recall@10 difference"] == [0.0, 0.0, 0.0]
+    assert stages["fused"]["recall@10 interval"] == [1.0, 1.0]
+    assert "fused against dense: recall@3 " in shown
+
+
+@pytest.fixture
+def chats(tmp_path) -> Path:
+    """Two conversations of two threads each; each has one question, and the other's turns answer it as well."""
+    with open(tmp_path / "turns.jsonl", "w") as turns:
+        for chat, name in ((1, "Minka"), (2, "Tiger")):
+            for session, said in enumerate((["How is your cat?", f"{name} sleeps."], ["Shall we go?", "At nine."]), 1):
+                for number, text in enumerate(said, 1):
+                    turns.write(json.dumps({
+                        "chat": chat, "session": session, "id": f"D{session}:{number}", "speaker": f"S{number}",
+                        "time": f"2024-01-0{session}T10:00:00Z", "text": text,
+                    }) + "\n")  # fmt: skip
+    (tmp_path / "questions.jsonl").write_text("".join(
+        json.dumps({"chat": chat, "question": "What is the cat's name?", "category": chat, "evidence": ["D1:2"]}) + "\n"
+        for chat in (1, 2)
+    ))  # fmt: skip
+    return tmp_path
+
+
+def test_each_conversation_is_a_users_own_and_recall_is_by_turn_and_category(chats, rows, capsys):
+    found, shown = evaluate(capsys, chats)
+    assert rows() == 0
+    assert (found["users"], found["documents"], found["chunks"], found["queries"]) == (2, 8, 8, 2)
+    assert [erased["memory_chunks"] for erased in found["erased_rows"]] == [4, 4]
+    assert found["categories"]["1"]["queries"] == 1
+    assert found["categories"]["2"]["stages"]["fused"]["recall@10"] == 1.0
+    assert "category 2, 1 queries:" in shown
+    assert len(found["took_ms"]["index total"]) == 2
+
+
+def test_refusals_of_answerable_questions_and_answers_to_others_are_counted(chats, tmp_path, rows, capsys):
+    asked = tmp_path / "asked.txt"
+    asked.write_text("How tall is Mount Everest?\n\nWhat is the melting point of tungsten?\n")
+    found, shown = evaluate(capsys, chats, "--unanswerable", str(asked))
+    assert rows() == 0
+    assert found["relevance"]["answerable"] == {"questions": 2, "relevant": 2}
+    assert found["relevance"]["unanswerable"] == {"questions": 4, "relevant": 0}, "each of two users is asked both"
+    assert found["relevance"]["of another user"]["questions"] == 2
+    assert "false refusals, questions answerable: 0 of 2 (0.0 %)" in shown
+    assert "false answers, questions unanswerable: 0 of 4 (0.0 %)" in shown
+
+
+def test_a_hundred_unanswerable_questions_come_with_the_product(chats, rows, capsys):
+    found, _ = evaluate(capsys, chats, "--one-user", "--unanswerable", "--json")
+    assert found["relevance"].keys() == {"answerable", "unanswerable"}
+    assert found["relevance"]["unanswerable"]["questions"] == 100
+
+
+def test_all_conversations_in_one_memory_keep_their_threads_apart(chats, rows, capsys, monkeypatch):
+    stored = {}
+
+    def noted(user_id, drafts):
+        stored.update(
+            {draft.doc_id: (draft.text, draft.thread_id, draft.sequence, draft.created_at.day) for draft in drafts}
+        )
+        return index_documents(user_id, drafts)
+
+    monkeypatch.setattr("memory.evaluation.run.index_documents", noted)
+    found, _ = evaluate(capsys, chats, "--one-user", "--json")
+    assert rows() == 0
+    assert (found["users"], found["chunks"], found["named"]) == (1, 8, False)
+    assert stored["1/D1:2"] == ("Minka sleeps.", "1/1", 1, 1)
+    assert stored["2/D2:1"] == ("Shall we go?", "2/2", 0, 2)
+    assert evaluate(capsys, chats, "--one-user", "--named", "--json")[0]["named"]
+    assert stored["1/D1:2"][0] == "S2: Minka sleeps."
 
 
 def test_the_terms_that_are_expected_to_share_an_id_are_printed(collection, capsys, settings):
@@ -191,6 +263,7 @@ def test_one_evaluation_at_a_time(collection):
     ["--limit-queries", "0"],
     ["--ages", "-1"],
     ["--ages", "nan"],
+    ["--unanswerable", "/nowhere"],
 ])  # fmt: skip
 def test_wrong_arguments_are_a_usage_error(collection, arguments):
     with pytest.raises(CommandError) as refused:

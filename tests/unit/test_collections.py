@@ -2,13 +2,14 @@
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from memory.evaluation.collections import load_collection
-from memory.evaluation.measures import distinct, hit_at, ndcg_at, paired_interval, percentile, recall_at
-from memory.evaluation.raw import CollectionError
+from memory.evaluation.measures import distinct, hit_at, mean_interval, ndcg_at, paired_interval, percentile, recall_at
+from memory.evaluation.raw import CollectionError, Turn
 
 DOCUMENTS = {"1": "On wings\nWings lift & carry.", "2": "Heat in slabs.", "3": "Boundary layers\nThey separate."}
 
@@ -80,7 +81,65 @@ def test_trec_with_judgements_that_name_the_topics(tmp_path):
     assert collection.queries == {"11": "what lifts", "30": "flow"}
 
 
+def json_lines(*rows: dict) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_conversations(tmp_path):
+    def turn(chat: int, session: int, turn_id: str, minute: int, speaker: str, text: str) -> dict:
+        time = f"2024-01-05T10:{minute:02}:00Z"
+        return {"chat": chat, "session": session, "id": turn_id, "time": time, "speaker": speaker, "text": text}
+
+    write(tmp_path, {
+        "turns.jsonl": json_lines(
+            turn(1, 1, "D1:1", 0, "Ann", "Did you see a doctor?"), turn(1, 1, "D1:2", 0, "Ben", "Yes, last week!"),
+            turn(1, 2, "D2:1", 5, "Ann", "Hello again."), turn(2, 1, "D1:1", 0, "Eve", "A chat of its own."),
+        ),
+        "questions.jsonl": json_lines(
+            {"chat": 1, "question": "When did Ben see a doctor?", "category": 2, "evidence": ["D1:2", "D1:1"]},
+            {"chat": 2, "question": "Who speaks?", "category": 1, "evidence": ["D1:1"]},
+            {"chat": 1, "question": "Who says hello?", "category": 1, "evidence": ["D2:1"]},
+        ),
+    })  # fmt: skip
+    whole = load_collection(tmp_path)
+    assert list(whole.documents) == ["1/D1:1", "1/D1:2", "1/D2:1", "2/D1:1"], "a turn is a document"
+    at = datetime(2024, 1, 5, 10, 0, tzinfo=UTC)
+    assert whole.turns["1/D1:2"] == Turn("1", "1/1", at, 1, "Ben"), "turns of one minute are in order by their sequence"
+    assert whole.turns["1/D2:1"].sequence == 0, "a session is a thread of its own"
+    assert whole.relevant == {"1/1": {"1/D1:1", "1/D1:2"}, "2/1": {"2/D1:1"}, "1/2": {"1/D2:1"}}
+    assert whole.by_category() == {"1": ["2/1", "1/2"], "2": ["1/1"]}
+    assert whole.named().documents["1/D1:2"] == "Ben: Yes, last week!"
+    first, second = whole.by_user()
+    assert (first.documents.keys(), second.documents.keys()) == ({"1/D1:1", "1/D1:2", "1/D2:1"}, {"2/D1:1"})
+    assert (list(first.queries), list(second.queries)) == (["1/1", "1/2"], ["2/1"])
+    assert first.turns.keys() == first.documents.keys()
+
+
+def test_beir_of_conversations_says_thread_time_sequence_and_speaker(tmp_path):
+    said = {"user": "c1", "thread": 7, "time": "2024-01-05T10:00:00+01:00", "sequence": 3, "speaker": "Ben"}
+    found = load_collection(beir(tmp_path, **{
+        "corpus.jsonl": json_lines(
+            {"_id": "1", "text": "Yes, last week!", "metadata": said}, {"_id": "3", "text": "Hello.", "user": "c2"},
+        ),
+        "queries.jsonl": json_lines(
+            {"_id": "q1", "text": "when", "metadata": {"user": "c1", "category": "time"}},
+            {"_id": "q3", "text": "who", "user": "c2"},
+        ),
+    }))  # fmt: skip
+    assert found.turn("1") == Turn("c1", "7", datetime(2024, 1, 5, 9, 0, tzinfo=UTC), 3, "Ben")
+    assert found.by_category() == {"time": ["q1"]}
+    assert [part.name for part in found.by_user()] == [f"{tmp_path.name}, user c1", f"{tmp_path.name}, user c2"]
+
+
+def test_a_collection_without_users_is_one_users(tmp_path):
+    collection = load_collection(beir(tmp_path))
+    assert collection.by_user() == [collection]
+    assert collection.by_category() == {}
+
+
 @pytest.mark.parametrize(("changes", "says"), [
+    ({"corpus.jsonl": '{"_id": "1", "text": "a", "time": "noon"}'}, "document 1: its time"),
+    ({"corpus.jsonl": '{"_id": "1", "text": "a", "user": "c1"}'}, "query q1 is answered by a document of another user"),
     ({"corpus.jsonl": '{"_id": "1"}'}, "line 1 of corpus.jsonl"),
     ({"corpus.jsonl": '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}'}, "two documents are called 1"),
     ({"corpus.jsonl": json.dumps({"_id": "x" * 257, "text": "a"})}, "1 to 256 characters"),
@@ -130,6 +189,8 @@ def test_an_interval_is_that_of_the_bootstrap():
     assert interval == paired_interval([1.0, 0.0] * 200, [0.0, 1.0] * 200), "the same input gives the same interval"
     with pytest.raises(ValueError):
         paired_interval([1.0], [])
+    of_one_side = mean_interval([1.0, 0.0] * 200)
+    assert (of_one_side.mean, of_one_side.low, of_one_side.high) == pytest.approx((0.5, 0.451, 0.549), abs=0.005)
 
 
 def test_percentiles_and_best_passages():

@@ -37,7 +37,7 @@ from memory.api.schema.answers import ANSWERS, BODIES, stream
 from memory.api.shapes import integer, or_null, string
 from memory.erasure.receipts import Receipt
 from memory.language.extract import CitedSentence
-from memory.retrieval.candidate import Candidate
+from memory.retrieval.candidate import Candidate, Neighbour
 from memory.retrieval.citations import Citation
 from memory.services.documents import StoredDocument
 from memory.services.entities import FoundEntities, FoundEntity
@@ -58,10 +58,11 @@ FOUND = MemoryAnswer(
             chunk_id=CHUNK_ID, doc_id="notes/1", chunk_index=0, source="notes", thread_id="t", start=0, end=4,
             created_at=NOW, sequence=0, generation=1, text_cipher=b"", meta_cipher=b"", document_meta_cipher=None,
             document_mac=None, document_generation=None, distance=0.2, vector=0.9, fused=0.8, decay=0.7, text="calm",
-            metadata={"page": 3},
+            metadata={"page": 3}, before=[],
+            after=[Neighbour(CHUNK_ID, "notes/2", 0, "notes", "t", 0, 4, NOW, 1, 1, b"", "grey")],
         )
     ],
-    candidates=1, reranked=False, rerank={"backend": "none", "skipped": "disabled"}, variant="r1",
+    relevant=True, candidates=1, reranked=False, rerank={"backend": "none", "skipped": "disabled"}, variant="r1",
     degraded=["quarantined"], took_ms=dict.fromkeys(("embed", "ann", "open", "rerank", "total"), 1.5),
 )  # fmt: skip
 STORED = StoredDocument("notes/1", "notes", "t", "calm", {"page": 3}, [CHUNK_ID], NOW, NOW)

@@ -7,7 +7,7 @@ from typing import Any
 from memory import limits as conf
 from memory.api.fields import rfc3339
 from memory.api.responses.body import About, ListOf, Member, itself
-from memory.api.responses.citation import CITATION, cited
+from memory.api.responses.citation import CITATION, beside, cited
 from memory.api.shapes import (
     array,
     boolean,
@@ -63,6 +63,10 @@ RESULT = About(Candidate).body(
     Member("score", score("The score of the last stage that ran, higher is better.")),
     Member("scores", SCORES, itself),
     Member("citation", CITATION, cited),
+    beside(
+        "before", "What stands before it in its thread, or in its document where it has none; as many as asked for."
+    ),
+    beside("after", "What stands after it."),
 )
 RERANK = About(dict).part(
     "What reranked, or why nothing did.",
@@ -81,6 +85,10 @@ QUERY_ANSWER = About(MemoryAnswer).body(
     "MemoryQueryAnswer",
     "The best passages for a question. `results` is empty, which is no error, when there is nothing.",
     Member("results", ListOf(RESULT, "Best first.", maxItems=conf.TOP_K_MAX)),
+    Member(
+        "relevant",
+        boolean("Whether anything that is remembered answers the question; nothing is dropped where it does not."),
+    ),
     Member("candidates", integer("How many passages the search found.")),
     Member("reranked", boolean("Whether the order is the reranker's.")),
     Member("rerank", RERANK),

@@ -8,7 +8,7 @@ from typing import Any
 from memory import limits as conf
 from memory.api.fields import rfc3339
 from memory.api.responses.body import About, ListOf, Member, itself
-from memory.api.responses.citation import cited
+from memory.api.responses.citation import beside, cited
 from memory.api.shapes import (
     any_names,
     array,
@@ -68,6 +68,10 @@ PASSAGE = About(_Numbered).part(
         moment("When the document came to be."),
         lambda passage: rfc3339(passage.candidate.created_at),
     ),
+    beside(
+        "before", "What stands before it, which the answer may quote under its number.", lambda p: p.candidate.before
+    ),
+    beside("after", "What stands after it, likewise.", lambda passage: passage.candidate.after),
 )
 CITATIONS = About(MemoryAnswer).body(
     "StreamCitations",
@@ -129,4 +133,6 @@ def done(done: Done, *, ttfv_ms: float | None, total_ms: float) -> dict[str, Any
 
 
 def _nothing_found() -> MemoryAnswer:
-    return MemoryAnswer([], candidates=0, reranked=False, rerank={}, variant="", degraded=[], took_ms={})
+    return MemoryAnswer(
+        [], relevant=False, candidates=0, reranked=False, rerank={}, variant="", degraded=[], took_ms={}
+    )

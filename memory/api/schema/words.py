@@ -78,6 +78,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "half_life_days": "The half-life of a passage's recency, in days, in place of the service's own.",
         "decay_weight": "How much of a score recency may take, in place of the service's own; 0 is none.",
         "min_score": "Only passages whose `scores.vector` is at least this.",
+        "surroundings": "How many passages before and after each result come with it, from its thread, or from its "
+        "document where it has none, whatever the filters; with the results at most 150.",
     },
     "MemoryDocumentsRequest": {
         "limit": "How many documents a page has at most.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
 from memory import limits as conf
 from memory.api.fields import (
     Identifier,
@@ -18,7 +20,10 @@ from memory.services.query import MemoryQuery
 
 
 class MemoryQueryRequest(StrictSerializer):
-    """A question; `candidates` and `rerank_pool` are raised to `top_k` where smaller."""
+    """A question; `candidates` and `rerank_pool` are raised to `top_k` where smaller.
+
+    An answer holds PASSAGES_MAX passages at most, its results with what stands beside them.
+    """
 
     query = StrictCharField(max_chars=conf.QUERY_MAX_CHARS)
     top_k = StrictInteger(min_value=1, max_value=conf.TOP_K_MAX, default=conf.TOP_K_DEFAULT)
@@ -36,8 +41,13 @@ class MemoryQueryRequest(StrictSerializer):
     half_life_days = StrictFloat(min_value=0.01, max_value=36_500, default=None, allow_null=True)
     decay_weight = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
     min_score = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
+    surroundings = StrictInteger(min_value=0, max_value=conf.SURROUNDINGS_MAX, default=0)
 
     def validate(self, attrs: dict) -> MemoryQuery:
+        passages = attrs["top_k"] * (1 + 2 * attrs["surroundings"])
+        if passages > conf.PASSAGES_MAX:
+            detail = f"With top_k {attrs['top_k']} up to {passages} passages; an answer holds {conf.PASSAGES_MAX}."
+            raise ValidationError({"surroundings": [ErrorDetail(detail, code="max_value")]})
         return MemoryQuery(
             text=attrs["query"],
             top_k=attrs["top_k"],
@@ -57,4 +67,5 @@ class MemoryQueryRequest(StrictSerializer):
             context=attrs["context"],
             speaker=attrs["speaker"],
             now=attrs["now"],
+            surroundings=attrs["surroundings"],
         )

@@ -1,0 +1,103 @@
+"""What a question's words weigh, counted under blind ids, is what plaintext would say; and what it is weighed with."""
+
+import math
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from memory.lexical.terms import terms
+from memory.retrieval import relevance
+from memory.retrieval.candidate import Candidate
+from memory.retrieval.relevance import COVERAGE_WEIGHT, EVIDENCE_MIN, Evidence, _coverage
+from memory.rls import bind_tenant
+from memory.sealing.keyring import existing_profile
+from tests.db.lexicon import random_texts, remove, store
+from tests.db.memories import flush_terms
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUESTION = "word0 word3 word3 word40 word200 unheard"
+
+
+def plain_coverage(texts: dict[str, list[str]], question: str, passages: list[str]) -> float:
+    chunks = [terms(passage).keys() for document in texts.values() for passage in document]
+    held = set().union(*(terms(passage) for passage in passages))
+    idf = {}
+    for term in terms(question):
+        df = sum(term in chunk for chunk in chunks)
+        idf[term] = math.log(1 + (len(chunks) - df + 0.5) / (df + 0.5))
+    return sum(weight for term, weight in idf.items() if term in held) / sum(idf.values())
+
+
+def coverage(person, question: str, passages: list[str]) -> float | None:
+    with bind_tenant(person.user_hash):
+        return _coverage(existing_profile(person.user_hash), question, passages)
+
+
+def candidate(distance: float, fused: float, text: str = "") -> Candidate:
+    return Candidate(
+        chunk_id=uuid4(), doc_id="d", chunk_index=0, source="s", thread_id=None, start=0, end=1,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC), sequence=0, generation=1, text_cipher=b"", meta_cipher=b"",
+        document_meta_cipher=None, document_mac=None, document_generation=None, distance=distance, fused=fused,
+        text=text,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("segments", [False, True], ids=["memtable", "segments"])
+def test_coverage_is_that_of_the_plaintext_wherever_the_terms_are_stored(alice, bob, segments):
+    texts = random_texts(3, 30)
+    for doc_id, passages in texts.items():
+        store(alice, doc_id, passages)
+    store(bob, "d", ["unheard unheard"])
+    if segments:
+        assert flush_terms(alice, chunks=8)
+    remove(alice, "d001")
+    del texts["d001"]
+    best = [passage for doc_id in ("d003", "d005") for passage in texts[doc_id]]
+    expected = plain_coverage(texts, QUESTION, best)
+    assert 0 < expected < 1
+    assert coverage(alice, QUESTION, best) == pytest.approx(expected)
+    assert coverage(alice, QUESTION, []) == 0
+
+
+def test_a_question_without_words_has_no_coverage(alice, settings):
+    store(alice, "d", ["heat pump"])
+    assert coverage(alice, "what is the", ["heat pump"]) is None
+    settings.MEMORY_LEXICAL = False
+    assert coverage(alice, "heat pump", ["heat pump"]) is None
+
+
+def test_where_nothing_is_left_nothing_is_covered(alice):
+    store(alice, "d", ["heat pump"])
+    remove(alice, "d")
+    assert coverage(alice, "heat pump", ["heat pump"]) == 0
+
+
+def test_the_words_tip_the_scales_only_where_the_cosine_leaves_a_doubt(alice, monkeypatch):
+    store(alice, "d", ["heat pump"])
+    profile = existing_profile(alice.user_hash)
+
+    def judged(cosine: float, text: str) -> bool:
+        with bind_tenant(alice.user_hash):
+            return Evidence.of([candidate(1 - cosine, 0.5, text)]).is_enough(profile, "heat pump")
+
+    between = EVIDENCE_MIN - COVERAGE_WEIGHT / 3
+    assert [judged(between, text) for text in ("heat pump", "heat", "pear tree")] == [True, True, False]
+    assert [judged(0.0, text) for text in ("heat pump", "heat", "pear tree")] == [True, False, False]
+
+    def counted(*args):
+        raise AssertionError("the words were counted")
+
+    monkeypatch.setattr(relevance, "_coverage", counted)
+    assert judged(EVIDENCE_MIN + 0.001, "pear tree")
+    with pytest.raises(AssertionError):
+        judged(between, "heat pump")
+
+
+def test_the_best_passages_are_the_best_as_fused_and_the_cosine_is_of_them_all():
+    candidates = [candidate(0.9, 0.1 * n) for n in range(6)] + [candidate(0.2, 0.0)]
+    evidence = Evidence.of(candidates)
+    assert [round(passage.fused, 1) for passage in evidence.passages] == [0.5, 0.4, 0.3]
+    assert evidence.cosine == pytest.approx(0.8)
+    assert evidence.is_doubtful is False
