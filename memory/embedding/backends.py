@@ -23,6 +23,7 @@ class Model(Protocol):
     """A loaded model, as `memory.embedding.model.EmbeddingModel` describes it."""
 
     weights_sha256: str
+    runtime: str  # `onnx` or `torch`
     device: str
     # So much is asked of it at once: it is what a query may have to wait for. From `full_tokens` on a batch tells what
     # a token takes.

@@ -36,6 +36,7 @@ class CrossEncoderBackend:
     """
 
     name = "cross_encoder"
+    runtime = "torch"
 
     def __init__(
         self, loaded: LoadedModel, max_tokens: int, batch_tokens: int | None, parallel_passes: int | None = None
