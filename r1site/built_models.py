@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 from memory.embedding.process import configured_embedders
+from memory.retrieval.rerank import deployed_config
+from reranker.backends.onnx_form import has_weights, place_of
 from reranker.faults import LoadFailure
 
 
@@ -16,7 +18,11 @@ def all_built() -> bool:
     from django.conf import settings
 
     try:
-        return all(embedder.is_built(settings.MEMORY_MODELS_DIR) for embedder in configured_embedders())
+        models = settings.MEMORY_MODELS_DIR
+        reranks = deployed_config()
+        return all(embedder.is_built(models) for embedder in configured_embedders()) and (
+            not has_weights(reranks) or place_of(reranks, models).is_good()
+        )
     except (LoadFailure, OSError):
         return False
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from django.core.management import CommandError, call_command
 
 from memory.embedding import process
 from memory.embedding.onnx_model import OnnxEmbeddingModel
+from memory.retrieval.rerank import deployed_config
 from r1site import built_models
-from tests.tiny_models import build_sentence_model
+from reranker import Reranker
+from tests.tiny_models import build_cross_encoder, build_sentence_model
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,31 @@ def test_the_second_model_is_built_too(deployment, weights):
     assert [each["built"] for each in built()] == [True, False]
 
 
+def test_the_cross_encoder_is_built_where_its_weights_are_here_and_then_reranks(deployment, tmp_path):
+    folder = build_cross_encoder(tmp_path / "cross")
+    deployment.CROSS_ENCODER_MODEL, deployment.CROSS_ENCODER_REVISION = str(folder), ""
+    assert [each["built"] for each in built()] == [True, True]
+    assert [each["built"] for each in built()] == [False, False]
+    assert built_models.all_built()
+    reranks = Reranker(replace(deployed_config(), backend="cross_encoder"))
+    try:
+        assert reranks.warm(30) and reranks.metrics()["runtime"] == "onnx"
+    finally:
+        reranks.close()
+    deployment.CROSS_ENCODER_SHA256 = "0" * 64
+    assert not built_models.all_built()
+    with pytest.raises(CommandError, match="not the expected ones"):
+        built()
+
+
+def test_weights_of_a_cross_encoder_that_are_not_here_are_not_fetched(deployment, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: asked.append(args))
+    deployment.CROSS_ENCODER_MODEL = "somebody/something"
+    assert len(built()) == 1 and built_models.all_built()
+    assert not asked
+
+
 def test_weights_that_are_not_the_expected_ones_end_it_with_one_line_and_nothing_built(deployment):
     deployment.MEMORY_EMBEDDING_SHA256 = "0" * 64
     process.forget_embedders()
@@ -62,7 +91,7 @@ def test_a_folder_that_cannot_be_written_ends_it_with_one_line_that_names_it(dep
     """A file stands in the way, for root may write a folder whatever its mode."""
     (tmp_path / "a file").write_text("")
     deployment.MEMORY_MODELS_DIR = tmp_path / "a file" / "models"
-    with pytest.raises(CommandError, match="no built form can be made in .*a file/models") as failure:
+    with pytest.raises(CommandError, match=r"no built form can be made in .*a file/models") as failure:
         built()
     assert failure.value.returncode == 1
 
