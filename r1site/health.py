@@ -12,6 +12,7 @@ from django.http import JsonResponse
 
 import reranker
 from memory.api.responses.operational import ComponentState, Readiness, liveness, readiness
+from memory.embedding.embedder import Embedder
 from memory.embedding.process import configured_embedders, loaded_embedder
 from memory.embedding.spaces import default_space, embedder_of
 from memory.errors import KeyUnavailable, MemoryServiceError
@@ -155,14 +156,18 @@ def _embedder() -> ComponentState:
     if embedder is None:
         return ComponentState("failed", "not loaded")
     embedder_of(default_space())
-    return ComponentState("ok", model=embedder.model_name, device=str(embedder.device))
+    return _embeds(embedder)
+
+
+def _embeds(embedder: Embedder) -> ComponentState:
+    return ComponentState("ok", model=embedder.model_name, runtime=embedder.runtime, device=str(embedder.device))
 
 
 def _next_embedder() -> dict[str, ComponentState]:
     """The second model, which users are being moved to, where there is one."""
     for embedder in configured_embedders()[1:]:
         if embedder.loaded:
-            found = ComponentState("ok", model=embedder.model_name, device=str(embedder.device))
+            found = _embeds(embedder)
         else:
             # Not failed: users of the first model are served without it, and a worker out of service serves nobody.
             found = ComponentState("degraded", "not loaded", model=embedder.model_name)
@@ -181,5 +186,7 @@ def _reranker(*, refresh: bool) -> ComponentState:
         reason = metrics.get("reason") or "not loaded"
     elif metrics["breaker"] != "closed" or metrics["stuck"]:
         reason = "circuit_open"
-    # The device is known once the model is loaded.
-    return ComponentState("degraded" if reason else "ok", reason, metrics["backend"], metrics["device"])
+    # What runs it, and where, is known once the model is loaded.
+    return ComponentState(
+        *("degraded" if reason else "ok", reason, metrics["backend"], metrics["device"]), runtime=metrics.get("runtime")
+    )

@@ -6,7 +6,7 @@ Without DATABASE_URL it brings its own PostgreSQL under R1_VAR_DIR (default `var
 2. join the embedded cluster, starting it if nobody runs it
 3. bring database, roles and grants up to date
 4. migrate as the owner
-5. build what runs the embedding model on a CPU, where it is not there; record the model's vector space
+5. build what runs the models on a CPU, where it is not there; record the model's vector space
 6. serve, wait until ready; for `run` also load the demo and issue a token
 7. on SIGINT or SIGTERM stop gunicorn, then leave the cluster; the last to leave stops it
 
@@ -31,7 +31,7 @@ from pathlib import Path
 import psycopg
 
 from memory.keys.secret_files import Secret, SettingError
-from r1site import web_process
+from r1site import built_models, web_process
 from r1site.embedded import launchers
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
@@ -121,8 +121,12 @@ def prepared(var: Path) -> Iterator[Cluster | None]:
         _say(_server_versions(url))
         _say("migrating")
         _manage("migrate", "--database", "owner", "--verbosity", "0")
-        _say("checking the embedding model, its built form and its space")
-        _manage("build_models")
+        if built_models.all_built():
+            _say("models: their built forms are there")
+        else:
+            _say("models: building what runs them on a CPU")
+            _say(f"models: {built_models.in_words(_manage('build_models'))}")
+        _say("checking the embedding space")
         _manage("register_space", "--if-none")
         yield cluster
 

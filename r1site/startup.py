@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import ERROR
 from django.db import DatabaseError, connections
 
+import reranker
 from memory.checks import settings_fit_together
 from memory.embedding.process import configured_embedders, get_embedder
 from memory.embedding.spaces import default_space, embedder_of
@@ -74,6 +75,7 @@ def warm_worker() -> None:
         for embedder in configured_embedders():
             embedder.embed_query("warm up")
         warm_reranker()
+        logger.info(_what_runs())
         spare_what_is_loaded()
         warm_language(then=spare_what_is_loaded)
         begin_key_watch()
@@ -86,6 +88,18 @@ def warm_worker() -> None:
         _refuse([exc.detail])
     finally:
         connections["default"].close()
+
+
+def _what_runs() -> str:
+    """One line of the models of this worker, what runs each and where."""
+    embed = "; ".join(
+        f"{embedder.model_name} embeds by {embedder.runtime} on {embedder.device}"
+        for embedder in configured_embedders()
+    )
+    reranks = reranker.get_rerank_metrics()
+    if reranks["state"] == "ready":
+        return f"{embed}; {reranks['model']} reranks by {reranks['runtime']} on {reranks['device']}"
+    return f"{embed}; nothing reranks yet ({reranks.get('reason') or reranks['detail'] or reranks['state']})"
 
 
 def _refuse(reasons: list[str]) -> None:

@@ -94,7 +94,7 @@ def _ms_until(moment: float) -> float:
 
 
 def get_cross_encoder() -> Any:
-    """The loaded `sentence_transformers.CrossEncoder`; see `Reranker.cross_encoder`."""
+    """The loaded model; see `Reranker.cross_encoder`."""
     return _process_reranker.cross_encoder()
 
 

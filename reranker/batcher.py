@@ -113,6 +113,7 @@ class Batcher:
             "state": load.state,
             "reason": None if load.state == "ready" else load.reason,
             "detail": load.detail,
+            "runtime": getattr(backend, "runtime", None),
             "device": getattr(backend, "device", None),
             "dtype": getattr(backend, "dtype", None),
             "weights_sha256": getattr(backend, "weights_sha256", None),

@@ -54,7 +54,7 @@ def run_bench(
     *,
     way: Way = "queue",
 ) -> list[dict[str, Any]]:
-    """Rows {backend, dtype, candidates, tokens, concurrency, p50_ms, p95_ms, p99_ms, per_second}.
+    """Rows {backend, runtime, dtype, candidates, tokens, concurrency, p50_ms, p95_ms, p99_ms, per_second}.
 
     `tokens` is of a pair, special tokens included; `per_second` counts calls. A call
     that fails ends the bench with its `RerankSkipped`.
@@ -71,7 +71,8 @@ def run_bench(
             gc.collect()
             gc.freeze()
             for row in _rows(reranker, plan, _WAYS[way](reranker)):
-                progress(f"{row['backend']} {row['dtype']} {row['tokens']} tokens, {row['concurrency']} callers: "
+                what = f"{row['backend']} {row['runtime']} {row['dtype']}"
+                progress(f"{what} {row['tokens']} tokens, {row['concurrency']} callers: "
                          f"p50 {row['p50_ms']} ms, p95 {row['p95_ms']} ms, {row['per_second']}/s")  # fmt: skip
                 rows.append(row)
         finally:
@@ -90,6 +91,8 @@ def _own_passes(reranker: Reranker) -> Ask:
 
 
 def _predict(reranker: Reranker) -> Ask:
+    if reranker.metrics()["runtime"] != "torch":
+        raise RerankSkipped("no_backend", "only torch's model has a predict of its own")
     model = reranker.cross_encoder()
     return _one_at_a_time(
         lambda query, passages: model.predict([(query, passage) for passage in passages], show_progress_bar=False)
@@ -122,6 +125,7 @@ def _rows(reranker: Reranker, plan: BenchPlan, ask: Ask) -> Iterator[dict[str, A
             p50, p95, p99 = np.percentile(took_ms, [50, 95, 99]).round(2).tolist()
             yield {
                 "backend": metrics["backend"],
+                "runtime": metrics["runtime"],
                 "dtype": metrics["dtype"],
                 "candidates": plan.candidates,
                 "tokens": tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 # What reranks, and what may be asked for: of either there is no other list.
@@ -12,6 +13,8 @@ BackendName = Literal["cross_encoder"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 BackendChoice = Literal["auto", BackendName, "none"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
+RuntimeChoice = Literal["auto", "onnx", "torch"]
+RUNTIME_CHOICES: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)
 
 DEFAULT_MODEL = "cross-encoder/ms-marco-TinyBERT-L-2-v2"
 # The hub's repository is now spelled `ms-marco-TinyBERT-L2-v2` and redirects from the old name.
@@ -40,9 +43,11 @@ class RerankConfig:
         default model's revision is pinned; without a revision another model is the hub's newest.
     expected_sha256, expected_files_sha256: hex digests that the weights, and tokenizer and configuration
         together (`files_digest`), must have; None takes what is found.
+    runtime, models: what runs the cross-encoder, and where built forms are (None: nowhere). `auto` is ONNX Runtime on a
+        CPU, where there is a form and `dtype` is `auto`, else torch.
     device: a torch device; None is `cuda:0` where there is one, else `cpu`.
-    dtype: a torch dtype's name; `auto` is bfloat16 where the hardware multiplies it (GPUs that say
-        so, CPUs with avx512_bf16 or amx_bf16), else float32.
+    dtype: a torch dtype's name; `auto` is that of the built form, and with torch bfloat16 where the hardware multiplies
+        it (GPUs that say so, CPUs with avx512_bf16 or amx_bf16), else float32.
     max_tokens: longest query-passage pair, special tokens included; the model's own limit is kept.
     batch_pairs, batch_tokens: most pairs and most tokens, padding included, of one forward pass.
     parallel_passes: on a CPU, into how many passes side by side a large one is shared out at most; None is one a core.
@@ -59,6 +64,8 @@ class RerankConfig:
     cache_folder: str | None = None
     expected_sha256: str | None = None
     expected_files_sha256: str | None = None
+    runtime: RuntimeChoice = "auto"
+    models: Path | None = None
     device: str | None = None
     dtype: str = "auto"
     max_tokens: int = 512
@@ -73,6 +80,8 @@ class RerankConfig:
     def __post_init__(self):
         if self.backend not in BACKEND_CHOICES:
             raise ValueError(f"backend must be one of {', '.join(BACKEND_CHOICES)}")
+        if self.runtime not in RUNTIME_CHOICES:
+            raise ValueError(f"runtime must be one of {', '.join(RUNTIME_CHOICES)}")
         if min(self.batch_pairs, self.max_queued_tokens) < 1 or self.max_tokens < 8:
             raise ValueError("batch_pairs and max_queued_tokens must be positive, max_tokens at least 8")
 
@@ -86,7 +95,7 @@ class RerankConfig:
         """What a loaded cross-encoder depends on; when it changes, the model is loaded again."""
         return (
             *(self.model, self.pinned_revision, self.cache_folder, self.device, self.dtype, self.max_tokens),
-            *(self.expected_sha256, self.expected_files_sha256),
+            *(self.expected_sha256, self.expected_files_sha256, self.runtime, self.models),
             *(self.batch_pairs, self.batch_tokens, self.parallel_passes, self.max_queued_tokens),
             *(self.stuck_after_seconds, self.reload_after_seconds),
         )

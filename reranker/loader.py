@@ -95,8 +95,11 @@ class Load:
         return self.state == "ready"
 
 
-def load_cross_encoder(config: RerankConfig) -> LoadedModel:
-    """Load the configured model; raises `LoadFailure`, and whatever torch raises."""
+def load_cross_encoder(config: RerankConfig, *, attention: str | None = None) -> LoadedModel:
+    """Load the configured model in torch; `attention` is an implementation that transformers knows.
+
+    Raises `LoadFailure`, and whatever torch raises.
+    """
     folder = model_folder(config.model, revision=config.pinned_revision, cache_folder=config.cache_folder)
     digest = expected_weights(folder, config.expected_sha256, config.expected_files_sha256)
 
@@ -117,7 +120,8 @@ def load_cross_encoder(config: RerankConfig) -> LoadedModel:
         device=device,
         trust_remote_code=False,
         local_files_only=True,
-        model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
+        model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)}
+        | ({"attn_implementation": attention} if attention else {}),
     ).eval()
     if model.num_labels != 1:
         raise LoadFailure("no_backend", f"the model has {model.num_labels} outputs and cannot rank")
@@ -127,6 +131,13 @@ def load_cross_encoder(config: RerankConfig) -> LoadedModel:
 def cpu_cores() -> int:
     """How many this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu(device: str | None) -> bool:
+    """Whether torch would take one; torch is imported only where the machine has a device of that kind."""
+    if device is not None:
+        return device != "cpu"
+    return any(Path("/dev").glob("nvidia[0-9]*")) and best_device() != "cpu"
 
 
 def best_device() -> str:

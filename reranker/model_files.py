@@ -27,34 +27,56 @@ def model_folder(name: str, *, revision: str | None = None, cache_folder: str | 
 
     Without a revision what the cache has is taken before the hub's newest.
     """
+    try:
+        folder = _folder_here(name, revision, cache_folder)
+        if folder is not None:
+            return folder
+        if os.path.isabs(name) or name.startswith("."):
+            raise LoadFailure("no_backend", "the model's folder does not exist")
+
+        from huggingface_hub import constants, snapshot_download
+
+        if constants.HF_HUB_OFFLINE:
+            raise LoadFailure("no_backend", "the model is not in the hub cache, and HF_HUB_OFFLINE is set")
+        return Path(snapshot_download(name, **_of_the_hub(revision, cache_folder)))
+    except LoadFailure:
+        raise
+    except Exception as error:  # the hub's errors are of many families, its network's among them
+        raise LoadFailure("no_backend", f"the model cannot be fetched ({type(error).__name__})") from error
+
+
+def is_at_hand(name: str, *, revision: str | None = None, cache_folder: str | None = None) -> bool:
+    """Whether `model_folder` would find it without asking the network."""
+    try:
+        return _folder_here(name, revision, cache_folder) is not None
+    except Exception:  # of a cache that cannot be read: `model_folder` says which
+        return False
+
+
+def _folder_here(name: str, revision: str | None, cache_folder: str | None) -> Path | None:
+    """The folder itself, or the hub cache's; None where neither is there."""
     if os.path.isdir(name):
         return Path(name)
     if os.path.isabs(name) or name.startswith("."):
-        raise LoadFailure("no_backend", "the model's folder does not exist")
+        return None
 
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted: dict[str, Any] = {
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True, **_of_the_hub(revision, cache_folder)))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if _weights(folder) else None  # else a download that was cut off
+
+
+def _of_the_hub(revision: str | None, cache_folder: str | None) -> dict[str, Any]:
+    return {
         "revision": revision,
         "cache_dir": cache_folder,
         "allow_patterns": HUB_FILES,
         "ignore_patterns": HUB_FILES_LEFT,
     }
-    try:
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True, **wanted))
-            if _weights(folder):  # else a download that was cut off
-                return folder
-        except LocalEntryNotFoundError:
-            pass
-        if constants.HF_HUB_OFFLINE:
-            raise LoadFailure("no_backend", "the model is not in the hub cache, and HF_HUB_OFFLINE is set")
-        return Path(snapshot_download(name, **wanted))
-    except LoadFailure:
-        raise
-    except Exception as error:  # the hub's errors are of many families, its network's among them
-        raise LoadFailure("no_backend", f"the model cannot be fetched ({type(error).__name__})") from error
 
 
 def expected_weights(folder: Path, sha256: str | None, files_sha256: str | None) -> str:

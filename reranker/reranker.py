@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reranker.backends import Backend
-from reranker.backends.cross_encoder import load_cross_encoder_backend
+from reranker.backends.loading import load_backend
 from reranker.batcher import Batcher, SkippedAfterAdmission
 from reranker.config import BACKEND_CHOICES, DEFAULT_TIMEOUT_MS, BackendChoice, RerankConfig, enabled_by_environment
 from reranker.faults import reason_of
@@ -25,7 +25,7 @@ from reranker.scores import best_first, sigmoid
 logger = logging.getLogger(__name__)
 
 _MAKERS: dict[str, Callable[[RerankConfig], Backend]] = {
-    "cross_encoder": load_cross_encoder_backend,
+    "cross_encoder": load_backend,
 }
 _IDLE = {"state": "cold", "breaker": "closed", "stuck": False, "queued_pairs": 0, "queued_tokens": 0, "loads": 0}
 
@@ -105,9 +105,10 @@ class Reranker:
         return batcher is not None and batcher.runner.load.wait(timeout_seconds)
 
     def cross_encoder(self) -> Any:
-        """The loaded `sentence_transformers.CrossEncoder`; waits for the load.
+        """The loaded model; waits for the load.
 
-        Only its own thread may run it. Raises `RerankSkipped` with the reason where there is none.
+        A `sentence_transformers.CrossEncoder`, which only its own thread may run, or where ONNX Runtime runs it, an
+        `onnxruntime.InferenceSession`. Raises `RerankSkipped` with the reason where there is none.
         """
         batcher = self._batcher("cross_encoder")
         if batcher is None:

@@ -39,7 +39,7 @@ _QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def verify(config: RerankConfig, reference: dict[str, Any] | None = None) -> dict[str, Any]:
     """Load the model, score fixed texts and compare with `reference` (of `as_reference`).
 
-    Gives {ok, findings, backend, device, dtype, model, revision, weights_sha256, load_seconds,
+    Gives {ok, findings, backend, runtime, device, dtype, model, revision, weights_sha256, load_seconds,
     scores, largest_difference, gpu, nvidia_smi}. `findings` says in words what is not as it
     should be; `ok` is that there are none. `largest_difference` is None without a reference; `gpu`
     is None without CUDA, else {name, memory_total_bytes, memory_used_bytes, memory_peak_bytes}.
@@ -63,6 +63,7 @@ def verify(config: RerankConfig, reference: dict[str, Any] | None = None) -> dic
 
     report = {
         "backend": metrics["backend"],
+        "runtime": metrics.get("runtime"),
         "device": metrics["device"],
         "dtype": metrics.get("dtype"),
         "model": config.model,

@@ -27,10 +27,11 @@ import numpy as np  # noqa: E402
 from memory.embedding.built_form import form_folder, read_manifest  # noqa: E402
 from memory.embedding.embedder import Embedder  # noqa: E402
 from memory.embedding.model import EmbeddingModel  # noqa: E402
-from memory.embedding.onnx_model import OnnxEmbeddingModel, cpu_threads, session  # noqa: E402
+from memory.embedding.onnx_model import OnnxEmbeddingModel  # noqa: E402
 from memory.evaluation.collections import Collection, load_collection  # noqa: E402
 from memory.evaluation.measures import ndcg_at, paired_interval, recall_at  # noqa: E402
 from reranker.model_files import files_digest, weights_digest  # noqa: E402
+from reranker.onnx_graph import cpu_threads, session  # noqa: E402
 
 QUESTION = "When was the heat pump serviced, and who did it for the last time please?"
 PASSAGE = (

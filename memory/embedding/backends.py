@@ -11,6 +11,7 @@ import numpy as np
 from memory.embedding.built_form import COMMAND, form_folder, read_manifest
 from memory.embedding.job import Task
 from memory.errors import ModelUnavailable
+from reranker.loader import has_gpu
 from reranker.model_files import expected_weights, files_digest
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Model(Protocol):
     """A loaded model, as `memory.embedding.model.EmbeddingModel` describes it."""
 
     weights_sha256: str
+    runtime: str  # `onnx` or `torch`
     device: str
     # So much is asked of it at once: it is what a query may have to wait for. From `full_tokens` on a batch tells what
     # a token takes.
@@ -53,7 +55,7 @@ def load_model(
     `auto` is ONNX Runtime where there is no GPU and a built form gives what the weights give, else torch. Raises
     `LoadFailure` before anything is loaded where a digest is not the expected one, ModelUnavailable.
     """
-    wants_onnx = backend == "onnx" or (backend == "auto" and models is not None and not _has_gpu(device))
+    wants_onnx = backend == "onnx" or (backend == "auto" and models is not None and not has_gpu(device))
     if wants_onnx:
         try:
             return _onnx(folder, models, sha256, files_sha256, max_tokens)
@@ -79,14 +81,3 @@ def _onnx(folder: Path, models: Path | None, sha256: str | None, files_sha256: s
         return OnnxEmbeddingModel(built, manifest, max_tokens)
     except ImportError:
         raise ModelUnavailable("ONNX Runtime is not installed.") from None
-
-
-def _has_gpu(device: str | None) -> bool:
-    """Whether torch would take one; torch is imported only where the machine has a device of that kind."""
-    if device is not None:
-        return device != "cpu"
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return False
-    from reranker.loader import best_device
-
-    return best_device() != "cpu"

@@ -1,9 +1,8 @@
 """Builds a model's form for ONNX Runtime (memory/embedding/built_form.py) from its weights; once, at set-up.
 
 1. Transformer, the model's own pooling and the scaling to unit length become one graph, which reads one text.
-2. Its matrices become int8, each column by a scale of its own, activations by one as they come. Seven of the eight bits
-   are used: sums of two products then fit into 16 bits, and processors with and without VNNI compute the same. The
-   matrices that make a row narrower, the second of each feed-forward block, stay float32.
+2. Its matrices become int8 (`reranker.onnx_graph.quantise`). Those that make a row narrower, the second of each
+   feed-forward block, stay float32.
 3. The vectors of a few texts, in float32 by torch, go into the manifest.
 
 Figures and what may meet what: deploy/decisions/0014-onnx-and-int8.md.
@@ -11,23 +10,16 @@ Figures and what may meet what: deploy/decisions/0014-onnx-and-int8.md.
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from memory.embedding.built_form import Manifest, digests, form_folder, read_manifest, write_manifest
 from memory.embedding.model import EmbeddingModel, passage_prompt, positions
 from memory.errors import ModelUnavailable
+from reranker.built_forms import make_form
 from reranker.model_files import expected_weights, files_digest
+from reranker.onnx_graph import export, narrowing_products, quantise
 
-_OPSET = 17
 _LONG = "The pump in the cellar was serviced in March, and its filter is changed every six months by the same firm. "
 PROBES = (
     "yes",
@@ -48,27 +40,27 @@ class Unexportable(ModelUnavailable):
 def build(folder: Path, models: Path, *, sha256: str | None, files_sha256: str | None, force: bool = False) -> bool:
     """Build the form of the model in `folder` under `models`; False where a good one is there already.
 
-    Two at once: the second waits for the first. One that is damaged is built anew. Raises Unexportable, `LoadFailure`
-    where a digest is not the expected one.
+    One that is damaged is built anew; else as `reranker.built_forms.make_form`. Raises Unexportable, `LoadFailure`
+    where a digest is not the expected one or `models` cannot be written.
     """
-    files = files_digest(folder)
-    models.mkdir(parents=True, exist_ok=True)
-    with _alone(models / ".lock"):
-        weights = expected_weights(folder, sha256, files_sha256)
-        target = form_folder(models, weights)
-        if not force and _is_good(target, weights, files):
-            return False
+    weights, files = expected_weights(folder, sha256, files_sha256), files_digest(folder)
+    target = form_folder(models, weights)
+
+    def make(unfinished: Path) -> None:
         model = EmbeddingModel(folder, sha256, files_sha256, 1 << 20, "cpu", "float32", attention="eager")
         _require_exportable(model.sentence_transformer)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=models))
-        try:
-            _write(unfinished, model, files)
-            unfinished.chmod(0o755)
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(unfinished, target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return True
+        _write(unfinished, model, files)
+
+    return make_form(models, target, lambda: _is_good(target, weights, files), make, force=force)
+
+
+def is_built(folder: Path, models: Path, *, sha256: str | None, files_sha256: str | None) -> bool:
+    """Whether a good form stands there, by its digests and those of the model in `folder`; imports no model library.
+
+    Raises `LoadFailure` where a digest is not the expected one.
+    """
+    weights = expected_weights(folder, sha256, files_sha256)
+    return _is_good(form_folder(models, weights), weights, files_digest(folder))
 
 
 def _is_good(target: Path, weights_sha256: str, files_sha256: str) -> bool:
@@ -85,7 +77,7 @@ def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
     whole.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     exact = folder / "exact.onnx"
     _export(whole, exact)
-    _quantise(exact, folder / "model.onnx", kept=_narrowing(exact))
+    quantise(exact, folder / "model.onnx", kept=narrowing_products(exact))
     exact.unlink()
     vectors = whole.encode(list(PROBES), batch_size=1, normalize_embeddings=True, prompt="", show_progress_bar=False)
     write_manifest(
@@ -135,49 +127,4 @@ def _export(whole: Any, path: Path) -> None:
             return torch.nn.functional.normalize(states.mean(1) if pooling == "mean" else states[:, 0], dim=1)
 
     example = torch.tensor([whole.tokenizer("an example of a text")["input_ids"]])
-    with warnings.catch_warnings(), torch.inference_mode():
-        # Of tracing, which is what is wanted: the graph is for any length.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Reader().eval(),
-            (example,),
-            str(path),
-            input_names=["input_ids"],
-            output_names=["embedding"],
-            dynamic_axes={"input_ids": {1: "length"}},
-            opset_version=_OPSET,
-            dynamo=False,
-        )
-
-
-def _narrowing(path: Path) -> list[str]:
-    """The names of the products with a matrix that makes a row narrower."""
-    import onnx
-
-    graph = onnx.load(str(path)).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul"]
-    return [node.name for node in products if len(shape := shapes.get(node.input[1], ())) == 2 and shape[0] > shape[1]]
-
-
-def _quantise(exact: Path, path: Path, kept: list[str]) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    root = logging.getLogger()
-    level = root.level
-    # It advises a pre-processing that is for models with other inputs.
-    root.setLevel(logging.ERROR)
-    try:
-        quantize_dynamic(
-            exact, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept
-        )
-    finally:
-        root.setLevel(level)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    # Not to write: in a folder that others may write to, the name could lead to any file of ours.
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    export(Reader(), {"input_ids": example}, "embedding", path)

@@ -29,7 +29,7 @@ from memory.embedding.model_text import breakable
 from memory.embedding.queue import EmbedderQueue
 from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable, Overloaded
 from reranker.faults import LoadFailure
-from reranker.model_files import model_folder
+from reranker.model_files import is_at_hand, model_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -126,6 +126,18 @@ class Embedder:
             self.folder(), models, sha256=self._expected_sha256, files_sha256=self._expected_files_sha256, force=force
         )
 
+    def is_built(self, models: Path) -> bool:
+        """Whether the built form stands under `models`, by its digests; asks no network and imports no model library.
+
+        Raises `LoadFailure` where the weights are not the expected ones.
+        """
+        from memory.embedding.build import is_built
+
+        name = resolve_model(self.model_name)
+        if isinstance(name, str) and not is_at_hand(name, revision=self._revision, cache_folder=self._cache_folder):
+            return False
+        return is_built(self.folder(), models, sha256=self._expected_sha256, files_sha256=self._expected_files_sha256)
+
     def embed_query(self, text: str, deadline: float | None = None, user: str = "") -> np.ndarray:
         """float32[d] of unit length; what passes the model's tokens is left out.
 
@@ -167,6 +179,11 @@ class Embedder:
     @property
     def device(self) -> str:
         return self.load().device
+
+    @property
+    def runtime(self) -> str:
+        """What runs it: `onnx` or `torch`."""
+        return self.load().runtime
 
     @property
     def loaded(self) -> bool:

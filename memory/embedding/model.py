@@ -52,6 +52,8 @@ class EmbeddingModel:
     if weights or files are not the expected ones, and says which digest was found.
     """
 
+    runtime = "torch"
+
     def __init__(
         self,
         folder: Path,

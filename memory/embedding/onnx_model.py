@@ -6,7 +6,6 @@ a batch one text's vector would depend, a little, on the others', which may be a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from memory.embedding.built_form import Manifest
 from memory.embedding.job import Task
 from memory.errors import ModelUnavailable
-from reranker.loader import cpu_cores
+from reranker.onnx_graph import cpu_threads, session
 
 # Of a probe's vector to the one that the weights give in float32. Measured on 160 questions and passages: mean 0.996,
 # worst 0.993.
@@ -33,6 +32,7 @@ class OnnxEmbeddingModel:
     this processor does not give what the weights give.
     """
 
+    runtime = "onnx"
     device = "cpu"
     # Texts are read alone, so a batch gains nothing but two threads for short ones.
     batch_tokens = 128
@@ -92,22 +92,3 @@ class OnnxEmbeddingModel:
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """As `encode(text).ids`, which would keep the interpreter for itself: 10 ms for a long text of combining marks."""
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-
-
-def session(path: Path, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` whose threads do not spin while they wait."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # One warning a model about initialisers nobody uses, and nothing that an operator could do.
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def cpu_threads() -> int:
-    """What OMP_NUM_THREADS allows, as for torch; else one a core."""
-    text = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cpu_cores(), int(text))) if text.isdecimal() else cpu_cores()

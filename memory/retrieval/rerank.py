@@ -10,7 +10,8 @@ from django.conf import settings
 import reranker
 from memory.retrieval.candidate import Candidate
 from memory.rollout.flags import flag
-from reranker.config import BackendChoice
+from reranker.backends.onnx_form import has_weights
+from reranker.config import BackendChoice, RuntimeChoice
 
 NOT_REQUESTED = "not_requested"
 WARM_SECONDS = 5.0
@@ -55,9 +56,10 @@ def rerank_pool_size() -> int:
 def warm_reranker() -> None:
     """Load the reranker's model. After the fork, once a worker.
 
-    A load that takes longer than WARM_SECONDS goes on behind: answers are in candidate order until then.
+    A load that takes longer than WARM_SECONDS goes on behind, and so does one whose weights must be fetched first:
+    answers are in candidate order until then.
     """
-    reranker.warm(WARM_SECONDS)
+    reranker.warm(WARM_SECONDS if has_weights(deployed_config()) else 0.0)
 
 
 def deployed_config() -> reranker.RerankConfig:
@@ -68,6 +70,8 @@ def deployed_config() -> reranker.RerankConfig:
         revision=settings.CROSS_ENCODER_REVISION or None,
         expected_sha256=settings.CROSS_ENCODER_SHA256 or None,
         expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
+        runtime=cast(RuntimeChoice, settings.MEMORY_EMBED_BACKEND),
+        models=settings.MEMORY_MODELS_DIR,
         is_enabled=_is_enabled,
     )
 

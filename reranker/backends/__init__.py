@@ -21,9 +21,10 @@ class Pair:
 
 
 class Backend(Protocol):
-    """`name`, `device` and `dtype` are for answers and metrics; `max_tokens` bounds one pair."""
+    """`name`, `runtime`, `device` and `dtype` are for answers and metrics; `max_tokens` bounds one pair."""
 
     name: str
+    runtime: str
     device: str
     dtype: str
     weights_sha256: str | None

@@ -1,9 +1,8 @@
-"""A cross-encoder: reads query and passage together and says how well one answers the other."""
+"""A cross-encoder as torch runs it: reads query and passage together and says how well one answers the other."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +10,14 @@ import numpy as np
 
 from reranker.backends import Pair
 from reranker.backends.first_token import shorten_last_layer
+from reranker.backends.pair_tokenizer import PairTokenizer
 from reranker.backends.parallel_passes import ParallelPasses, cpu_threads
-from reranker.config import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, RerankConfig
-from reranker.faults import LoadFailure, TokenizerFault
-from reranker.loader import LoadedModel, load_cross_encoder
-from reranker.results import RerankSkipped
+from reranker.config import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
+from reranker.faults import LoadFailure
+from reranker.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
 
-# Pairs tokenised between two looks at the clock, and how much of a text can matter: a token is
-# about 4.5 characters of English. Together they bound what a slow text can take past a deadline.
-_SLICE_PAIRS = 8
-_MOST_CHARACTERS_PER_TOKEN = 10
 # bf16 scores of the same pair differ in the last place between batch shapes.
 _LARGEST_DIFFERENCE = 0.05
 
@@ -31,11 +26,11 @@ class CrossEncoderBackend:
     """Scores are logits.
 
     Pairs are tokenised in their callers' threads and padded by the owner, who thus spends its time
-    in the model. The tokenizer is a copy that nobody changes after it is
-    made, which is what makes it safe to share.
+    in the model.
     """
 
     name = "cross_encoder"
+    runtime = "torch"
 
     def __init__(
         self, loaded: LoadedModel, max_tokens: int, batch_tokens: int | None, parallel_passes: int | None = None
@@ -52,14 +47,9 @@ class CrossEncoderBackend:
         self.max_tokens = min(max_tokens, self.model.max_seq_length or max_tokens)
 
         of_model = self.model.tokenizer
-        self._tokenizer = Tokenizer.from_str(of_model.backend_tokenizer.to_str())
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_tokens, strategy="longest_first")
-        # "[SEP]" in what a user wrote is seven characters, not the end of the passage.
-        self._tokenizer.encode_special_tokens = True
+        self._pairs = PairTokenizer(Tokenizer.from_str(of_model.backend_tokenizer.to_str()), self.max_tokens)
         self._pad_id = of_model.pad_token_id or 0
         self._with_types = "token_type_ids" in of_model.model_input_names
-        self._most_characters = self.max_tokens * _MOST_CHARACTERS_PER_TOKEN
         if loaded.dtype in ("bfloat16", "float16"):
             self._keep_last_layer_exact()
         self._parallel: ParallelPasses | None = None
@@ -68,20 +58,7 @@ class CrossEncoderBackend:
             self._parallel = ParallelPasses(parallel_passes or cpu_threads(), torch.set_num_threads)
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
-        query = query[: self._most_characters]
-        pairs: list[Pair] = []
-        for start in range(0, len(texts), _SLICE_PAIRS):
-            if time.monotonic() >= deadline:
-                raise RerankSkipped("deadline")
-            portion = [(query, text[: self._most_characters]) for text in texts[start : start + _SLICE_PAIRS]]
-            try:
-                # The fast form leaves out the offsets, which nobody reads, and a quarter of the time.
-                encodings = self._tokenizer.encode_batch_fast(portion)
-            except Exception as error:
-                # Without the cause: a tokenizer's message can quote its input.
-                raise TokenizerFault(type(error).__name__) from None
-            pairs += [Pair(len(encoding.ids), encoding) for encoding in encodings]
-        return pairs
+        return self._pairs.prepare(query, texts, deadline)
 
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
         return self._parallel.score(self._forward, pairs) if self._parallel else self._forward(pairs)
@@ -146,10 +123,3 @@ class CrossEncoderBackend:
         except (TypeError, AttributeError, ValueError):  # another release of transformers
             return False
         return np.allclose(scores, expected, atol=_LARGEST_DIFFERENCE, rtol=_LARGEST_DIFFERENCE)
-
-
-def load_cross_encoder_backend(config: RerankConfig) -> CrossEncoderBackend:
-    """Load the configured model; raises `LoadFailure`, and whatever torch raises."""
-    return CrossEncoderBackend(
-        load_cross_encoder(config), config.max_tokens, config.batch_tokens, config.parallel_passes
-    )

@@ -39,7 +39,8 @@ class ParallelPasses:
     for every thread that is new to it, so it is set back to `cores` after each pass.
     """
 
-    def __init__(self, cores: int, set_threads: Callable[[int], None]):
+    def __init__(self, cores: int, set_threads: Callable[[int], None], *, least_pairs: int = _LEAST_PAIRS):
+        self._least_pairs = least_pairs
         self._cores = max(1, cores)
         self._set_threads = set_threads
         # Beside the thread that calls, which runs a pass too.
@@ -47,7 +48,7 @@ class ParallelPasses:
 
     def score(self, score: Score, pairs: Sequence[Pair]) -> np.ndarray:
         """float32[n] as `score(pairs)` would give it, in the order of `pairs`; raises what any pass raises."""
-        count = min(self._cores, len(pairs) // _LEAST_PAIRS)
+        count = min(self._cores, len(pairs) // self._least_pairs)
         if count < 2:
             return score(pairs)
         parts = _parts([pair.tokens for pair in pairs], count)

@@ -7,10 +7,23 @@ import json
 import pytest
 
 from memory.management.commands import rerank_bench, rerank_verify
+from reranker import RerankConfig
+from reranker.backends import onnx_build
 from tests.tiny_models import build_cross_encoder
 
 SMOKE = ["--queries", "4", "--candidates", "3", "--tokens", "24", "--callers", "1", "2"]
-FIELDS = ["backend", "dtype", "candidates", "tokens", "concurrency", "p50_ms", "p95_ms", "p99_ms", "per_second"]
+FIELDS = [
+    "backend",
+    "runtime",
+    "dtype",
+    "candidates",
+    "tokens",
+    "concurrency",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "per_second",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +49,16 @@ def verified(capsys, *arguments) -> tuple[int, dict]:
     return status, json.loads(out)
 
 
-def test_the_bench_prints_a_row_per_dtype_length_and_number_of_callers(capsys, folder):
+def test_the_bench_prints_a_row_per_dtype_length_and_number_of_callers(capsys, folder, settings, tmp_path):
+    settings.MEMORY_MODELS_DIR = tmp_path
+    onnx_build.build(RerankConfig(model=str(folder)), settings.MEMORY_MODELS_DIR)
     status, out, err = run(capsys, rerank_bench, "--json", "--model", folder, "--device", "cpu", *SMOKE)
     rows = json.loads(out)["rows"]
     assert status == 0
-    assert [(row["backend"], row["dtype"], row["concurrency"]) for row in rows] == [
-        ("cross_encoder", dtype, callers) for dtype in ("bfloat16", "float32") for callers in (1, 2)
+    assert [(row["backend"], row["runtime"], row["dtype"], row["concurrency"]) for row in rows] == [
+        ("cross_encoder", runtime, dtype, callers)
+        for runtime, dtype in (("onnx", "float32"), ("torch", "bfloat16"), ("torch", "float32"))
+        for callers in (1, 2)
     ]
     assert all(list(row) == FIELDS for row in rows)
     assert all((row["candidates"], row["tokens"]) == (3, 24) and 0 < row["p50_ms"] <= row["p99_ms"] for row in rows)
@@ -53,8 +70,8 @@ def test_without_json_it_is_a_table(capsys, folder):
     status, out, _ = run(capsys, rerank_bench, *chosen, *SMOKE)
     lines = out.splitlines()
     assert (status, len(lines)) == (0, 4)
-    assert lines[0].startswith("| backend | dtype |") and lines[2].startswith(
-        "| cross_encoder | float32 | 3 | 24 | 1 |"
+    assert lines[0].startswith("| backend | runtime | dtype |") and lines[2].startswith(
+        "| cross_encoder | torch | float32 | 3 | 24 | 1 |"
     )
 
 
@@ -69,7 +86,7 @@ def test_a_p95_over_the_limit_is_a_finding(capsys, folder):
 def test_a_model_that_cannot_be_measured_is_a_finding(capsys, tmp_path):
     status, out, err = run(capsys, rerank_bench, "--json", "--model", tmp_path / "none", *SMOKE)
     assert (status, json.loads(out)["rows"]) == (1, [])
-    for dtype in ("bfloat16", "float32"):
+    for dtype in ("auto", "bfloat16", "float32"):
         assert f"cross_encoder {dtype} was not measured: no_backend: the model's folder does not exist" in err
 
 

@@ -21,6 +21,7 @@ class ComponentState:
     reason: str | None = None
     backend: str | None = None
     device: str | None = None
+    runtime: str | None = None
     model: str | None = None
     findings: int | None = None
     unapplied: int | None = None
@@ -47,6 +48,7 @@ COMPONENT_STATE = About(ComponentState).body(
     Member("reason", string("Why it is not ok."), unless=None),
     Member("backend", string("What reranks."), unless=None),
     Member("device", string("Where its model runs, once it is loaded."), unless=None),
+    Member("runtime", string("What runs its model, once it is loaded.", enum=["onnx", "torch"]), unless=None),
     Member("model", string("The model's name."), unless=None),
     Member("findings", integer("How many isolation checks failed."), unless=None),
     Member("unapplied", integer("How many migrations are missing."), unless=None),
@@ -109,6 +111,7 @@ RERANK_METRICS = About(dict).body(
     Member("loads", integer("How often a model was loaded.")),
     Member("detail", string("More about the state.")),
     _once_loaded("reason", or_null(string("Why no model is there."))),
+    _once_loaded("runtime", or_null(string("What runs the model.", enum=["onnx", "torch"]))),
     _once_loaded("dtype", or_null(string("The numbers it computes with."))),
     _once_loaded("weights_sha256", or_null(string("The digest of its weights."))),
     _once_loaded("load_seconds", or_null(number("What loading took.", minimum=0))),

@@ -1,6 +1,7 @@
 """manage.py build_models"""
 
 import time
+from collections.abc import Callable
 
 from django.conf import settings
 
@@ -8,13 +9,17 @@ from memory.embedding.build import Unexportable
 from memory.embedding.process import configured_embedders
 from memory.errors import MemoryServiceError
 from memory.maintenance.command import ServiceCommand, failed
+from memory.retrieval.rerank import deployed_config
+from reranker.backends import onnx_build
+from reranker.backends.onnx_form import has_weights
 from reranker.faults import LoadFailure
 
 
 class Command(ServiceCommand):
     help = (
-        "Build the form of each embedding model that ONNX Runtime runs on a CPU, under MEMORY_MODELS_DIR, from weights "
-        "whose digest is checked. At set-up or when an image is made; a worker never does. A good one is left alone. "
+        "Build the form of each model that ONNX Runtime runs on a CPU, under MEMORY_MODELS_DIR, from weights whose "
+        "digest is checked: of the embedding models, and of the cross-encoder where its weights are here, which are "
+        "not fetched for it. At set-up or when an image is made; a worker never does. A good one is left alone. "
         "A model of another make has none (`built` is null): it runs on torch."
     )
 
@@ -23,18 +28,25 @@ class Command(ServiceCommand):
 
     def handle(self, *, force, **options):
         models = settings.MEMORY_MODELS_DIR
-        built: list[dict] = []
-        for embedder in configured_embedders():
-            started = time.monotonic()
-            self.stderr.write(f"{embedder.model_name}: looking, building if need be")
-            try:
-                is_new = embedder.build(models, force=force)
-            except Unexportable as exc:
-                self.stderr.write(f"{embedder.model_name}: {exc.detail}")
-                built.append({"model": embedder.model_name, "built": None})
-            except (MemoryServiceError, LoadFailure) as exc:
-                raise failed(exc.detail) from None
-            else:
-                seconds = round(time.monotonic() - started, 1)
-                built.append({"model": embedder.model_name, "built": is_new, "seconds": seconds})
+        built = [
+            self._built(embedder.model_name, lambda embedder=embedder: embedder.build(models, force=force))
+            for embedder in configured_embedders()
+        ]
+        reranks = deployed_config()
+        if has_weights(reranks):
+            built.append(self._built(reranks.model, lambda: onnx_build.build(reranks, models, force=force)))
+        else:
+            self.stderr.write(f"{reranks.model}: its weights are not here, so nothing is built of it")
         self.conclude({"folder": str(models), "models": built})
+
+    def _built(self, name: str, build: Callable[[], bool]) -> dict:
+        started = time.monotonic()
+        self.stderr.write(f"{name}: looking, building if need be")
+        try:
+            is_new = build()
+        except (Unexportable, onnx_build.Unexportable) as exc:
+            self.stderr.write(f"{name}: {exc.detail}")
+            return {"model": name, "built": None}
+        except (MemoryServiceError, LoadFailure) as exc:
+            raise failed(exc.detail) from None
+        return {"model": name, "built": is_new, "seconds": round(time.monotonic() - started, 1)}
