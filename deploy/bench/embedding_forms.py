@@ -62,7 +62,7 @@ class Forms:
         import torch
 
         torch.set_num_threads(count)
-        self.onnx._long = session(self._built / "model.onnx", count)
+        self.onnx._session = session(self._built / "model.onnx", count)
         self.onnx._pool = ThreadPoolExecutor(count) if count > 1 else None
 
     def embed(self, form: str, texts: list[str]) -> np.ndarray:

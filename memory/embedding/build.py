@@ -1,11 +1,10 @@
 """Builds a model's form for ONNX Runtime (memory/embedding/built_form.py) from its weights; once, at set-up.
 
 1. Transformer, the model's own pooling and the scaling to unit length become one graph, which reads one text.
-2. Its matrices become int8 (`reranker.onnx_graph.quantise`). Those that make a row narrower, the second of each
-   feed-forward block, stay float32.
-3. The vectors of a few texts, in float32 by torch, go into the manifest.
+2. The vectors of a few texts, as torch gives them, go into the manifest.
 
-Figures and what may meet what: deploy/decisions/0014-onnx-and-int8.md.
+All stays float32: every int8 form that was tried cost answers. Figures and what may meet what:
+deploy/decisions/0014-onnx-in-float32.md.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from memory.embedding.model import EmbeddingModel, passage_prompt, positions
 from memory.errors import ModelUnavailable
 from reranker.built_forms import make_form
 from reranker.model_files import expected_weights, files_digest
-from reranker.onnx_graph import export, narrowing_products, quantise
+from reranker.onnx_graph import export
 
 _LONG = "The pump in the cellar was serviced in March, and its filter is changed every six months by the same firm. "
 PROBES = (
@@ -75,10 +74,7 @@ def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
 
     whole = model.sentence_transformer
     whole.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    exact = folder / "exact.onnx"
-    _export(whole, exact)
-    quantise(exact, folder / "model.onnx", kept=narrowing_products(exact))
-    exact.unlink()
+    _export(whole, folder / "model.onnx")
     vectors = whole.encode(list(PROBES), batch_size=1, normalize_embeddings=True, prompt="", show_progress_bar=False)
     write_manifest(
         folder,

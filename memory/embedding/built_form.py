@@ -16,7 +16,7 @@ from reranker.faults import LoadFailure
 __all__ = ["COMMAND", "FILES", "MANIFEST", "Manifest", "digests", "form_folder", "read_manifest", "write_manifest"]
 
 # Of the way a form is made. Another one is another folder, so an old form is never taken for a new one.
-RECIPE = "r2"
+RECIPE = "r3"
 COMMAND = "python manage.py build_models"
 FILES = ("tokenizer.json", "model.onnx")
 

@@ -17,13 +17,10 @@ from memory.lexical.bm25 import lexical_query
 from memory.lexical.speakers import about_speaker, speaker_id
 from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.context import cap, set_context
-from memory.retrieval.date_spans import DateSpan
 from memory.retrieval.dates import dates_in
-from memory.retrieval.decay import decayed
-from memory.retrieval.fuse import fuse
 from memory.retrieval.open import open_candidates
-from memory.retrieval.phrases import holds_phrases, quoted_phrases
+from memory.retrieval.phrases import quoted_phrases
+from memory.retrieval.rank import PHRASE_CANDIDATES, Ranking, phrased_first
 from memory.retrieval.relevance import Evidence
 from memory.retrieval.rerank import rerank_candidates, rerank_pool_size
 from memory.retrieval.sealed import SealedRows
@@ -39,8 +36,6 @@ from memory.services.stopwatch import Stopwatch
 VARIANT = "r1"
 # What is timed, whether or not the user has anything.
 STAGES = ("embed", "ann", "open", "rerank")
-# A phrase is looked for in so many passages, each of which must be opened for it.
-PHRASE_CANDIDATES = 50
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,14 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     filters = query.filters
     if query.speaker is not None:
         filters = replace(filters, speaker=speaker_id(profile.search_key, query.speaker))
-    dates = dates_in(query.text, query.now or datetime.now(UTC)) if query.context else []
+    ranking = Ranking(
+        context=query.context,
+        dates=dates_in(query.text, query.now or datetime.now(UTC)) if query.context else [],
+        speaker=None if about is None else about.speaker,
+        half_life_days=settings.MEMORY_HALF_LIFE_DAYS if query.half_life_days is None else query.half_life_days,
+        decay_weight=settings.MEMORY_DECAY_WEIGHT if query.decay_weight is None else query.decay_weight,
+        min_vector=query.min_score,
+    )
     # A quoted phrase is looked for in more than go on.
     opening = max(_pool_size(query), PHRASE_CANDIDATES) if quoted_phrases(query.text) else _pool_size(query)
 
@@ -182,7 +184,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
             found = Search(tx, profile.space, vector, limit, filters, lexical, context=query.context)
             profile.verify(tx)
             candidates = found.candidates()
-            ranked = _rank(candidates, query, dates, None if about is None else about.speaker)
+            ranked = ranking.of(candidates)
             evidence = Evidence.of(candidates)
             going_on = ranked[:opening]
             sealed = SealedRows(tx, [*going_on, *(evidence.passages if evidence.is_doubtful else ())])
@@ -219,35 +221,4 @@ def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
     if found.evidence.is_doubtful:
         opened |= {passage.chunk_id: passage for passage in found.evidence.passages}
     open_candidates(found.profile, opened.values())
-    return (_phrased_first(ranked, phrases) if phrases else ranked)[: _pool_size(query)]
-
-
-def _rank(
-    candidates: list[Candidate], query: MemoryQuery, dates: list[DateSpan], speaker: int | None
-) -> list[Candidate]:
-    """Fused, in context, decayed and in answer order; ties go to the nearer, then by document and chunk index."""
-    if query.min_score is not None:
-        candidates = [candidate for candidate in candidates if candidate.vector >= query.min_score]
-    now = datetime.now(UTC)
-    fuse(candidates)
-    if query.context:
-        set_context(candidates, dates, speaker)
-    half_life_days = settings.MEMORY_HALF_LIFE_DAYS if query.half_life_days is None else query.half_life_days
-    weight = settings.MEMORY_DECAY_WEIGHT if query.decay_weight is None else query.decay_weight
-    for candidate in candidates:
-        age_seconds = (now - candidate.created_at).total_seconds()
-        candidate.decay = decayed(candidate.fused, age_seconds, half_life_days=half_life_days, weight=weight)
-    ranked = sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
-    for candidate in ranked:
-        cap(candidate)
-    return ranked
-
-
-def _phrased_first(ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:
-    """Those of the best PHRASE_CANDIDATES, opened, that hold all `phrases`, then the others, each in their order."""
-    best = ranked[:PHRASE_CANDIDATES]
-    for candidate in ranked:
-        candidate.phrased = False
-    for candidate in best:
-        candidate.phrased = holds_phrases(candidate.text, phrases)
-    return sorted(ranked, key=lambda candidate: not candidate.phrased)
+    return (phrased_first(ranked, phrases) if phrases else ranked)[: _pool_size(query)]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from django.conf import settings
 
@@ -29,7 +30,7 @@ class Command(ServiceCommand):
     def handle(self, *, force, **options):
         models = settings.MEMORY_MODELS_DIR
         built = [
-            self._built(embedder.model_name, lambda embedder=embedder: embedder.build(models, force=force))
+            self._built(embedder.model_name, partial(embedder.build, models, force=force))
             for embedder in configured_embedders()
         ]
         reranks = deployed_config()
