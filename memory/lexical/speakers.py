@@ -80,14 +80,18 @@ def known_speakers(profile: TenantProfile) -> KnownSpeakers:
 def _known(profile: TenantProfile, blinder: Blinder) -> KnownSpeakers:
     if profile.has_too_many_speakers:
         return KnownSpeakers()
+    ids: set[int] = set()
     by_part: dict[int, set[int]] = defaultdict(set)
     longest = 0
-    for speaker, name in profile.speaker_names():
+    for name in profile.speaker_names():
         words = name_words(name)
+        # Not the id that is stored: that one may be of the space before.
+        speaker = _name_id(blinder, words)
+        ids.add(speaker)
         longest = max(longest, min(len(words), NAME_WORDS_MAX))
         for word in words:
             by_part[_part_id(blinder, word)].add(speaker)
-    return KnownSpeakers(profile.speakers, longest, {part: frozenset(speakers) for part, speakers in by_part.items()})
+    return KnownSpeakers(frozenset(ids), longest, {part: frozenset(speakers) for part, speakers in by_part.items()})
 
 
 @dataclass(frozen=True)

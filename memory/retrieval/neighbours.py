@@ -37,8 +37,9 @@ def _neighbours(side: str, order: str, sign: str) -> str:
 
 
 # `nearby`: the candidates, each with its stretch of its thread, by place from it; filters say which of its neighbours
-# may be answers. `asked`: each row of them once. `chains`: the ids of a candidate's stretch, 16 bytes each. What the
-# terms weigh is the same for all rows, and stands in the first.
+# may be answers. `asked`: each row of them once; none where nobody has a neighbour, for then nothing is scored anew.
+# `chains`: the ids of a candidate's stretch, 16 bytes each. What the terms weigh is the same for all rows, and stands
+# in the first.
 NEARBY = f""",
 nearby AS MATERIALIZED (
     SELECT a.id AS candidate, 0 AS place, {", ".join(f"a.{column.strip()}" for column in KNOWN.split(","))},
@@ -49,7 +50,9 @@ nearby AS MATERIALIZED (
         UNION ALL{_neighbours(">", "ASC", "")}) n
     WHERE a.thread_id IS NOT NULL
 ),
-asked AS MATERIALIZED (SELECT DISTINCT id FROM nearby),{CTES}
+asked AS MATERIALIZED (
+    SELECT DISTINCT id FROM nearby WHERE EXISTS (SELECT FROM nearby WHERE place <> 0)
+),{CTES}
 chains AS MATERIALIZED (
     SELECT candidate, string_agg(uuid_send(id), NULL ORDER BY place) AS chain FROM nearby GROUP BY candidate
 )"""

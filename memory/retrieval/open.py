@@ -98,26 +98,33 @@ class Opening:
             self._damaged[Damage("document_meta_cipher", doc_id, meta_cipher)] = None
             return {}
 
-    def speaker(
-        self, doc_id: str, generation: int, content_mac: bytes, speaker: int | None, blob: bytes | None
-    ) -> str | None:
-        """The name of whoever said a document, None where nobody is named; `speaker` is the blind id in clear.
-
-        A name that is not the one of that id is damage, as is one that does not open.
-        """
-        if speaker is None and blob is None:
+    def speaker(self, doc_id: str, generation: int, content_mac: bytes, name_cipher: bytes | None) -> str | None:
+        """The name of whoever said a document, None where nobody is named; its generation as in `document_metadata`."""
+        if name_cipher is None:
             return None
         if generation not in self.profile.generations:
             self.fail(KeyUnavailable())
             return None
         try:
-            name = sealing.open_speaker(self.profile.data_key(generation), doc_id, content_mac, blob or b"")
-            if speaker_id(self.profile.search_key, name) == speaker:
-                return name
-        except InvalidTag:
-            pass
-        self._damaged[Damage("speaker_cipher", doc_id, blob)] = None
-        return None
+            return sealing.open_speaker(self.profile.data_key(generation), doc_id, content_mac, name_cipher)
+        except (InvalidTag, ValueError):
+            self._damaged[Damage("speaker_cipher", doc_id, name_cipher)] = None
+            return None
+
+    def candidate_speaker(self, candidate: Candidate) -> str | None:
+        """The name of whoever said a candidate. That its row claims somebody else than its document is damage too."""
+        name = self.speaker(
+            candidate.doc_id,
+            candidate.document_generation or 0,
+            candidate.document_mac or b"",
+            candidate.speaker_cipher,
+        )
+        if name is None and candidate.speaker_cipher is not None:
+            return None
+        sealed = None if name is None else speaker_id(self.profile.search_key, name)
+        if sealed != candidate.speaker_id:
+            self._damaged[Damage("speaker_cipher", candidate.doc_id, candidate.speaker_cipher)] = None
+        return name
 
     def fail(self, error: MemoryServiceError) -> None:
         """Raise `error` at the end of the block where nothing worse does: no row can be quarantined for it."""
@@ -154,10 +161,7 @@ def open_candidates(profile: TenantProfile, candidates: Iterable[Candidate]) -> 
             candidate.text = opening.text(candidate)
             candidate.metadata = opening.metadata(candidate)
             if candidate.document_meta_cipher is not None and candidate.document_generation is not None:
-                candidate.speaker = opening.speaker(
-                    candidate.doc_id, candidate.document_generation, candidate.document_mac or b"",
-                    candidate.speaker_id, candidate.speaker_cipher,
-                )  # fmt: skip
+                candidate.speaker = opening.candidate_speaker(candidate)
                 candidate.metadata |= opening.document_metadata(
                     candidate.doc_id, candidate.document_generation, candidate.document_mac or b"", candidate.origin,
                     candidate.document_meta_cipher,

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeGuard
 
+import numpy as np
 from django.db import DataError
 from pgvector import HalfVector
 
 from memory.lexical.bm25 import LexicalQuery, ctes
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.neighbours import KNOWN, LIVE, NEARBY, OF_C, SENT, WITH_NEIGHBOURS
-from memory.retrieval.threads import TermWeights, Thread, Words, bm25, spread_bm25
+from memory.retrieval.threads import TermWeights, Turns
 from memory.rls import TenantTransaction, refuse_cross_tenant
 from memory.sealing.quarantine import ANY_QUARANTINED
 
@@ -174,22 +175,22 @@ def _candidate(row: tuple) -> Candidate:
 
 def _with_context(rows: list[tuple]) -> list[Candidate]:
     """What WITH_NEIGHBOURS brought: every row has its own BM25 score, and with neighbours the one with them."""
-    candidates, words, chains = [], {}, []
-    weights = TermWeights({}, 0.0)
-    for row in rows:
-        is_answer, length, terms, frequencies, chain, *of_terms = row[14:]
-        if chain is not None and len(chain) > UUID_BYTES:
-            chains.append([chain[at : at + UUID_BYTES] for at in range(0, len(chain), UUID_BYTES)])
-        words[row[1].bytes] = Words(length or 0, dict(zip(terms, frequencies, strict=True)) if terms else {})
-        if of_terms[0] is not None:
-            weights = TermWeights(dict(zip(of_terms[0], of_terms[1], strict=True)), of_terms[2] or 0.0)
-        if is_answer:
-            candidates.append(_candidate(row))
-    thread = Thread(chains)
-    spread = spread_bm25(thread, words, weights) if thread else {}
-    for candidate in candidates:
-        if candidate.bm25 is None:
-            candidate.bm25 = bm25(words[candidate.chunk_id.bytes], weights)
-        if thread:
-            candidate.spread_bm25 = spread.get(candidate.chunk_id.bytes, 0.0)
-    return candidates
+    if not rows:
+        return []
+    of_terms: tuple = rows[0][19:]
+    weights = TermWeights(of_terms[0], np.asarray(of_terms[1], np.float64), of_terms[2] or 0.0)
+    number = {row[1].bytes: at for at, row in enumerate(rows)}
+    chains = [
+        [number[chain[at : at + UUID_BYTES]] for at in range(0, len(chain), UUID_BYTES)]
+        for chain in (row[18] for row in rows)
+        if chain is not None and len(chain) > UUID_BYTES
+    ]
+    candidates = [(at, _candidate(row)) for at, row in enumerate(rows) if row[14]]
+    if chains:
+        turns = Turns.of([row[15] or 0 for row in rows], [row[16:18] for row in rows], weights.terms)
+        alone, spread = turns.bm25(weights).tolist(), turns.spread_bm25(chains, weights).tolist()
+        for at, candidate in candidates:
+            if candidate.bm25 is None:
+                candidate.bm25 = alone[at]
+            candidate.spread_bm25 = spread[at]
+    return [candidate for _, candidate in candidates]

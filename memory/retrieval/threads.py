@@ -12,10 +12,11 @@ spread, and what was not brought counts nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from memory.lexical.bm25 import FLOOR, UNIT
 
@@ -25,79 +26,67 @@ REACH = len(NEIGHBOUR_WEIGHTS)
 SPREAD_LENGTH = 1 + 2 * sum(NEIGHBOUR_WEIGHTS) / ONE
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A chunk's length in terms, and how often each of the question's terms occurs in it."""
-
-    length: int
-    frequencies: Mapping[int, int]
-
-
 @dataclass(frozen=True)
 class TermWeights:
-    """What BM25 needs besides: each term's weight, idf and all, and K1 * B by the mean length of a chunk."""
+    """What BM25 needs of the question and of all chunks: what each term weighs, and K1 * B by the mean length.
 
-    of_term: Mapping[int, float]
+    `terms`: blind ids; `weights`: float64, beside them.
+    """
+
+    terms: Sequence[int]
+    weights: np.ndarray
     length_norm: float
 
 
-class Thread:
-    """Which chunk stands beside which, as far as that was read; `chains`: stretches of threads, in order.
+@dataclass(frozen=True)
+class Turns:
+    """n chunks, by number: their lengths in terms, int64[n], and how often each of t terms occurs, int64[n, t]."""
 
-    An id is its 16 bytes.
-    """
+    lengths: np.ndarray
+    frequencies: np.ndarray
 
-    def __init__(self, chains: Sequence[Sequence[bytes]]):
-        self._after: dict[bytes, bytes] = {}
-        self._before: dict[bytes, bytes] = {}
-        for chain in chains:
-            for first, second in pairwise(chain):
-                self._after[first] = second
-                self._before[second] = first
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], found: Sequence[tuple[Sequence[int] | None, Sequence[int] | None]],
+        terms: Sequence[int],
+    ) -> Turns:  # fmt: skip
+        """`found`: of each chunk the terms that occur in it, and how often; None where none does."""
+        place = {term: number for number, term in enumerate(terms)}
+        counts = np.zeros((len(lengths), len(terms)), np.int64)
+        for number, (those, frequencies) in enumerate(found):
+            for term, frequency in zip(those or (), frequencies or (), strict=True):
+                counts[number, place[term]] = frequency
+        return cls(np.asarray(lengths, np.int64), counts)
 
-    def __bool__(self) -> bool:
-        """Whether any chunk has a neighbour."""
-        return bool(self._after)
+    def bm25(self, weights: TermWeights) -> np.ndarray:
+        """float64[n]: the score of each by itself, to the bit what the lexical leg says of it."""
+        return _scores(self.frequencies, self.lengths, weights.weights, weights.length_norm)
 
-    def around(self, chunk_id: bytes) -> list[tuple[bytes, int]]:
-        """(id, weight in tenths) of the chunk and of each of its neighbours."""
-        found = [(chunk_id, ONE)]
-        for step in (self._before, self._after):
-            at = chunk_id
-            for weight in NEIGHBOUR_WEIGHTS:
-                if (beside := step.get(at)) is None:
-                    break
-                found.append((beside, weight))
-                at = beside
-        return found
-
-
-def bm25(words: Words, weights: TermWeights) -> float:
-    """The score of one chunk by itself: to the bit what the lexical leg says of it."""
-    return _score(words.frequencies, words.length, weights.of_term, weights.length_norm)
+    def spread_bm25(self, chains: Sequence[Sequence[int]], weights: TermWeights) -> np.ndarray:
+        """float64[n]: the score of each with its neighbours; `chains` are stretches of threads, in order."""
+        lengths, frequencies = _spread(self.lengths, chains), _spread(self.frequencies, chains)
+        return _scores(frequencies, lengths, weights.weights, weights.length_norm / SPREAD_LENGTH)
 
 
-def spread_bm25(thread: Thread, words: Mapping[bytes, Words], weights: TermWeights) -> dict[bytes, float]:
-    """The score of each chunk with its neighbours; those that are not in it have 0."""
-    tenths: dict[bytes, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for chunk_id, chunk in words.items():
-        if chunk.frequencies:
-            for place, weight in thread.around(chunk_id):
-                of_place = tenths[place]
-                for term, frequency in chunk.frequencies.items():
-                    of_place[term] += weight * frequency
-    length_norm = weights.length_norm / SPREAD_LENGTH
-    scores = {}
-    for chunk_id, of_place in tenths.items():
-        length = sum(weight * words[place].length for place, weight in thread.around(chunk_id) if place in words)
-        frequencies = {term: count / ONE for term, count in of_place.items()}
-        scores[chunk_id] = _score(frequencies, length / ONE, weights.of_term, length_norm)
-    return scores
+def _spread(counts: np.ndarray, chains: Sequence[Sequence[int]]) -> np.ndarray:
+    """Each row of int64[n, ..] with its neighbours' by their weights."""
+    nobody = len(counts)
+    steps = np.full((2, nobody + 1), nobody)
+    for chain in chains:
+        for before, after in pairwise(chain):
+            steps[0, after], steps[1, before] = before, after
+    counts = np.concatenate([counts, np.zeros_like(counts[:1])])
+    tenths = ONE * counts
+    for step in steps:
+        beside = step
+        for weight in NEIGHBOUR_WEIGHTS:
+            tenths += weight * counts[beside]
+            beside = step[beside]
+    return tenths[:nobody] / ONE
 
 
-def _score(frequencies: Mapping[int, float], length: float, of_term: Mapping[int, float], length_norm: float) -> float:
+def _scores(frequencies: np.ndarray, lengths: np.ndarray, weights: np.ndarray, length_norm: float) -> np.ndarray:
     """As in `lexical/bm25.py`: each term's impact is rounded, so that the sum is exact in any order."""
-    units = 0
-    for term, frequency in frequencies.items():
-        units += round(of_term[term] * frequency / (frequency + FLOOR + length_norm * length) * UNIT)
-    return units / UNIT
+    impacts = weights * frequencies / (frequencies + FLOOR + length_norm * lengths[:, None])
+    scores: np.ndarray = np.rint(impacts * UNIT).sum(axis=1) / UNIT
+    return scores

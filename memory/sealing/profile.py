@@ -1,9 +1,8 @@
 """A user's profile: what must be known of him before his question is embedded or his text is sealed.
 
 His keys, his active space and his known speakers, as one transaction read them, under a version that changes with each
-of them. Whoever
-goes on with a cached profile has it verified inside the transaction that reads or writes his rows (`verify`), so that a
-key erased or rotated by another process is never used for a row.
+of them. Whoever goes on with a cached profile has it verified inside the transaction that reads or writes his rows
+(`verify`), so that a key erased or rotated by another process is never used for a row.
 """
 
 from __future__ import annotations
@@ -148,12 +147,12 @@ class TenantProfile:
         """Whether there are more than SPEAKERS_MAX, so that `speakers` are not all of them."""
         return len(self.speakers) > SPEAKERS_MAX
 
-    def speaker_names(self) -> Iterator[tuple[int, str]]:
-        """(blind id, name) of each of `speakers`, opened; one that does not open is counted and left out."""
+    def speaker_names(self) -> Iterator[str]:
+        """The name of each of `speakers`, opened; one that does not open is counted and left out."""
         for name in self._names:
             try:
                 key = self.data_key(name.generation)
-                yield name.speaker, open_speaker(key, name.doc_id, name.content_mac, name.name_cipher)
+                yield open_speaker(key, name.doc_id, name.content_mac, name.name_cipher)
             except (InvalidTag, KeyUnavailable):
                 metrics.decrypt_failed.labels("speaker_cipher").inc()
 

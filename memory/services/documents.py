@@ -35,7 +35,7 @@ class StoredDocument:
 # What open_document takes, first the document's row, then its chunks' rows in order of chunk_index.
 DOCUMENT_COLUMNS = (
     "doc_id, source, thread_id, sequence, char_count, generation, meta_cipher, content_mac, created_at, updated_at,"
-    " speaker, speaker_cipher"
+    " speaker_cipher"
 )
 CHUNK_COLUMNS = "id, chunk_index, char_start, char_end, generation, text_cipher"
 
@@ -76,10 +76,22 @@ def open_document(opening: Opening, row: tuple, chunks: Sequence[tuple]) -> Stor
     What does not open, is not all there or has no key is raised by `opening` at the end of its block
     (KeyUnavailable, DecryptionFailed), for this document and those opened beside it.
     """
-    doc_id, source, thread_id, sequence, char_count, generation, meta_cipher, mac, created_at, updated_at, *said = row
+    (
+        doc_id,
+        source,
+        thread_id,
+        sequence,
+        char_count,
+        generation,
+        meta_cipher,
+        mac,
+        created_at,
+        updated_at,
+        name_cipher,
+    ) = row
     origin = sealing.Origin(source, thread_id, created_at, sequence)
     metadata = opening.document_metadata(doc_id, generation, mac, origin, meta_cipher)
-    speaker = opening.speaker(doc_id, generation, mac, *said)
+    speaker = opening.speaker(doc_id, generation, mac, name_cipher)
     slices = [
         (start, opening.slice(sealing.Place(chunk_id, doc_id, index, start, end, origin), generation, text_cipher))
         for chunk_id, index, start, end, generation, text_cipher in chunks

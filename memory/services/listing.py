@@ -132,12 +132,12 @@ def list_documents(filters: ListingFilters, *, limit: int, cursor: str | None = 
     )
 
 
-def _listed(opening: Opening, is_named: bool, generation: int, mac: bytes, speaker: int, name: bytes, *known):
+def _listed(opening: Opening, is_named: bool, generation: int, mac: bytes, name: bytes | None, *known):
     """A row of a page."""
     document = ListedDocument(*known)
     if not is_named:
         return document
-    return replace(document, speaker=opening.speaker(document.doc_id, generation, mac, speaker, name))
+    return replace(document, speaker=opening.speaker(document.doc_id, generation, mac, name))
 
 
 def page_statement(user_hash: str, filters: ListingFilters, position: Position | None, limit: int) -> tuple[str, dict]:
@@ -159,7 +159,7 @@ def page_statement(user_hash: str, filters: ListingFilters, position: Position |
         conditions += f" AND (created_at, doc_id) {position.side} (%(at)s, %(doc_id)s)"
         params |= {"at": position.created_at, "doc_id": position.doc_id}
     sql = f"""
-SELECT {_IS_NAMED}, generation, content_mac, speaker, speaker_cipher, doc_id, source, thread_id, chunk_count,
+SELECT {_IS_NAMED}, generation, content_mac, speaker_cipher, doc_id, source, thread_id, chunk_count,
        char_count, {SOURCES_OF}, created_at, updated_at, sequence
 FROM memory_documents d
 WHERE user_hash = %(user_hash)s{conditions}

@@ -190,22 +190,17 @@ def test_a_name_is_stored_sealed_and_its_id_is_nobody_elses(chat, bob, superuser
     assert all(b"Smith" not in bytes(blob) for rows in stored for _, blob in rows)
 
 
-@pytest.mark.parametrize("column", ["speaker_cipher", "chunk's speaker", "document's speaker"])
+@pytest.mark.parametrize("column", ["speaker_cipher", "chunk's speaker"])
 def test_a_name_that_was_tampered_with_fails_closed_once_and_is_set_aside(chat, superuser, column):
     swapped = {
         "speaker_cipher": "UPDATE memory_documents SET speaker_cipher = (SELECT speaker_cipher FROM memory_documents"
         " WHERE user_hash = %(u)s AND doc_id = 'turn4') WHERE user_hash = %(u)s AND doc_id = 'turn3'",
         "chunk's speaker": "UPDATE memory_chunks SET speaker = speaker + 1 WHERE user_hash = %(u)s"
         " AND doc_id = 'turn3'",
-        "document's speaker": "UPDATE memory_documents SET speaker = speaker + 1 WHERE user_hash = %(u)s"
-        " AND doc_id = 'turn3'",
     }[column]
     superuser.execute(swapped, {"u": chat.user_hash})
     before = metrics.decrypt_failed.labels("speaker_cipher")._value.get()
-    if column == "document's speaker":
-        assert chat.get("memory/documents/turn3").status_code == 500
-    else:
-        assert chat.query("mushroom risotto").status_code == 500
+    assert chat.query("mushroom risotto").status_code == 500
     assert metrics.decrypt_failed.labels("speaker_cipher")._value.get() > before
     answer = chat.query("mushroom risotto").json()
     assert answer["degraded"] == ["quarantined"]

@@ -32,10 +32,11 @@ EXPLAIN = "EXPLAIN (ANALYZE, FORMAT JSON) "
 # A row a minute, a document a row; every 200th is of the thread, of the source and in the documents asked for.
 _FILL = """
 INSERT INTO memory_chunks (user_hash, space, id, doc_id, chunk_index, char_start, char_end, source, thread_id, sequence,
-                           generation, created_at, embedding, text_cipher, meta_cipher, emb_cipher)
+                           speaker, generation, created_at, embedding, text_cipher, meta_cipher, emb_cipher)
 SELECT %(user_hash)s, %(space)s, gen_random_uuid(), 'doc-' || n, 0, 0, 9,
        CASE WHEN n %% %(every)s = 0 THEN 'mail' ELSE 'api' END,
        CASE WHEN n %% %(every)s = 0 THEN 'holidays' WHEN n %% 2 = 0 THEN 'work-' || n %% 40 END, 0,
+       CASE WHEN n %% %(every)s = 0 THEN 4711 ELSE n %% 7 END,
        1, %(first)s + make_interval(mins => n), %(vector)s::halfvec, '', '', ''
 FROM generate_series(0, %(rows)s - 1) n"""
 _FILL_DOCUMENTS = """
@@ -88,6 +89,7 @@ NARROWING = {
     "created_at <": Filters(until=FIRST + timedelta(minutes=NARROWED)),
     "doc_id": Filters(doc_ids=tuple(f"doc-{n}" for n in range(NARROWED))),
 }
+NARROWING["speaker"] = Filters(speaker=4711)
 LEXICAL = LexicalQuery(tuple(range(6)), (1,) * 6)
 
 
@@ -150,3 +152,22 @@ def test_a_thread_a_source_or_documents_are_read_without_the_rest(hoarder, colum
     assert plan.root["Plan"]["Actual Rows"] == NARROWED
     assert column in index_conditions(plan)
     assert read_rows(plan) <= NARROWED
+
+
+def test_what_stands_beside_a_candidate_is_read_from_its_place_in_the_thread_on(hoarder):
+    vector = half_vectors(unit_vector()[None, :])[0]
+    filters = NARROWING["thread_id"]
+    with tenant_transaction(hoarder.user_hash) as tx:
+        plans = [
+            explained(
+                tx,
+                *candidate_statement(hoarder.user_hash, default_space(), vector, 24, filters, LEXICAL, context=context),
+            )
+            for context in (False, True)
+        ]
+    beside = [node for node, _ in plans[1].scans(CHUNKS) if "ROW(" in node.get("Index Cond", "")]
+    assert len(beside) == 2
+    for node in beside:
+        assert "thread_id = " in node["Index Cond"]
+        assert node["Actual Loops"] == NARROWED and node["Actual Rows"] <= 2
+    assert read_rows(plans[1]) <= read_rows(plans[0]) + 4 * NARROWED
