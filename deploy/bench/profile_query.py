@@ -35,7 +35,7 @@ from deploy.bench.database import percentiles  # noqa: E402
 from deploy.bench.served import Served  # noqa: E402
 
 WARM_CALLS = 50
-# A request's thread has this frame.
+# A thread that has a request is in this file's `handle`.
 REQUEST = "r1site/gunicorn_worker.py"
 # By stage, what the innermost frame that is known at all has in its `path:function`. The first that fits counts.
 STAGES = {
@@ -71,7 +71,7 @@ def samples(raw: Path) -> Iterator[tuple[list[tuple[str, str, str]], int]]:
     for line in raw.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [found.group("path", "function", "line") for found in map(_FRAME.match, stack.split(";")) if found]
-        if any(REQUEST in path and function == "handle" for path, function, _ in frames):
+        if any(path.endswith(REQUEST) and function.endswith("handle") for path, function, _ in frames):
             yield frames, int(count)
 
 

@@ -8,8 +8,8 @@
 4. Weigh what each has on disk.
 
 One caller. The floors are the least that a memory of this kind must do: embed, and one statement. Prints milliseconds,
-p50 and p95, percent, and bytes a turn. Progress on stderr. Runs in the environment of its requirements (.venv-peers),
-the service in the project's own.
+p50 and p95; x, how many times as long as the torch floor, the median over all questions or turns; percent; and bytes a
+turn. Progress on stderr. Runs in the environment of its requirements (.venv-peers), the service in the project's own.
 """
 
 from __future__ import annotations
@@ -42,10 +42,16 @@ from deploy.bench.served import Served  # noqa: E402
 
 WARM_SHARE = 0.1
 RECALL_AT = (3, 10)
+HEADINGS = (
+    *(("", 30), ("query p50", 10), ("p95", 8), ("x", 6), ("write p50", 11), ("p95", 8), ("x", 6)),
+    *((f"R@{k}", 7) for k in RECALL_AT),
+    ("bytes", 9),
+)
 
 
 def systems(served: Served, users: list[str], folder: Path, stack: ExitStack) -> list[System]:
     """All of them, empty."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from memory.embedding.built_form import form_folder, read_manifest
@@ -60,10 +66,12 @@ def systems(served: Served, users: list[str], folder: Path, stack: ExitStack) ->
     if manifest is None:
         raise SystemExit(f"there is no built form in {built}")
     onnx = OnnxEmbeddingModel(built, manifest, 512)
-    torch = SentenceTransformer(str(model), device="cpu")
+    # For one short text a second thread gains nothing, and on a busy machine each waits for the other.
+    torch.set_num_threads(1)
+    transformer = SentenceTransformer(str(model), device="cpu")
 
     def by_torch(text: str):
-        return torch.encode(text, normalize_embeddings=True, show_progress_bar=False)
+        return transformer.encode(text, normalize_embeddings=True, show_progress_bar=False)
 
     return [
         RawPgvector("raw pgvector, torch fp32", served, "peers_torch", by_torch),
@@ -111,6 +119,11 @@ def ask_all(compared: list[System], chats: list[Chat], rounds: int) -> tuple[dic
     return laps, recall
 
 
+def times_the_floor(laps: list[float], floor: list[float]) -> float:
+    """The median, over what was asked or written, of how many times as long it took."""
+    return round(statistics.median(own / least for own, least in zip(laps, floor, strict=True)), 2)
+
+
 def measure(options: argparse.Namespace) -> dict:
     chats = load_chats(options.texts, users=options.users, turns=options.turns)
     with ExitStack() as stack:
@@ -122,9 +135,11 @@ def measure(options: argparse.Namespace) -> dict:
         writes = write_all(compared, chats)
         queries, recall = ask_all(compared, chats, options.rounds)
         weights = {system.name: stored_bytes(served, system) - empty[system.name] for system in compared}
-    stored = options.users * options.turns
+    stored, floor = options.users * options.turns, compared[0].name
     return {
         system.name: {
+            "query_ratio": times_the_floor(queries[system.name], queries[floor]),
+            "write_ratio": times_the_floor(writes[system.name], writes[floor]),
             "query": percentiles(queries[system.name]),
             "write": percentiles(writes[system.name][int(stored * WARM_SHARE) :]),
             "recall": {k: round(100 * statistics.fmean(shares), 1) for k, shares in recall[system.name].items()},
@@ -148,19 +163,16 @@ def main() -> int:
     if options.json:
         print(json.dumps(report, indent=2))
         return 0
-    print(f"{'':30}{'query p50':>10}{'p95':>8}{'write p50':>11}{'p95':>8}{'R@3':>7}{'R@10':>7}{'bytes/turn':>12}")
+    for title, width in HEADINGS:
+        print(f"{title:>{width}}", end="")
+    print()
     for name, found in report.items():
         times = "".join(
-            f"{found[kind][at]:>{width}.1f}"
-            for kind, at, width in (
-                ("query", "p50", 10),
-                ("query", "p95", 8),
-                ("write", "p50", 11),
-                ("write", "p95", 8),
-            )
+            f"{found[kind]['p50']:>{width}.1f}{found[kind]['p95']:>8.1f}{found[f'{kind}_ratio']:>6.2f}"
+            for kind, width in (("query", 10), ("write", 11))
         )
         recall = "".join(f"{found['recall'][k]:>7.1f}" for k in RECALL_AT)
-        print(f"{name:30}{times}{recall}{found['bytes_a_turn']:>12,}")
+        print(f"{name:30}{times}{recall}{found['bytes_a_turn']:>9,}")
     return 0
 
 
