@@ -9,6 +9,8 @@ from deploy.bench.served import Served
 
 # Documents a call when what a bench needs is stored.
 DOCUMENTS_A_CALL = 50
+# The service ends a connection that has been silent for a little longer (deploy/gunicorn/gunicorn.conf.py).
+SILENT_MAX_SECONDS = 10.0
 
 
 class Caller:
@@ -16,6 +18,7 @@ class Caller:
 
     def __init__(self, served: Served, user: str):
         self._connection = served.connection()
+        self._used_at = 0.0
         self._headers = {"Authorization": f"Bearer {served.token(user)}", "Content-Type": "application/json"}
 
     def post(self, path: str, body: dict) -> dict:
@@ -30,15 +33,17 @@ class Caller:
         return (time.perf_counter() - started) * 1_000
 
     def store(self, documents: list[dict]) -> None:
-        """In calls of DOCUMENTS_A_CALL. The next call opens the connection anew: it may come late."""
+        """In calls of DOCUMENTS_A_CALL."""
         for first in range(0, len(documents), DOCUMENTS_A_CALL):
             self.post("memory/index", {"documents": documents[first : first + DOCUMENTS_A_CALL]})
-        self._connection.close()
 
     def _send(self, path: str, raw: bytes) -> bytes:
+        if time.monotonic() - self._used_at > SILENT_MAX_SECONDS:
+            self._connection.close()
         self._connection.request("POST", f"/api/v1/{path}", raw, self._headers)
         response = self._connection.getresponse()
         answer = response.read()
+        self._used_at = time.monotonic()
         if response.status not in (200, 201):
             raise SystemExit(f"{path} was answered {response.status}: {answer[:300].decode('utf-8', 'replace')}")
         return answer
