@@ -114,7 +114,7 @@ class _Load:
 
     async def run(self) -> list[Answered]:
         # A moment for the first connection, so that it is not late by what this takes.
-        first_due = time.perf_counter() + 0.1
+        first_due = time.perf_counter() + 0.02
         under_way: set[asyncio.Task] = set()
         for number, planned in enumerate(self.requests):
             due = first_due + number / self.rate

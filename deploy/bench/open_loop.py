@@ -91,14 +91,12 @@ class Load:
         return Trial(rate, seconds, answers, share)
 
     def store(self, turns_each: int) -> None:
-        """`turns_each` turns for every user, one call each, at a rate that nobody has to wait for."""
-        requests = []
+        """`turns_each` turns for every user, one call each, one call after the other."""
         for token in self._tokens:
             documents = [self._document() for _ in range(turns_each)]
-            requests.append(self._planned(INDEX, token, {"documents": documents}))
-        answers = run(self._port, 4, requests)
-        if refused := [answer for answer in answers if answer.is_error]:
-            raise SystemExit(f"storing was answered {refused[0].status}: {refused[0].body[:300]!r}")
+            [answer] = run(self._port, 1, [self._planned(INDEX, token, {"documents": documents})])
+            if answer.is_error:
+                raise SystemExit(f"storing was answered {answer.status}: {answer.body[:300]!r}")
 
     def _request(self) -> Planned:
         token = self._dice.choice(self._tokens)
