@@ -19,12 +19,15 @@ CLIENTS_READY := .venv-clients/.ready-$(shell cat requirements/clients.lock | ck
 # And the key server that wraps users' keys in a test.
 KEY_SERVER_PYTHON := .venv-key-server/bin/python
 KEY_SERVER_READY := .venv-key-server/.ready-$(shell cat requirements/key-server.lock | cksum | cut -d' ' -f1)
+# And the memories that `make bench-peers` compares with.
+PEERS_PYTHON := .venv-peers/bin/python
+PEERS_READY := .venv-peers/.ready-$(shell cat deploy/bench/peers/requirements.* | cksum | cut -d' ' -f1)
 # The launcher stops when make is killed, so that no server is left on the port.
 LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -126,6 +129,17 @@ bench-crypto: $(READY)  ## time the sealing primitives
 bench-forms: $(READY)  ## time the built forms of the embedding model, and weigh what they lose on test collections
 	@$(PYTHON) deploy/bench/embedding_forms.py $(ARGS)
 
+# Another checkout, whose service answers the same calls in turn.
+AGAINST ?=
+bench-one-caller: $(READY)  ## time one caller's queries and writes, here and in the checkout AGAINST, in turn
+	@$(PYTHON) deploy/bench/one_caller.py $(if $(AGAINST),--against "$(AGAINST)") $(ARGS)
+
+bench-open-loop: $(READY)  ## time queries and writes that arrive at a constant rate, and find the highest that holds
+	@$(PYTHON) deploy/bench/open_loop.py $(ARGS)
+
+bench-peers: $(READY) $(PEERS_READY)  ## time other memories beside this one: same texts, questions and machine, in turn
+	@$(PEERS_PYTHON) deploy/bench/peers/compare.py $(ARGS)
+
 bench-query: $(READY)  ## time queries end to end
 	@$(PYTHON) deploy/bench/query.py $(ARGS)
 
@@ -146,6 +160,9 @@ bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 
 bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they say
 	@$(PYTHON) deploy/bench/summarize.py $(ARGS)
+
+profile-query: $(READY)  ## sample where a served query's time goes, by stage
+	@$(PYTHON) deploy/bench/profile_query.py $(ARGS)
 
 # A virtual environment at $(1), where there is none yet.
 define CREATE_VENV
@@ -199,4 +216,11 @@ $(KEY_SERVER_READY):
 	$(call CREATE_VENV,.venv-key-server); \
 	echo "set-up: installing requirements/key-server.lock"; \
 	$(KEY_SERVER_PYTHON) $(INSTALL_LOCKED) requirements/key-server.lock; \
+$(PEERS_READY):
+	@set -e; exec 1>&2; \
+	rm -f .venv-peers/.ready-*; \
+	$(call CREATE_VENV,.venv-peers); \
+	echo "set-up: installing deploy/bench/peers/requirements.lock"; \
+	$(PEERS_PYTHON) $(INSTALL_LOCKED) deploy/bench/peers/requirements.lock; \
+	$(PEERS_PYTHON) -m pip install --quiet --disable-pip-version-check "$$(grep -h '^torch==' deploy/bench/peers/requirements.txt)"; \
 	touch $@

@@ -9,9 +9,10 @@ import pytest
 from memory.admission import deadline
 from memory.errors import Overloaded
 from memory.indexing.seal import DocumentDraft
+from memory.retrieval.rank import PHRASE_CANDIDATES, Ranking
 from memory.rls import bind_tenant
 from memory.services.index import index_document
-from memory.services.query import PHRASE_CANDIDATES, MemoryAnswer, MemoryQuery, _rank, query_memory
+from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 from tests.db.memories import flush_terms
 from tests.people import Person
 
@@ -121,11 +122,13 @@ def test_a_phrase_is_looked_for_in_the_best_fifty_and_the_rest_keep_their_order(
 
 
 def test_no_passage_is_opened_once_the_deadline_has_passed(diary, monkeypatch):
-    def rank_until_too_late(*ranked_and_query):
-        deadline.allow(0)
-        return _rank(*ranked_and_query)
+    rank = Ranking.of
 
-    monkeypatch.setattr("memory.services.query._rank", rank_until_too_late)
+    def rank_until_too_late(ranking, candidates):
+        deadline.allow(0)
+        return rank(ranking, candidates)
+
+    monkeypatch.setattr(Ranking, "of", rank_until_too_late)
     monkeypatch.setattr("memory.retrieval.open.Opening.text", lambda *_: pytest.fail("opened too late"))
     for question in ('the upload "with the usual calls"', "the upload"):
         with deadline.counting_from(time.monotonic()), pytest.raises(Overloaded):
