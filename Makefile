@@ -216,6 +216,8 @@ $(KEY_SERVER_READY):
 	$(call CREATE_VENV,.venv-key-server); \
 	echo "set-up: installing requirements/key-server.lock"; \
 	$(KEY_SERVER_PYTHON) $(INSTALL_LOCKED) requirements/key-server.lock; \
+	touch $@
+
 $(PEERS_READY):
 	@set -e; exec 1>&2; \
 	rm -f .venv-peers/.ready-*; \

@@ -483,7 +483,8 @@ def test_rows_damaged_in_every_way_fail_one_query_together(alice, superuser, que
 
 @pytest.mark.parametrize("phrase", ["", ' "heat pump"'], ids=["a question", "with a quoted phrase"])
 def test_damage_beyond_where_phrases_are_looked_for_fails_the_same_query(alice, superuser, monkeypatch, phrase):
-    monkeypatch.setattr("memory.services.query.PHRASE_CANDIDATES", 2)
+    for room in ("services.query", "retrieval.rank"):
+        monkeypatch.setattr(f"memory.{room}.PHRASE_CANDIDATES", 2)
     names = [f"heating{n}" for n in range(6)]
     remember(alice, **dict.fromkeys(names, HEATING))
     for name in names[:5]:  # whichever way they rank, there are some on both sides of the second
