@@ -76,7 +76,8 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
     """Citations, then deltas with silences among them, then Done; whatever fails on the way is raised there.
 
     1. Find passages in the bound tenant's memory, where asked to: now, so that what fails is an error and no stream.
-    2. Give the citations. Where nothing remembered answers the message there are none, and NOTHING_FOUND is the answer.
+    2. Give the citations. Where nothing of what is remembered answers the message there are none, and NOTHING_FOUND is
+       the answer.
     3. Give the language model's answer to message and passages, where there is one.
     4. Else, or where it failed before its first delta, the built-in answer from the passages.
     5. Done.
@@ -104,12 +105,14 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
 def _events(
     question: StreamedQuestion, found: MemoryAnswer | None, deadline: float, user_hash: str
 ) -> Iterator[StreamEvent]:
-    if found is not None and not found.relevant:
+    is_irrelevant = found is not None and found.candidates > 0 and not found.relevant
+    if found is not None and is_irrelevant:
         found = replace(found, results=[])
     passages = _numbered(found.results) if found else []
     yield Citations(found)
-    if found is not None and not found.results:
-        # No model is asked either: it would make something up, or say the same in other words.
+    if is_irrelevant:
+        # No model is asked either: it would make something up, or say the same in other words. Where there is nothing
+        # to be irrelevant, as with a user who has just come, it is.
         yield from _said(NOTHING_FOUND, [], deadline)
         return
 

@@ -5,6 +5,7 @@ import pytest
 from memory.services.stream import NOTHING_FOUND
 from tests.api.test_stream import events_of, llm, running, stream  # noqa: F401
 from tests.factories import DocumentFactory
+from tests.llm_server import STATUS_OK, finish, say
 from tests.sse import answer_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -89,6 +90,12 @@ def test_nor_is_a_model_asked_for_it(keeper, llm):  # noqa: F811
     events = events_of(stream(keeper, ELSEWHERE))
     assert answer_of(events) == NOTHING_FOUND
     assert llm.requests == []
+
+
+def test_who_remembers_nothing_yet_is_answered_by_the_model(stranger, llm):  # noqa: F811
+    llm.plays(STATUS_OK, say("Hello."), finish())
+    events = events_of(stream(stranger, "Hi!"))
+    assert (events[0].data["citations"], answer_of(events)) == ([], "Hello.")
 
 
 def test_a_heading_is_never_the_answer(alice):
