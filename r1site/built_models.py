@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from memory.embedding.process import configured_embedders
-from memory.retrieval.rerank import deployed_config
+from memory.retrieval.rerank_settings import deployed_config
 from reranker.backends.onnx_form import has_weights, place_of
 from reranker.faults import LoadFailure
 

@@ -127,10 +127,7 @@ class Embedder:
         )
 
     def is_built(self, models: Path) -> bool:
-        """Whether the built form stands under `models`, by its digests; asks no network and imports no model library.
-
-        Raises `LoadFailure` where the weights are not the expected ones.
-        """
+        """Whether the built form stands under `models`, by digest, without a network. Raises `LoadFailure`."""
         from memory.embedding.build import is_built
 
         name = resolve_model(self.model_name)
