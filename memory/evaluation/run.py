@@ -42,7 +42,7 @@ SOURCE = "evaluate"
 SHUFFLE_SEED = 4
 REWRITTEN_ONE_IN = 4  # of a shuffled run's documents: first stored with another text, half of them then deleted
 
-DENSE, LEXICAL, FUSED, DECAYED = "dense", "lexical", "fused", "fused + decay"
+DENSE, LEXICAL, FUSED, IN_CONTEXT, DECAYED = "dense", "lexical", "fused", "context, dates, speakers", "all + decay"
 RERANKED_TOTAL = "reranked total"
 ANSWERABLE, UNANSWERABLE, OF_ANOTHER_USER = "answerable", "unanswerable", "of another user"
 
@@ -57,7 +57,10 @@ class Stage:
 
 # In the pipeline's order: each has one thing more than the one before it, which it is held against.
 STAGES = (
-    Stage(FUSED, {"decay_weight": 0.0}),
+    Stage(FUSED, {"decay_weight": 0.0, "context": False}),
+    Stage("context", {"decay_weight": 0.0, "dates": False, "speakers": False}),
+    Stage("context, dates", {"decay_weight": 0.0, "speakers": False}),
+    Stage(IN_CONTEXT, {"decay_weight": 0.0}),
     Stage(DECAYED, {}),
 )
 # What the reranked stage is given.
@@ -120,8 +123,10 @@ def run(
     label = f"asking {collection.name}" + ("" if user.rotated else ", unrotated")
     user.call(query_memory, MemoryQuery(next(iter(collection.queries.values()))))  # the first one warms up
     progress(label, 0, len(collection.queries))
+    # Who asks about a conversation does so at its end.
+    now = max((turn.created_at for turn in collection.turns.values() if turn.created_at), default=None)
     for asked, (query_id, text) in enumerate(collection.queries.items(), 1):
-        _ask(user, ranked, query_id, text)
+        _ask(user, ranked, query_id, text, now)
         progress(label, asked, len(collection.queries))
     for origin, questions in (others or {}).items():
         for asked, text in enumerate(questions, 1):
@@ -149,7 +154,7 @@ def _index(
     def store(doc_id: str, text: str) -> IndexedBatch:
         turn = collection.turn(doc_id)
         draft = DocumentDraft(
-            doc_id, SOURCE, text, thread_id=turn.thread_id, sequence=turn.sequence,
+            doc_id, SOURCE, text, thread_id=turn.thread_id, sequence=turn.sequence, speaker=turn.speaker,
             created_at=turn.created_at or now - timedelta(days=ages[doc_id]),
         )  # fmt: skip
         return user.call(index_documents, user.user_id, [draft])
@@ -167,8 +172,8 @@ def _index(
         progress(label, position + 1, len(doc_ids))
 
 
-def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
-    """Rank one query in every stage. The timed call asks as the product's clients do."""
+def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str, now: datetime | None) -> None:
+    """Rank one query in every stage, asked at `now`. The timed call asks as the product's clients do."""
     legs = user.call(search_legs, text)
     nearest = sorted(legs, key=lambda c: (c.distance, c.doc_id, c.chunk_index))[:LEG_CANDIDATES]
     ranked.rank(DENSE, query_id, nearest)
@@ -179,17 +184,19 @@ def _ask(user: ThrowAwayUser, ranked: Ranked, query_id: str, text: str) -> None:
 
     given: list[Candidate] = []
     for stage in STAGES:
-        asked = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, **stage.fields)
+        asked = MemoryQuery(text, top_k=CANDIDATES_DEFAULT, rerank=False, now=now, **stage.fields)
         answer: MemoryAnswer = user.call(query_memory, asked)
         ranked.rank(stage.name, query_id, answer.results)
         if stage.name == TO_RERANK:
             given = answer.results
 
-    plain: MemoryAnswer = user.call(query_memory, MemoryQuery(text, rerank=False))
+    plain: MemoryAnswer = user.call(query_memory, MemoryQuery(text, rerank=False, now=now))
     ranked.time("query", plain.took_ms)
     ranked.relevant.setdefault(ANSWERABLE, []).append(plain.relevant)
 
-    reranked: MemoryAnswer = user.call(query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0))
+    reranked: MemoryAnswer = user.call(
+        query_memory, MemoryQuery(text, top_k=rerank_pool_size(), decay_weight=0.0, now=now)
+    )
     # What the reranker did not see stays behind it, in the order it had; where it was skipped, so does everything.
     ranked.rank(f"{TO_RERANK} + rerank ({reranked.rerank['backend']})", query_id, reranked.results + given)
     if reranked.reranked:
@@ -211,6 +218,6 @@ def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
     if settings.MEMORY_LEXICAL:
         lexical = lexical_query(profile.search_key, text, settings.MEMORY_LEXICAL_LANGUAGE)
     with tenant_transaction(user_hash) as tx:
-        search = Search(tx, profile.space, vector, candidates, Filters(), lexical)
+        search = Search(tx, profile.space, vector, candidates, Filters(), lexical, context=False)
         tx.end()
         return search.candidates()

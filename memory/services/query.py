@@ -43,7 +43,8 @@ class MemoryQuery:
     """A question and how to answer it; None means the deployment's default.
 
     `context`: threads, dates and speakers have a say. `speaker`: only what this one said. `now`, aware: what the dates
-    in the question count from; None is the present.
+    in the question count from; None is the present. `dates` and `speakers` say whether each of them has its say in the
+    context; no client asks for less than both.
     """
 
     text: str
@@ -59,6 +60,8 @@ class MemoryQuery:
     speaker: str | None = None
     now: datetime | None = None
     surroundings: int = 0
+    dates: bool = True
+    speakers: bool = True
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Found:
     """Steps 2 to 4. Raises StaleKeys where the profile does not stand."""
     user_hash = profile.user_hash
-    about = about_speaker(profile, query.text) if query.context else None
+    about = about_speaker(profile, query.text) if query.context and query.speakers else None
     embedder = embedder_of(profile.space)
     asked = query.text if about is None else about.rest
     embedding = embedder.embed_query(asked, deadline=deadline_at(), user=user_hash)
@@ -169,7 +172,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
         filters = replace(filters, speaker=speaker_id(profile.search_key, query.speaker))
     ranking = Ranking(
         context=query.context,
-        dates=dates_in(query.text, query.now or datetime.now(UTC)) if query.context else [],
+        dates=dates_in(query.text, query.now or datetime.now(UTC)) if query.context and query.dates else [],
         speaker=None if about is None else about.speaker,
         half_life_days=settings.MEMORY_HALF_LIFE_DAYS if query.half_life_days is None else query.half_life_days,
         decay_weight=settings.MEMORY_DECAY_WEIGHT if query.decay_weight is None else query.decay_weight,

@@ -84,21 +84,22 @@ def test_every_stage_is_measured_and_nothing_stays(collection, rows, capsys):
     assert all(found["erased_rows"][0][table] > 0 for table in ("memory_chunks", "memory_data_keys", "memory_tenants"))
 
     stages = {row["stage"]: row for row in found["stages"]}
-    assert {"dense", "lexical", "fused", "fused + decay"} <= stages.keys()
+    assert {"dense", "lexical", "fused", "all + decay"} <= stages.keys()
     assert (found["documents"], found["chunks"], found["queries"]) == (5, 5, 3)
-    for stage in ("fused", "fused + decay"):
+    for stage in ("fused", "all + decay"):
         assert stages[stage]["ndcg@10"] == stages[stage]["hit@3"] == stages[stage]["recall@3"] == 1.0
     assert stages["lexical"]["rankings_sha256"] != stages["dense"]["rankings_sha256"]
-    assert stages["fused"]["rankings_sha256"] == stages["fused + decay"]["rankings_sha256"], "all are equally old"
+    assert stages["fused"]["rankings_sha256"] == stages["all + decay"]["rankings_sha256"], "all are equally old"
     assert {"index total", "query embed", "query ann", "query total"} <= found["took_ms"].keys()
     assert all(0 < times["p50"] <= times["p95"] for step, times in found["took_ms"].items() if "total" in step)
-    assert "fused + decay" in shown and "query total" in shown
+    assert "all + decay" in shown and "query total" in shown
     assert found["rerank_skipped"] == {"no_backend": 3} and "not reranked: 3 of 3 queries (no_backend)" in shown
     assert not [stage for stage in stages if "rerank" in stage]
     assert {stage: row.get("against") for stage, row in stages.items()} == {
-        "dense": None, "lexical": "dense", "fused": "dense", "fused + decay": "fused",
+        "dense": None, "lexical": "dense", "fused": "dense", "context": "fused", "context, dates": "context",
+        "context, dates, speakers": "context, dates", "all + decay": "context, dates, speakers",
     }  # fmt: skip
-    assert stages["fused + decay"]["recall@10 difference"] == [0.0, 0.0, 0.0]
+    assert stages["all + decay"]["recall@10 difference"] == [0.0, 0.0, 0.0]
     assert stages["fused"]["recall@10 interval"] == [1.0, 1.0]
     assert "fused against dense: recall@3 " in shown
 
@@ -328,5 +329,5 @@ def test_decay_counts_where_ages_differ(collection, capsys, settings):
     settings.MEMORY_DECAY_WEIGHT = 1.0
     found, _ = evaluate(capsys, collection, "--ages", "3000", "--json")
     stages = {row["stage"]: row["rankings_sha256"] for row in found["stages"]}
-    assert stages["fused"] != stages["fused + decay"]
+    assert stages["fused"] != stages["all + decay"]
     assert found["ages_days"] == 3000
