@@ -8,6 +8,7 @@ from typing import cast
 from django.conf import settings
 
 import reranker
+from memory import metrics
 from memory.retrieval.candidate import Candidate
 from memory.rollout.flags import flag
 from reranker.backends.onnx_form import has_weights
@@ -30,8 +31,11 @@ class Reranked:
         return self.skipped is None
 
 
-def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool) -> Reranked:
-    """`pool` reranked within RERANK_CIRCUIT_MS, or as it is. Sets each candidate's `rerank` score; never raises."""
+def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool, user: str = "") -> Reranked:
+    """`pool` reranked within RERANK_CIRCUIT_MS, or as it is. Sets each candidate's `rerank` score; never raises.
+
+    `user`, the tenant's hash, is whose turn it takes in the reranker's queue.
+    """
     if not wanted:
         return Reranked(pool, "none", NOT_REQUESTED)
     outcome = reranker.maybe_rerank(
@@ -40,6 +44,7 @@ def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool) -> 
         enabled=flag("RERANK_ENABLED"),
         timeout_ms=flag("RERANK_CIRCUIT_MS"),
         backend=flag("RERANK_BACKEND"),
+        owner=user or None,
     )
     if not outcome.reranked:
         return Reranked(pool, outcome.backend, outcome.skipped)
@@ -72,6 +77,7 @@ def deployed_config() -> reranker.RerankConfig:
         expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
         runtime=cast(RuntimeChoice, settings.MEMORY_EMBED_BACKEND),
         models=settings.MEMORY_MODELS_DIR,
+        meter=metrics.QueueMeter("rerank"),
         is_enabled=_is_enabled,
     )
 
