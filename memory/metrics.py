@@ -3,6 +3,8 @@
 No label ever carries a user id, a hash or a path, and every label set is small and fixed.
 """
 
+from typing import Literal
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST_MS = (
@@ -44,6 +46,9 @@ queue_wait_ms = Histogram(
 )
 queue_batch = Histogram("memory_queue_batch", "Texts in one pass of a model", ["model"], buckets=_BATCH)
 queue_failed = Counter("memory_queue_failed_total", "Passes of a model and turns of its queue that failed", ["model"])
+queue_refusals = Counter(
+    "memory_queue_refusals_total", "Callers that a model's queue had no room or no time for", ["model"]
+)
 # Summed over the workers that live.
 queue_depth = Gauge(
     "memory_queue_depth",
@@ -54,3 +59,29 @@ queue_depth = Gauge(
 db_pool_size = Gauge("memory_db_pool_size", "Database connections open", multiprocess_mode="livesum")
 db_pool_in_use = Gauge("memory_db_pool_in_use", "Database connections lent to threads", multiprocess_mode="livesum")
 db_pool_waiting = Gauge("memory_db_pool_waiting", "Threads waiting for a connection", multiprocess_mode="livesum")
+
+
+class QueueMeter:
+    """What the queue before one model tells (`reranker.queue_meter.QueueMeter`); `model` is one of three names."""
+
+    def __init__(self, model: Literal["embedding", "rerank", "spacy"]):
+        self._depth = queue_depth.labels(model)
+        self._wait_ms = queue_wait_ms.labels(model)
+        self._batch = queue_batch.labels(model)
+        self._refusals = queue_refusals.labels(model)
+        self._failed = queue_failed.labels(model)
+
+    def depth(self, callers: int) -> None:
+        self._depth.set(callers)
+
+    def waited(self, seconds: float) -> None:
+        self._wait_ms.observe(seconds * 1000)
+
+    def batch(self, texts: int) -> None:
+        self._batch.observe(texts)
+
+    def refused(self) -> None:
+        self._refusals.inc()
+
+    def failed(self) -> None:
+        self._failed.inc()

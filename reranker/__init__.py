@@ -49,9 +49,11 @@ __all__ = [
 _process_reranker = Reranker()
 
 
-def rerank(query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS) -> list[RerankedResult]:
+def rerank(
+    query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS, *, owner: str | None = None
+) -> list[RerankedResult]:
     """All candidates, best first, or past `timeout_ms` in their own order; see `Reranker.rerank`."""
-    return _process_reranker.rerank(query, candidates, timeout_ms)
+    return _process_reranker.rerank(query, candidates, timeout_ms, owner=owner)
 
 
 def maybe_rerank(
@@ -61,17 +63,20 @@ def maybe_rerank(
     enabled: bool | None = None,
     timeout_ms: float = DEFAULT_TIMEOUT_MS,
     backend: BackendChoice | None = None,
+    owner: str | None = None,
 ) -> RerankOutcome:
     """As `rerank` if RERANK_ENABLED: the candidates in order, and why where it is their own; see `RerankOutcome`."""
-    return _process_reranker.maybe_rerank(query, candidates, enabled=enabled, timeout_ms=timeout_ms, backend=backend)
+    return _process_reranker.maybe_rerank(
+        query, candidates, enabled=enabled, timeout_ms=timeout_ms, backend=backend, owner=owner
+    )
 
 
 async def arerank(
-    query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS
+    query: str, candidates: Sequence[Any], timeout_ms: float = DEFAULT_TIMEOUT_MS, *, owner: str | None = None
 ) -> list[RerankedResult]:
     """`rerank` in another thread, so that the event loop goes on; waiting for the thread is part of `timeout_ms`."""
     give_up = time.monotonic() + timeout_ms / 1000
-    return await asyncio.to_thread(lambda: rerank(query, candidates, _ms_until(give_up)))
+    return await asyncio.to_thread(lambda: rerank(query, candidates, _ms_until(give_up), owner=owner))
 
 
 async def amaybe_rerank(
@@ -81,11 +86,14 @@ async def amaybe_rerank(
     enabled: bool | None = None,
     timeout_ms: float = DEFAULT_TIMEOUT_MS,
     backend: BackendChoice | None = None,
+    owner: str | None = None,
 ) -> RerankOutcome:
     """`maybe_rerank` in another thread, as `arerank`."""
     give_up = time.monotonic() + timeout_ms / 1000
     return await asyncio.to_thread(
-        lambda: maybe_rerank(query, candidates, enabled=enabled, timeout_ms=_ms_until(give_up), backend=backend)
+        lambda: maybe_rerank(
+            query, candidates, enabled=enabled, timeout_ms=_ms_until(give_up), backend=backend, owner=owner
+        )
     )
 
 

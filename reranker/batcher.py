@@ -2,7 +2,8 @@
 
 A forward pass cannot be stopped. So nothing is admitted that cannot end in time, a caller leaves
 when its time is up whatever the model does, and what it left behind is not worked on. There is no
-waiting timer: a batch is whatever waits when the model becomes free.
+waiting timer: a batch is whatever waits when the model becomes free. Users take turns by tokens (`FairQueue`), so
+a call's time is judged by what its user has waiting, and of each other user as much at most.
 
 Longer than 250 lines on purpose: callers and the owner thread share one lock and the counts under it, and whether a
 count is right can be seen only with both sides in view.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +23,9 @@ from reranker import metrics
 from reranker.backends import Backend, Pair
 from reranker.breaker import Breaker
 from reranker.config import DEFAULT_TIMEOUT_MS, RerankConfig
+from reranker.fair_queue import FairQueue
 from reranker.faults import reason_of
-from reranker.jobs import Job, next_batch
+from reranker.jobs import Job
 from reranker.results import Reason, RerankSkipped
 from reranker.runner import Runner
 
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 _REMEASURE_AFTER_SECONDS = 0.5
 _CLOSE_PATIENCE_SECONDS = 5.0
 _CHARACTERS_PER_TOKEN = 4
+_FAILURES_IN_A_ROW = 2
+# A fault of ours that stays would otherwise fill the log, and a core.
+_AFTER_FAULT_SECONDS = 0.05
 # Reasons that say nothing about the model's health.
 _REFUSALS = frozenset[Reason | None]({"no_backend", "loading", "circuit_open", "deadline", "overloaded"})
 
@@ -54,8 +58,9 @@ class Batcher:
         self.breaker = Breaker(on_change=self._show_breaker)
         self.runner = Runner(make, config)
         self._config = config
-        self._jobs: deque[Job] = deque()
-        self._pending_tokens = 0  # admitted and not yet in a forward pass, those being prepared too
+        self._meter = config.meter
+        self._queue = self._new_queue()  # what is not yet in a forward pass, and counts what is being prepared too
+        self._callers = 0  # admitted and not yet answered
         self._limit_seconds = DEFAULT_TIMEOUT_MS / 1000
         self._doubtful = False  # a call was refused on the estimate alone
         self._stuck = False
@@ -67,36 +72,42 @@ class Batcher:
         self._thread = threading.Thread(target=self._own, name=f"reranker-{name}", daemon=True)
         self._thread.start()
 
-    def score(self, query: str, texts: Sequence[str], started: float, timeout_ms: float) -> np.ndarray:
+    def score(
+        self, query: str, texts: Sequence[str], started: float, timeout_ms: float, owner: str | None = None
+    ) -> np.ndarray:
         """float32[n], one score per text; blocks until `timeout_ms` after `started` at most.
 
-        `started` is on the `time.monotonic()` clock. Raises `RerankSkipped`, and its subclass
-        `SkippedAfterAdmission` where the caller had to wait. A call is slow when it is not done in
-        its time, and a probe when it takes longer than the latest call was given.
+        `started` is on the `time.monotonic()` clock. `owner` is any name of whose turn it takes and whose share it is
+        of the queue; what has none takes turns as one user, and has no share. Raises `RerankSkipped`, and its subclass
+        `SkippedAfterAdmission` where the caller had to wait. A call is slow when it is not done in its time, and a
+        probe when it takes longer than the latest call was given.
         """
         deadline = started + timeout_ms / 1000
+        user = owner or ""
         rough_tokens = self._rough_tokens(query, texts)
         with self._changed:
-            self._admit(rough_tokens, deadline)
+            self._admit(owner, rough_tokens, deadline)
             self._limit_seconds = timeout_ms / 1000
-            self._pending_tokens += rough_tokens
+            queue = self._queue
+            queue.reserve(user, rough_tokens)
         try:
             pairs = self._prepared(query, texts, deadline)
         finally:
             with self._changed:
-                self._pending_tokens -= rough_tokens
+                queue.release(user, rough_tokens)
 
-        job = Job(pairs, deadline)
+        job = Job(pairs, deadline, user)
         with self._changed:
-            self._admit(job.waiting_tokens, deadline)
-            self._pending_tokens += job.waiting_tokens
-            self._jobs.append(job)
+            self._admit(owner, job.waiting_tokens, deadline)
+            self._queue.add(job)
+            self._count_callers(+1)
             self._changed.notify()
         try:
             job.done.wait(max(0.0, deadline - time.monotonic()))
         finally:  # whatever made the caller leave, nobody works for it any more
             with self._changed:
                 self._drop(job, "timeout")
+                self._count_callers(-1)
         self._record(job, late=time.monotonic() > deadline)
         if job.reason is not None:
             raise SkippedAfterAdmission(job.reason)
@@ -106,8 +117,8 @@ class Batcher:
         """How the model and its queue stand, for health checks and metrics; never waits for the model."""
         with self._changed:
             self._watch()
-            queued_pairs = sum(len(job.waiting) for job in self._jobs)
-            queued_tokens = self._pending_tokens
+            queued_pairs = sum(len(job.waiting) for job in self._queue.jobs())
+            queued_tokens = self._queue.queued_tokens
         backend, load = self.runner.backend, self.runner.load
         return {
             "state": load.state,
@@ -135,9 +146,9 @@ class Batcher:
         if self._thread is not threading.current_thread():
             self._thread.join(_CLOSE_PATIENCE_SECONDS)
 
-    # What callers do. `_admit`, `_watch`, `_drop` and `_skip_all` are called with the lock held.
+    # What callers do. All but `_record`, `_prepared` and `_rough_tokens` are called with the lock held.
 
-    def _admit(self, tokens: int, deadline: float) -> None:
+    def _admit(self, owner: str | None, tokens: int, deadline: float) -> None:
         """Refuse at once what cannot be done in time; raises `RerankSkipped`."""
         self._watch()
         load = self.runner.load
@@ -147,17 +158,24 @@ class Batcher:
             raise RerankSkipped(load.reason, load.detail)
         if self.breaker.state != "closed":
             raise RerankSkipped("circuit_open")
-        if self._pending_tokens and self._pending_tokens + tokens > self._config.max_queued_tokens:
-            raise RerankSkipped("overloaded")
+        if self._queue.is_full(tokens) or (owner is not None and self._queue.is_over_share(owner, tokens)):
+            raise self._refusal("overloaded")
         seconds_left = deadline - time.monotonic()
-        alone = self.runner.seconds_for(tokens)
-        if alone >= seconds_left:
+        if self.runner.seconds_for(tokens) >= seconds_left:
             self._doubtful = True
             self._changed.notify()
-            raise RerankSkipped("deadline")
-        ahead = self.runner.seconds_left() + self.runner.seconds_for(self._pending_tokens)
-        if ahead + alone >= seconds_left:
-            raise RerankSkipped("overloaded")
+            raise self._refusal("deadline")
+        until_done = self.runner.seconds_for(self._queue.tokens_until_done(owner or "", tokens))
+        if self.runner.seconds_left() + until_done >= seconds_left:
+            raise self._refusal("overloaded")
+
+    def _refusal(self, reason: Reason) -> RerankSkipped:
+        self._meter.refused()
+        return RerankSkipped(reason)
+
+    def _count_callers(self, more: int) -> None:
+        self._callers += more
+        self._meter.depth(self._callers)
 
     def _watch(self) -> None:
         """Open the breaker, and say so once, when a forward pass does not come back."""
@@ -170,13 +188,20 @@ class Batcher:
 
     def _drop(self, job: Job, reason: Reason) -> None:
         if not job.done.is_set():
-            self._pending_tokens -= job.waiting_tokens
+            self._queue.release(job.user, job.waiting_tokens)
             job.skip(reason)
+            if not job.has_begun:
+                self._meter.waited(time.monotonic() - job.admitted_at)
+            if reason in ("timeout", "deadline"):
+                self._meter.refused()
 
     def _skip_all(self, reason: Reason) -> None:
-        for job in self._jobs:
+        for job in list(self._queue.jobs()):
             self._drop(job, reason)
-        self._jobs.clear()
+        self._queue.tidy()
+
+    def _new_queue(self) -> FairQueue[Job]:
+        return FairQueue(self._config.max_queued_tokens, quantum_tokens=None, rotates=False)
 
     def _record(self, job: Job, late: bool) -> None:
         """Tell the breaker how a call went that was admitted; if that opens it, nobody waits on."""
@@ -211,12 +236,20 @@ class Batcher:
                 # A fault of ours, or an exit that a model's library calls for: the thread must not die of it.
                 except BaseException as error:
                     with self._changed:
-                        self._skip_all("error")
-                    metrics.failed.labels("error").inc()
+                        self._begin_again()
+                    self._count_failure("error")
                     logger.error("the reranker's queue failed: %s", type(error).__name__)
+                    time.sleep(_AFTER_FAULT_SECONDS)
         finally:
             if self.runner.backend is not None:
                 self.runner.backend.close()
+
+    def _begin_again(self) -> None:
+        """Skip all who wait, and begin with nothing counted, since a fault of ours may have left the counts wrong."""
+        queue, self._queue = self._queue, self._new_queue()
+        for job in list(queue.jobs()):
+            if not job.done.is_set():
+                job.skip("error")
 
     def _step(self) -> None:
         """Wait for something to do, and do it: run one batch, load, probe, or measure."""
@@ -262,38 +295,84 @@ class Batcher:
     def _take(self) -> list[tuple[Job, int]]:
         """The next batch, of the jobs that can still end in time."""
         now = time.monotonic()
-        for job in self._jobs:
+        for job in list(self._queue.jobs()):
             if now >= job.deadline:
                 self._drop(job, "timeout")
             elif job.waiting and now + self.runner.seconds_for(job.waiting_tokens) > job.deadline:
                 self._drop(job, "deadline")
-        self._jobs = deque(job for job in self._jobs if job.waiting)
-        if not self._jobs:
+        if not self._queue:
             return []
-        batch = next_batch(self._jobs, self._config.batch_pairs, self.runner.loaded_backend.batch_tokens)
-        self._pending_tokens -= sum(job.pairs[i].tokens for job, i in batch)
+        batch = self._queue.take(self.runner.loaded_backend.batch_tokens, self._config.batch_pairs)
+        for job, i in batch:
+            self._queue.release(job.user, job.tokens[i])
+            if not job.has_begun:
+                job.has_begun = True
+                self._meter.waited(now - job.admitted_at)
         return batch
 
     def _run(self, batch: list[tuple[Job, int]]) -> None:
+        """Run a batch; where several callers' fails, each one's pairs once more: what fails alone is its own trouble.
+
+        Not where memory ran out: the runner has tried with half of it, and the pairs are not to blame.
+        """
+        reason = self._run_part(batch)
+        if reason is None:
+            return
+        parts: dict[Job, list[tuple[Job, int]]] = {}
+        for job, i in batch:
+            parts.setdefault(job, []).append((job, i))
+        failed = dict.fromkeys(parts, reason)
+        if len(parts) > 1 and reason != "out_of_memory":
+            self._run_each(parts, failed)
+        with self._changed:
+            for job, why in failed.items():
+                self._drop(job, why)
+
+    def _run_each(self, parts: dict[Job, list[tuple[Job, int]]], failed: dict[Job, Reason]) -> None:
+        """Run each caller's pairs alone, and take out of `failed` whose went well.
+
+        After two in a row that fail it is the model's fault, and the rest is not tried.
+        """
+        in_a_row = 0
+        for job, part in parts.items():
+            if in_a_row == _FAILURES_IN_A_ROW:
+                return
+            if job.done.is_set() or time.monotonic() >= job.deadline:
+                continue
+            why = self._run_part(part)
+            if why is None:
+                del failed[job]
+                in_a_row = 0
+            else:
+                failed[job] = why
+                in_a_row += 1
+
+    def _run_part(self, batch: list[tuple[Job, int]]) -> Reason | None:
+        """Give these pairs their scores; the reason where the model fails on them."""
         started = time.monotonic()
         reason = None
         try:
             scores = self.runner.scores([job.pairs[i] for job, i in batch])
         except BaseException as error:
             reason = reason_of(error)
-            metrics.failed.labels(reason).inc()
+            self._count_failure(reason)
             # Without the traceback's text: a message can quote what was said.
             logger.error("a reranking batch failed (%s): %s", reason, type(error).__name__)
         with self._changed:
             self._stuck = False
             self.batches_run += 1
-            for n, (job, i) in enumerate(batch):
-                if reason is not None:
-                    self._drop(job, reason)
-                elif not job.done.is_set():
-                    job.fill(i, scores[n])
+            if reason is None:
+                for n, (job, i) in enumerate(batch):
+                    if not job.done.is_set():
+                        job.fill(i, scores[n])
+        self._meter.batch(len(batch))
         metrics.batch_pairs.observe(len(batch))
         metrics.batch_ms.observe((time.monotonic() - started) * 1000)
+        return reason
+
+    def _count_failure(self, reason: Reason) -> None:
+        metrics.failed.labels(reason).inc()
+        self._meter.failed()
 
     def _show_breaker(self, state: str) -> None:
         metrics.breaker_state.labels(self.name).set(metrics.BREAKER_STATES[state])

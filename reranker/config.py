@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from reranker.queue_meter import UNMEASURED, QueueMeter
+
 # What reranks, and what may be asked for: of either there is no other list.
 BackendName = Literal["cross_encoder"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
@@ -51,10 +53,11 @@ class RerankConfig:
     max_tokens: longest query-passage pair, special tokens included; the model's own limit is kept.
     batch_pairs, batch_tokens: most pairs and most tokens, padding included, of one forward pass.
     parallel_passes: on a CPU, into how many passes side by side a large one is shared out at most; None is one a core.
-    max_queued_tokens: most tokens admitted and not yet done.
+    max_queued_tokens: most tokens that wait, and a quarter of that of one owner.
     stuck_after_seconds: a forward pass that runs longer opens the breaker.
     reload_after_seconds: a failed load is tried again after this, then after twice as long, up to
         sixteen times.
+    meter: told of the queue's depth, waits, batches, refusals and failures.
     is_enabled: asked by each `maybe_rerank` that is not told. Where it raises, the environment decides.
     """
 
@@ -75,6 +78,7 @@ class RerankConfig:
     max_queued_tokens: int = 131_072
     stuck_after_seconds: float = 5.0
     reload_after_seconds: float = 60.0
+    meter: QueueMeter = UNMEASURED
     is_enabled: Callable[[], bool] = enabled_by_environment
 
     def __post_init__(self):

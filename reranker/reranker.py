@@ -24,14 +24,11 @@ from reranker.scores import best_first, sigmoid
 
 logger = logging.getLogger(__name__)
 
-_MAKERS: dict[str, Callable[[RerankConfig], Backend]] = {
-    "cross_encoder": load_backend,
-}
 _IDLE = {"state": "cold", "breaker": "closed", "stuck": False, "queued_pairs": 0, "queued_tokens": 0, "loads": 0}
 
 
 class Reranker:
-    """One process's models, each behind its own thread, made when first asked for.
+    """One process's model, behind its own thread, made when first asked for.
 
     Any thread may call. A fork's child starts with the same settings and no model; where the
     parent had begun to load a cross-encoder, the child has none, for torch's threads and CUDA's
@@ -42,7 +39,7 @@ class Reranker:
         self._config = config or RerankConfig()
         self._make_config: Callable[[], RerankConfig] | None = None
         self._lock = threading.RLock()
-        self._batchers: dict[str, Batcher] = {}
+        self._batcher: Batcher | None = None
         self._log = CallLog()
         self._left_in_parent: list[Batcher] = []
         self._loaded_before_fork = False
@@ -54,14 +51,16 @@ class Reranker:
         candidates: Sequence[Any],
         timeout_ms: float = DEFAULT_TIMEOUT_MS,
         backend: BackendChoice | None = None,
+        owner: str | None = None,
     ) -> list[RerankedResult]:
         """All candidates, best first; a candidate is a str or has a `.text`.
 
         Scores are 0-1, the sigmoid of the cross-encoder's logit. Returns within `timeout_ms` of the call: past it, and
-        where nothing can rerank, the candidates' own order, the i-th of n with score `1 - i / n`.
+        where nothing can rerank, the candidates' own order, the i-th of n with score `1 - i / n`. `owner` is any name
+        of whose turn it takes: owners take turns by tokens, and each has a share of the queue.
         Raises `ValueError` for a backend that is not one of `BACKEND_CHOICES`.
         """
-        return self._reranked(query, candidates, timeout_ms, backend).results
+        return self._reranked(query, candidates, timeout_ms, backend, owner).results
 
     def rerank_or_raise(
         self,
@@ -71,7 +70,7 @@ class Reranker:
         backend: BackendChoice | None = None,
     ) -> list[RerankedResult]:
         """As `rerank`, but raises `RerankSkipped` for the candidates' own order: for who measures or compares."""
-        outcome = self._reranked(query, candidates, timeout_ms, backend)
+        outcome = self._reranked(query, candidates, timeout_ms, backend, None)
         if outcome.skipped and outcome.skipped != "empty":
             raise RerankSkipped(outcome.skipped)
         return outcome.results
@@ -84,6 +83,7 @@ class Reranker:
         enabled: bool | None = None,
         timeout_ms: float = DEFAULT_TIMEOUT_MS,
         backend: BackendChoice | None = None,
+        owner: str | None = None,
     ) -> RerankOutcome:
         """As `rerank`, unless it is switched off, and with the reason for the candidates' own order.
 
@@ -93,7 +93,7 @@ class Reranker:
         if not (self._is_enabled() if enabled is None else enabled):
             self._log.skipped("disabled", 0.0, asked_model=False)
             return RerankOutcome(candidate_order(candidates), False, "none", "disabled", 0.0)
-        return self._reranked(query, candidates, timeout_ms, backend)
+        return self._reranked(query, candidates, timeout_ms, backend, owner)
 
     def warm(self, timeout_seconds: float | None = None) -> bool:
         """Load what the configured backend needs and wait for it; True if something is ready.
@@ -110,7 +110,7 @@ class Reranker:
         A `sentence_transformers.CrossEncoder`, which only its own thread may run, or where ONNX Runtime runs it, an
         `onnxruntime.InferenceSession`. Raises `RerankSkipped` with the reason where there is none.
         """
-        batcher = self._batcher("cross_encoder")
+        batcher = self._started()
         if batcher is None:
             raise RerankSkipped("no_backend", "the model was loaded before the fork")
         if not batcher.runner.load.wait(None):
@@ -153,16 +153,17 @@ class Reranker:
         with self._lock:
             self._make_config = None
             before, self._config = self._config, config
-            is_same = before.cross_encoder_identity == config.cross_encoder_identity
-            outdated = None if is_same else self._batchers.pop("cross_encoder", None)
+            outdated = None
+            if before.cross_encoder_identity != config.cross_encoder_identity:
+                outdated, self._batcher = self._batcher, None
         if outdated:
             outdated.close()
 
     def close(self) -> None:
         """Stop the threads and let go of the models; the next call starts again."""
         with self._lock:
-            batchers, self._batchers = list(self._batchers.values()), {}
-        for batcher in batchers:
+            batcher, self._batcher = self._batcher, None
+        if batcher:
             batcher.close()
 
     def _is_enabled(self) -> bool:
@@ -173,7 +174,12 @@ class Reranker:
             return enabled_by_environment()
 
     def _reranked(
-        self, query: str, candidates: Sequence[Any], timeout_ms: float, backend: BackendChoice | None
+        self,
+        query: str,
+        candidates: Sequence[Any],
+        timeout_ms: float,
+        backend: BackendChoice | None,
+        owner: str | None,
     ) -> RerankOutcome:
         started = time.monotonic()
         if backend is not None and backend not in BACKEND_CHOICES:
@@ -187,7 +193,7 @@ class Reranker:
             name, batcher = self._current(backend or self.config.backend, start=True)
             if batcher is None:
                 raise RerankSkipped("no_backend", self._why_none())
-            values = batcher.score(query, texts, started, timeout_ms)
+            values = batcher.score(query, texts, started, timeout_ms, owner)
         except Exception as error:
             reason = reason_of(error)
             took_ms = (time.monotonic() - started) * 1000
@@ -202,42 +208,37 @@ class Reranker:
         self._log.reranked(took_ms)
         return RerankOutcome(results, True, name, None, took_ms)
 
-    def _wanted(self, backend: BackendChoice) -> str | None:
-        """The backend that `backend` stands for; None where nothing is to rerank."""
-        return None if backend == "none" else "cross_encoder" if backend == "auto" else backend
-
     def _current(self, backend: BackendChoice, start: bool) -> tuple[str, Batcher | None]:
         """The backend to ask, ready or not: it says why it is not."""
-        if (name := self._wanted(backend)) is None:
-            return "none", None
-        batcher = self._batcher(name) if start else self._batchers.get(name)
-        return ("none", None) if batcher is None else (name, batcher)
+        batcher = None if backend == "none" else self._started() if start else self._batcher
+        return ("none", None) if batcher is None else (batcher.name, batcher)
 
-    def _batcher(self, name: str) -> Batcher | None:
-        if name == "cross_encoder" and self._loaded_before_fork:
+    def _started(self) -> Batcher | None:
+        """The cross-encoder's thread, begun by the first call; None where the parent of this process had it."""
+        if self._loaded_before_fork:
             return None
-        batcher = self._batchers.get(name)
+        batcher = self._batcher
         if batcher is None:
             with self._lock:
-                batcher = self._batchers.get(name)
+                batcher = self._batcher
                 if batcher is None:
                     config = self.config
-                    batcher = Batcher(name, lambda: _MAKERS[name](config), config)
-                    self._batchers[name] = batcher
+                    batcher = self._batcher = Batcher("cross_encoder", lambda: load_backend(config), config)
         return batcher
 
     def _why_none(self) -> str:
         if self._loaded_before_fork:
             return "the model was loaded before the fork"
-        return "" if self._wanted(self.config.backend) else "no backend is configured"
+        return "no backend is configured" if self.config.backend == "none" else ""
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self._log = CallLog()
-        self._loaded_before_fork = self._loaded_before_fork or "cross_encoder" in self._batchers
-        # Kept, so that nothing of the parent's CUDA context is freed here.
-        self._left_in_parent += self._batchers.values()
-        self._batchers = {}
+        if self._batcher is not None:
+            self._loaded_before_fork = True
+            # Kept, so that nothing of the parent's CUDA context is freed here.
+            self._left_in_parent.append(self._batcher)
+            self._batcher = None
 
 
 _everyone: weakref.WeakSet[Reranker] = weakref.WeakSet()

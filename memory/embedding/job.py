@@ -65,6 +65,10 @@ class Job:
             return self.task, 0
         return self.task, max(_SHORT_BITS, (self.tokens[self.waiting[-1]] - 1).bit_length())
 
+    def goes_with(self, kind: tuple[Task, int]) -> bool:
+        """Whether its longest text that waits may share a batch with one of `kind`."""
+        return self.kind == kind
+
     @property
     def padded_tokens(self) -> int:
         """All its texts as one batch, each as long as the longest."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memory.embedding.fair_queue import SHORT_TOKENS, Batch, FairQueue
 from memory.embedding.job import Job, PriorityClass
+from reranker.fair_queue import SHORT_TOKENS, FairQueue
+
+Batch = list[tuple[Job, int]]  # the job and the index of one of its texts
 
 # Somebody waits for an answer behind a query.
 _CLASSES_IN_ORDER: tuple[PriorityClass, ...] = ("query", "passage")
@@ -25,7 +27,7 @@ class PriorityClasses:
 
     def __init__(self, batch_tokens: int, max_queued_tokens: int):
         self._batch_tokens = batch_tokens
-        self._queues: dict[PriorityClass, FairQueue] = {
+        self._queues: dict[PriorityClass, FairQueue[Job]] = {
             "query": FairQueue(max_queued_tokens // 8, quantum_tokens=batch_tokens // _USERS_IN_A_BATCH, rotates=False),
             "passage": FairQueue(max_queued_tokens, quantum_tokens=batch_tokens, rotates=True),
         }
@@ -47,11 +49,11 @@ class PriorityClasses:
         for queue in self._queues.values():
             yield from queue.jobs()
 
-    def of(self, job: Job) -> FairQueue:
+    def of(self, job: Job) -> FairQueue[Job]:
         """The queue of a job's class, once it is `classify`ed."""
         return self._queues[job.priority]
 
-    def classify(self, job: Job) -> FairQueue:
+    def classify(self, job: Job) -> FairQueue[Job]:
         """Decide which class a new job waits in; the queue of that class."""
         small = job.task == "passage" and job.padded_tokens <= min(SHORT_TOKENS, self._batch_tokens)
         job.is_short = small and not any(self._queues[each].is_waiting(job.user) for each in ("query", "passage"))

@@ -19,9 +19,8 @@ from typing import cast
 import numpy as np
 
 from memory import metrics
-from memory.embedding.fair_queue import Batch
 from memory.embedding.job import Job, Task
-from memory.embedding.priority_classes import PriorityClasses
+from memory.embedding.priority_classes import Batch, PriorityClasses
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
 from reranker.faults import out_of_memory
 
@@ -33,10 +32,7 @@ _THREAD_CHECK_SECONDS = 1.0
 _FAILURES_BEFORE_PROBE = 2
 _PROBE = "what was said"
 
-_depth = metrics.queue_depth.labels("embedding")
-_wait_ms = metrics.queue_wait_ms.labels("embedding")
-_batch_texts = metrics.queue_batch.labels("embedding")
-_failed = metrics.queue_failed.labels("embedding")
+_meter = metrics.QueueMeter("embedding")
 
 
 class EmbedderQueue:
@@ -128,20 +124,25 @@ class EmbedderQueue:
                 raise ModelUnavailable
             self._replace_dead_owner()
             queue = self._classes.classify(job)
-            if queue.is_full(job) or time.monotonic() >= job.deadline:
-                raise self._overloaded(job)
+            if queue.is_full(job.unfinished_tokens) or time.monotonic() >= job.deadline:
+                raise self._refusal(job)
+            tokens_until_done = queue.tokens_until_done(job.user, job.unfinished_tokens)
             # In vain, and instead of what others could have: not even in half the time it takes would it be done.
-            if time.monotonic() + queue.tokens_until_done(job) * self._seconds_per_full_token / 2 > job.deadline:
-                raise self._overloaded(job)
-            if queue.is_over_share(job):
-                raise self._overloaded(job, "Too much of this user's work waits already; try again shortly.")
+            if time.monotonic() + tokens_until_done * self._seconds_per_full_token / 2 > job.deadline:
+                raise self._refusal(job)
+            if queue.is_over_share(job.user, job.unfinished_tokens):
+                raise self._refusal(job, "Too much of this user's work waits already; try again shortly.")
             queue.add(job)
             self._unfinished.add(job)
-            _depth.set(len(self._unfinished))
+            _meter.depth(len(self._unfinished))
             self._changed.notify_all()
 
     def _patience_seconds(self, job: Job) -> float:
         return max(0.0, min(job.deadline - time.monotonic(), _THREAD_CHECK_SECONDS))
+
+    def _refusal(self, job: Job, detail: str | None = None) -> Overloaded:
+        _meter.refused()
+        return self._overloaded(job, detail)
 
     def _overloaded(self, job: Job, detail: str | None = None) -> Overloaded:
         """With the time that the work before it takes, by the measured seconds a token."""
@@ -154,12 +155,14 @@ class EmbedderQueue:
             self._classes.of(job).release(job.user, job.unfinished_tokens)
             job.fail(error)
             self._forget(job)
+            if isinstance(error, Overloaded):
+                _meter.refused()
 
     def _forget(self, job: Job) -> None:
         if not job.has_begun:
-            _wait_ms.observe((time.monotonic() - job.admitted_at) * 1000)
+            _meter.waited(time.monotonic() - job.admitted_at)
         self._unfinished.discard(job)
-        _depth.set(len(self._unfinished))
+        _meter.depth(len(self._unfinished))
 
     def _drop_all(self) -> None:
         """Fail everybody who waits, and begin with nothing counted."""
@@ -167,7 +170,7 @@ class EmbedderQueue:
             job.fail(ModelUnavailable())
         self._unfinished.clear()
         self._classes = PriorityClasses(self._batch_tokens, self._max_queued_tokens)
-        _depth.set(0)
+        _meter.depth(0)
 
     def _start_owner(self) -> threading.Thread:
         thread = threading.Thread(target=self._own, name="embedder", daemon=True)
@@ -213,7 +216,7 @@ class EmbedderQueue:
         for job, _ in batch:
             if not job.has_begun:
                 job.has_begun = True
-                _wait_ms.observe((now - job.admitted_at) * 1000)
+                _meter.waited(now - job.admitted_at)
         return batch
 
     def _run(self, batch: Batch) -> None:
@@ -270,7 +273,7 @@ class EmbedderQueue:
 
     def _note(self, error: BaseException, what: str) -> None:
         """By its type alone: a tokenizer's message can quote its input."""
-        _failed.inc()
+        _meter.failed()
         logger.error("%s: %s", what, type(error).__name__)
 
     def _run_part(self, batch: Batch) -> BaseException | None:
@@ -285,7 +288,7 @@ class EmbedderQueue:
             return error
         finally:
             self.batches_run += 1
-            _batch_texts.observe(len(batch))
+            _meter.batch(len(batch))
 
         with self._changed:
             batch_tokens = sum(job.tokens[index] for job, index in batch)

@@ -73,8 +73,8 @@ class SpacyRecognizer:
         """Raises Overloaded, ModelUnavailable. Each text should be a page at most: spaCy reads it at once."""
         pipeline = entity_pipeline()
         found: list[list[Mention]] = []
-        for turn in _turns(texts):
-            spans = pipeline.run(partial(_recognised, texts=turn), deadline=deadline, user=self._user)
+        for turn, tokens in _turns(texts):
+            spans = pipeline.run(partial(_recognised, texts=turn), deadline=deadline, user=self._user, tokens=tokens)
             for text, entities in zip(turn, spans, strict=True):
                 found.append([Mention(text[start:end], label, start, end) for label, start, end in entities])
         return found
@@ -151,16 +151,17 @@ def _passages(text: str, deadline: float | None, user: str) -> Iterator[tuple[in
         yield start, end
 
 
-def _turns(texts: Sequence[str]) -> Iterator[list[str]]:
+def _turns(texts: Sequence[str]) -> Iterator[tuple[list[str], int]]:
+    """What is read in one turn, and its tokens."""
     turn: list[str] = []
     chars = tokens = 0
     for text in texts:
         more = sum(1 for _ in _TOKEN.finditer(text))
         if turn and (chars + len(text) > TURN_CHARS or tokens + more > TURN_TOKENS):
-            yield turn
+            yield turn, tokens
             turn, chars, tokens = [], 0, 0
         turn.append(text)
         chars += len(text)
         tokens += more
     if turn:
-        yield turn
+        yield turn, tokens

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 
+from memory import metrics
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
 from memory.language.turns import FairThread
 
@@ -43,6 +44,9 @@ _SYMBOL = re.compile(r"[^\w\s]|_")
 
 T = TypeVar("T")
 
+# Of both pipelines: sentences are a small part of it.
+_meter = metrics.QueueMeter("spacy")
+
 
 class OwnedPipeline:
     """A spaCy pipeline that only its own thread touches; users are served one piece of work at a time, in turn.
@@ -52,18 +56,20 @@ class OwnedPipeline:
 
     def __init__(self, load: Callable[[], Language]):
         self._load = load
-        self._owner = FairThread("spacy")
+        self._owner = FairThread("spacy", _meter)
         self._nlp: Language | None = None
         self._failure: tuple[float, MemoryServiceError] | None = None
 
-    def run(self, work: Callable[[Language], T], *, deadline: float | None = None, user: str = "") -> T:
+    def run(
+        self, work: Callable[[Language], T], *, deadline: float | None = None, user: str = "", tokens: int = 1
+    ) -> T:
         """`work(nlp)`, which must give back nothing of spaCy's own: its memory zone ends with it.
 
-        `deadline` is on the `time.monotonic()` clock; `user` is any name of who asks. Raises Overloaded past the
-        deadline and while too many wait, ModelUnavailable.
+        `deadline` is on the `time.monotonic()` clock; `user` is any name of who asks, `tokens` about what it reads.
+        Raises Overloaded past the deadline and while too much waits, ModelUnavailable.
         """
         deadline = math.inf if deadline is None else deadline
-        future = self._owner.submit(lambda: self._work(work), user=user, deadline=deadline)
+        future = self._owner.submit(lambda: self._work(work), user=user, deadline=deadline, tokens=tokens)
         try:
             return future.result(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
         except TimeoutError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from memory.errors import Overloaded
 from memory.language.pipeline import readable, sentence_pipeline
+from memory.language.turns import CHARS_PER_TOKEN
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -66,7 +67,8 @@ def _spacy_starts(text: str, deadline: float | None, user: str) -> Iterator[int]
     while start < len(text):
         end = min(start + WINDOW_CHARS, len(text))
         window = text[start:end]
-        found = pipeline.run(partial(_window_starts, window=window), deadline=deadline, user=user)
+        tokens = len(window) // CHARS_PER_TOKEN
+        found = pipeline.run(partial(_window_starts, window=window), deadline=deadline, user=user, tokens=tokens)
         yield from (start + offset for offset in found)
         if end == len(text):
             return

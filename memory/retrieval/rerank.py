@@ -27,8 +27,11 @@ class Reranked:
         return self.skipped is None
 
 
-def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool) -> Reranked:
-    """`pool` reranked within RERANK_CIRCUIT_MS, or as it is. Sets each candidate's `rerank` score; never raises."""
+def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool, user: str = "") -> Reranked:
+    """`pool` reranked within RERANK_CIRCUIT_MS, or as it is. Sets each candidate's `rerank` score; never raises.
+
+    `user`, the tenant's hash, is whose turn it takes in the reranker's queue.
+    """
     if not wanted:
         return Reranked(pool, "none", NOT_REQUESTED)
     outcome = reranker.maybe_rerank(
@@ -37,6 +40,7 @@ def rerank_candidates(question: str, pool: list[Candidate], *, wanted: bool) -> 
         enabled=flag("RERANK_ENABLED"),
         timeout_ms=flag("RERANK_CIRCUIT_MS"),
         backend=flag("RERANK_BACKEND"),
+        owner=user or None,
     )
     if not outcome.reranked:
         return Reranked(pool, outcome.backend, outcome.skipped)

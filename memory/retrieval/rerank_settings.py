@@ -7,6 +7,7 @@ from typing import cast
 from django.conf import settings
 
 import reranker
+from memory import metrics
 from reranker.config import BackendChoice, RuntimeChoice
 
 
@@ -20,6 +21,7 @@ def deployed_config() -> reranker.RerankConfig:
         expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
         runtime=cast(RuntimeChoice, settings.MEMORY_EMBED_BACKEND),
         models=settings.MEMORY_MODELS_DIR,
+        meter=metrics.QueueMeter("rerank"),
         is_enabled=_is_enabled,
     )
 

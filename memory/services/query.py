@@ -129,7 +129,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
             relevant = found.evidence.is_enough(found.profile, query.text)
             watch.lap("ann")
 
-    reranked = rerank_candidates(query.text, pool, wanted=query.rerank)
+    reranked = rerank_candidates(query.text, pool, wanted=query.rerank, user=bound_tenant())
     # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.
     results = sorted(reranked.candidates, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")

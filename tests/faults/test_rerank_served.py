@@ -1,6 +1,6 @@
 """Reranking in the served product: two real workers, a model that slows down and breaks, a flag that flips.
 
-The faults are in the forward pass of each worker's model: a `sitecustomize` on the service's path wraps
+The faults are in the passes of each worker's model: a `sitecustomize` on the service's path wraps
 it, and a file says what is wrong with it at the moment.
 """
 
@@ -47,18 +47,19 @@ NOTES = {
 QUERY = {"query": "what was said yesterday", "top_k": 4, "decay_weight": 0}
 
 FAULTY_FORWARD = '''
-import importlib.util
+import importlib.machinery
 import os
 import sys
 import time
 
-_NAME = "reranker.backends.cross_encoder"
+_BACKENDS = {
+    "reranker.backends.cross_encoder": "CrossEncoderBackend",
+    "reranker.backends.onnx_cross_encoder": "OnnxCrossEncoderBackend",
+}
 
 
-def _gone_wrong(forward):
-    def run(*args, **kwargs):
-        import torch
-
+def _gone_wrong(score):
+    def run(self, pairs):
         try:
             with open(os.environ["TEST_FAULT_FILE"]) as file:
                 fault = file.read()
@@ -67,34 +68,27 @@ def _gone_wrong(forward):
         if fault == "slow":
             time.sleep(0.4)
         elif fault == "out_of_memory":
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise MemoryError("out of memory")
         elif fault == "device_error":
             raise RuntimeError("CUDA error: device-side assert triggered")
-        return forward(*args, **kwargs)
+        return score(self, pairs)
 
     return run
 
 
 class _Finder:
-    """Lets the module be found as ever, and changes it once it is imported: not before the fork, then."""
+    """Lets the modules be found as ever, and changes each once it is imported: not before the fork, then."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != _NAME:
+        if name not in _BACKENDS:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         execute = spec.loader.exec_module
 
         def execute_and_wrap(module):
             execute(module)
-            backend = module.CrossEncoderBackend
-            make = backend.__init__
-
-            def make_and_wrap(self, *args, **kwargs):
-                make(self, *args, **kwargs)
-                self.model.model.forward = _gone_wrong(self.model.model.forward)
-
-            backend.__init__ = make_and_wrap
+            backend = getattr(module, _BACKENDS[name])
+            backend.score = _gone_wrong(backend.score)
 
         spec.loader.exec_module = execute_and_wrap
         return spec

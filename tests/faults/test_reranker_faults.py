@@ -125,11 +125,11 @@ def test_a_text_the_tokenizer_refuses_harms_nobody_else(tiny, gate):
 
 
 def test_a_fault_of_the_queue_itself_fails_its_callers_and_the_thread_goes_on(tiny, monkeypatch):
-    batcher = tiny._batchers["cross_encoder"]
+    batcher = tiny._batcher
     take, faults = batcher._take, []
 
     def faulty_take():
-        if batcher._jobs and not faults:
+        if batcher._queue and not faults:
             faults.append("once")
             raise LookupError("a fault of ours")
         return take()
@@ -152,7 +152,7 @@ def failures() -> float:
 
 @pytest.mark.parametrize("error", WHATEVER)
 def test_whatever_the_model_raises_fails_its_batch_and_the_thread_goes_on(tiny, gate, caplog, error):
-    before, owner = failures(), tiny._batchers["cross_encoder"]._thread
+    before, owner = failures(), tiny._batcher._thread
     gate.before = failing(error(SECRET))
     assert reranks(tiny).skipped in ("error", "out_of_memory", "device_error")
     gate.before = lambda pairs: None
@@ -165,11 +165,11 @@ def test_whatever_the_model_raises_fails_its_batch_and_the_thread_goes_on(tiny, 
 def test_whatever_is_raised_while_a_batch_is_chosen_fails_its_callers_and_the_thread_goes_on(
     tiny, monkeypatch, caplog, error
 ):
-    batcher = tiny._batchers["cross_encoder"]
+    batcher = tiny._batcher
     take, before, faults = batcher._take, failures(), []
 
     def faulty_take():
-        if batcher._jobs and not faults:
+        if batcher._queue and not faults:
             faults.append("once")
             raise error(SECRET)
         return take()
@@ -280,7 +280,7 @@ def test_a_caller_that_leaves_takes_its_passages_along(tiny, gate, monkeypatch):
 
 
 def test_a_job_that_cannot_end_in_time_is_refused_before_it_is_tried(tiny, gate):
-    pass_time = tiny._batchers["cross_encoder"].runner._pass_time
+    pass_time = tiny._batcher.runner._pass_time
     pass_time._factor = 50.0
     outcome = tiny.maybe_rerank("query", ["plain " * 400] * 100, timeout_ms=BUDGET_MS)
     assert outcome.skipped == "deadline" and gate.batches == []

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.embedding.fair_queue import SHORT_TOKENS, FairQueue
 from memory.embedding.job import Job
 from memory.embedding.priority_classes import QUERY_BATCHES_BEFORE_PASSAGES, PriorityClasses
+from reranker.fair_queue import SHORT_TOKENS, FairQueue
 
 BATCH_TOKENS = 512
 PLENTY = 10**9

@@ -18,11 +18,11 @@ import reranker
 from reranker import BACKEND_CHOICES, BACKENDS, RerankConfig, Reranker, RerankSkipped
 from reranker.backends import Pair
 from reranker.bench import WAYS, BenchPlan, run_bench
+from reranker.fair_queue import FairQueue
 from reranker.faults import LoadFailure
-from reranker.jobs import Job, next_batch
+from reranker.jobs import Job
 from reranker.loader import Load
 from reranker.pass_time import PassTime
-from reranker.reranker import _MAKERS
 from reranker.scores import best_first, sigmoid
 from reranker.verify import as_reference, read_reference, verify, write_reference
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
@@ -140,8 +140,7 @@ def test_special_tokens_in_a_text_are_only_its_characters(tiny, gate):
     assert pair.count("[SEP]") == 2 and pair.count("[CLS]") == 1
 
 
-def test_each_backend_of_the_list_can_be_made():
-    assert tuple(_MAKERS) == BACKENDS
+def test_what_may_be_asked_for_is_what_there_is():
     assert {*BACKEND_CHOICES} == {"auto", *BACKENDS, "none"}
 
 
@@ -326,23 +325,163 @@ def test_long_and_short_passages_of_different_callers_meet_their_like(tiny, gate
     assert lengths == [[True], [False]]
 
 
-def job_of(*tokens: int) -> Job:
-    return Job([Pair(count, None) for count in tokens], deadline=0.0)
+def job_of(user: str, *tokens: int) -> Job:
+    return Job([Pair(count, None) for count in tokens], 0.0, user)
 
 
-@given(st.lists(st.lists(st.integers(1, 600), min_size=1, max_size=12), min_size=1, max_size=8))
-def test_every_pair_is_read_once_in_passes_that_fit_and_bring_the_oldest_job_on(token_counts):
-    jobs = [job_of(*counts) for counts in token_counts]
+users_jobs = st.lists(
+    st.tuples(st.sampled_from("abc"), st.lists(st.integers(1, 600), min_size=1, max_size=12)), min_size=1, max_size=8
+)
+
+
+@given(users_jobs)
+def test_every_pair_is_read_once_in_passes_that_fit_and_are_less_than_half_padding(asked):
+    fair: FairQueue[Job] = FairQueue(10**9, quantum_tokens=None, rotates=False)
+    jobs = [job_of(user, *counts) for user, counts in asked]
+    for job in jobs:
+        fair.add(job)
     read = []
-    while waiting := [job for job in jobs if job.waiting]:
-        batch = next_batch(waiting, batch_pairs=8, batch_tokens=1024)
-        lengths = [job.pairs[i].tokens for job, i in batch]
-        assert lengths == sorted(lengths, reverse=True)
-        assert len(batch) == 1 or (len(batch) <= 8 and len(batch) * lengths[0] <= 1024)
-        assert 2 * lengths[-1] >= lengths[0]
-        assert any(job is waiting[0] for job, _ in batch)
+    while batch := fair.take(1024, 8):
+        lengths = [job.tokens[i] for job, i in batch]
+        assert len(batch) == 1 or (len(batch) <= 8 and len(batch) * max(lengths) <= 1024)
+        assert 2 * min(lengths) >= max(lengths)
         read += [(jobs.index(job), i) for job, i in batch]
-    assert sorted(read) == [(j, i) for j, counts in enumerate(token_counts) for i in range(len(counts))]
+    assert sorted(read) == [(j, i) for j, (_, counts) in enumerate(asked) for i in range(len(counts))]
+
+
+def test_who_asks_once_is_answered_before_the_backlog_of_who_asks_much(tiny, gate):
+    passages = [f"plain {'dull ' * 300}" for _ in range(16)]
+    finished: list[str] = []
+
+    def ask(owner: str) -> None:
+        assert tiny.maybe_rerank("query", passages, timeout_ms=PLENTY_MS, owner=owner).reranked
+        finished.append(owner)
+
+    gate.hold()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(tiny.rerank, "query", ["plain"], PLENTY_MS, owner="first")
+        gate.wait_entered()
+        much = [callers.submit(ask, "much") for _ in range(5)]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 80, "the backlog waits")
+        once = callers.submit(ask, "once")
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 96, "the other one waits, too")
+        gate.release()
+        for each in (first, once, *much):
+            each.result(60)
+    # Two passes answer it, and as much of the other one.
+    assert finished.index("once") < 4
+
+
+def test_one_owner_has_a_quarter_of_the_queue_and_nobody_else_is_refused_for_it(folder, monkeypatch):
+    small = Reranker(RerankConfig(model=str(folder), device="cpu", parallel_passes=1, max_queued_tokens=400))
+    assert small.warm(60)
+    gate = ForwardGate(small, monkeypatch)
+    gate.hold()
+    text = "plain " * 60
+    with ThreadPoolExecutor(4) as callers:
+        asked = [callers.submit(small.maybe_rerank, "query", ["plain"], timeout_ms=PLENTY_MS, owner="first")]
+        gate.wait_entered()
+        asked.append(callers.submit(small.maybe_rerank, "query", [text], timeout_ms=PLENTY_MS, owner="much"))
+        wait_until(lambda: small.metrics()["queued_pairs"] == 1, "a call waits")
+        assert small.maybe_rerank("query", [text], timeout_ms=PLENTY_MS, owner="much").skipped == "overloaded"
+        asked.append(callers.submit(small.maybe_rerank, "query", [text], timeout_ms=PLENTY_MS, owner="other"))
+        # What has no owner has no share either.
+        asked.append(callers.submit(small.maybe_rerank, "query", [text], timeout_ms=PLENTY_MS))
+        wait_until(lambda: small.metrics()["queued_pairs"] == 3, "the others wait")
+        gate.release()
+        assert all(each.result(30).reranked for each in asked)
+    small.close()
+
+
+def test_the_time_a_call_would_take_is_judged_by_its_owners_turns_and_not_by_all_that_waits(tiny, gate):
+    """Each pair takes a millisecond a token: 64 of the backlog's would take 20 s, and one turn of each is enough."""
+    gate.hold()
+    with ThreadPoolExecutor(6) as callers:
+        asked = [callers.submit(tiny.maybe_rerank, "query", ["plain"], timeout_ms=PLENTY_MS, owner="first")]
+        gate.wait_entered()
+        long = ["plain " * 300] * 32
+        asked += [callers.submit(tiny.maybe_rerank, "query", long, timeout_ms=600_000, owner="much") for _ in range(2)]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 64, "the backlog waits")
+        tiny._batcher.runner._pass_time.calibrate((1, 0.001), (1000, 1.0))
+        short = callers.submit(tiny.maybe_rerank, "query", ["plain"], timeout_ms=5_000, owner="once")
+        same = tiny.maybe_rerank("query", ["plain"], timeout_ms=5_000, owner="much")
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 65, "the short one was admitted")
+        gate.release()
+        assert same.skipped == "overloaded" and short.result(30).reranked
+        assert all(each.result(60).reranked for each in asked)
+
+
+def test_a_poisonous_passage_fails_its_own_caller_and_nobody_elses(tiny, gate):
+    def poisoned(pairs):
+        if any("yesterday" in pair for pair in pairs):
+            raise RuntimeError("poison")
+
+    gate.hold()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(tiny.maybe_rerank, "query", ["plain"], timeout_ms=PLENTY_MS)
+        gate.wait_entered()
+        others = [
+            callers.submit(tiny.maybe_rerank, "query", [text, "good"], timeout_ms=PLENTY_MS, owner=text)
+            for text in ("plain", "yesterday", "dull")
+        ]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 6, "the callers wait")
+        gate.before = poisoned
+        gate.release()
+        assert [each.result(30).skipped for each in (first, *others)] == [None, None, "device_error", None]
+    assert tiny.metrics()["breaker"] == "closed"
+
+
+def test_a_model_that_fails_whatever_the_pairs_is_asked_twice_more_whatever_the_batch(tiny, gate):
+    def broken(pairs):
+        raise RuntimeError("broken")
+
+    gate.hold()
+    with ThreadPoolExecutor(9) as callers:
+        callers.submit(tiny.maybe_rerank, "query", ["plain"], timeout_ms=PLENTY_MS)
+        gate.wait_entered()
+        others = [
+            callers.submit(tiny.maybe_rerank, "query", ["plain"], timeout_ms=PLENTY_MS, owner=str(n)) for n in range(6)
+        ]
+        wait_until(lambda: tiny.metrics()["queued_pairs"] == 6, "the callers wait")
+        gate.before = broken
+        gate.release()
+        assert {each.result(30).skipped for each in others} == {"device_error"}
+    assert [len(batch) for batch in gate.batches[1:4]] == [6, 1, 1]
+
+
+class Meter:
+    """Notes what a queue tells."""
+
+    def __init__(self):
+        self.depths, self.waits, self.batches, self.refusals, self.failures = [], [], [], 0, 0
+        self.depth, self.waited, self.batch = self.depths.append, self.waits.append, self.batches.append
+
+    def refused(self):
+        self.refusals += 1
+
+    def failed(self):
+        self.failures += 1
+
+
+def test_the_queue_tells_its_depth_waits_batches_refusals_and_failures(folder, monkeypatch):
+    meter = Meter()
+    told = Reranker(RerankConfig(model=str(folder), device="cpu", parallel_passes=1, meter=meter))
+    try:
+        assert told.warm(60)
+        gate = ForwardGate(told, monkeypatch)
+        assert told.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS).reranked
+        assert (meter.depths, len(meter.waits), meter.batches) == ([1, 0], 1, [5])
+        assert told.maybe_rerank("query", TEXTS, timeout_ms=0).skipped == "deadline"
+        gate.hold()
+        assert told.maybe_rerank("query", ["plain"], timeout_ms=200).skipped == "timeout"
+        assert (meter.refusals, meter.failures) == (2, 0)
+        gate.release()
+        wait_until(lambda: len(meter.batches) == 2, "the held pass ends")
+        gate.before = lambda pairs: 1 / 0
+        assert told.maybe_rerank("query", ["plain"], timeout_ms=PLENTY_MS).skipped == "error"
+        assert (meter.failures, meter.depths[-1], len(meter.waits)) == (1, 0, 3)
+    finally:
+        told.close()
 
 
 def test_the_estimate_follows_the_model_and_a_probe_starts_it_again():
