@@ -62,7 +62,7 @@ db_pool_waiting = Gauge("memory_db_pool_waiting", "Threads waiting for a connect
 
 
 class QueueMeter:
-    """What the queue before one model tells (`reranker.queue_meter.QueueMeter`); `model` is one of three names."""
+    """What the queues before one model tell (`reranker.queue_meter.QueueMeter`); `model` is one of three names."""
 
     def __init__(self, model: Literal["embedding", "rerank", "spacy"]):
         self._depth = queue_depth.labels(model)
@@ -71,8 +71,8 @@ class QueueMeter:
         self._refusals = queue_refusals.labels(model)
         self._failed = queue_failed.labels(model)
 
-    def depth(self, callers: int) -> None:
-        self._depth.set(callers)
+    def callers(self, more: int) -> None:
+        self._depth.inc(more)
 
     def waited(self, seconds: float) -> None:
         self._wait_ms.observe(seconds * 1000)

@@ -60,7 +60,6 @@ class Batcher:
         self._config = config
         self._meter = config.meter
         self._queue = self._new_queue()  # what is not yet in a forward pass, and counts what is being prepared too
-        self._callers = 0  # admitted and not yet answered
         self._limit_seconds = DEFAULT_TIMEOUT_MS / 1000
         self._doubtful = False  # a call was refused on the estimate alone
         self._stuck = False
@@ -100,14 +99,14 @@ class Batcher:
         with self._changed:
             self._admit(owner, job.waiting_tokens, deadline)
             self._queue.add(job)
-            self._count_callers(+1)
+            self._meter.callers(+1)
             self._changed.notify()
         try:
             job.done.wait(max(0.0, deadline - time.monotonic()))
         finally:  # whatever made the caller leave, nobody works for it any more
             with self._changed:
                 self._drop(job, "timeout")
-                self._count_callers(-1)
+                self._meter.callers(-1)
         self._record(job, late=time.monotonic() > deadline)
         if job.reason is not None:
             raise SkippedAfterAdmission(job.reason)
@@ -172,10 +171,6 @@ class Batcher:
     def _refusal(self, reason: Reason) -> RerankSkipped:
         self._meter.refused()
         return RerankSkipped(reason)
-
-    def _count_callers(self, more: int) -> None:
-        self._callers += more
-        self._meter.depth(self._callers)
 
     def _watch(self) -> None:
         """Open the breaker, and say so once, when a forward pass does not come back."""

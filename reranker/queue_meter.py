@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class QueueMeter(Protocol):
-    """One queue's; any thread may call."""
+    """Of one model, which may have several queues; any thread may call."""
 
-    def depth(self, callers: int) -> None:
-        """So many wait now, those of the running batch included."""
+    def callers(self, more: int) -> None:
+        """So many more wait now, those of the running batch included; negative: so many fewer."""
 
     def waited(self, seconds: float) -> None:
         """One caller did, until his first batch or until he gave up."""
@@ -27,7 +27,7 @@ class QueueMeter(Protocol):
 class Unmeasured:
     """For a queue that nobody measures."""
 
-    def depth(self, callers: int) -> None:
+    def callers(self, more: int) -> None:
         pass
 
     def waited(self, seconds: float) -> None:

@@ -134,7 +134,7 @@ class EmbedderQueue:
                 raise self._refusal(job, "Too much of this user's work waits already; try again shortly.")
             queue.add(job)
             self._unfinished.add(job)
-            _meter.depth(len(self._unfinished))
+            _meter.callers(+1)
             self._changed.notify_all()
 
     def _patience_seconds(self, job: Job) -> float:
@@ -161,16 +161,17 @@ class EmbedderQueue:
     def _forget(self, job: Job) -> None:
         if not job.has_begun:
             _meter.waited(time.monotonic() - job.admitted_at)
-        self._unfinished.discard(job)
-        _meter.depth(len(self._unfinished))
+        if job in self._unfinished:
+            self._unfinished.remove(job)
+            _meter.callers(-1)
 
     def _drop_all(self) -> None:
         """Fail everybody who waits, and begin with nothing counted."""
         for job in list(self._unfinished):
             job.fail(ModelUnavailable())
+        _meter.callers(-len(self._unfinished))
         self._unfinished.clear()
         self._classes = PriorityClasses(self._batch_tokens, self._max_queued_tokens)
-        _meter.depth(0)
 
     def _start_owner(self) -> threading.Thread:
         thread = threading.Thread(target=self._own, name="embedder", daemon=True)

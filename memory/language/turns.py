@@ -77,7 +77,7 @@ class FairThread:
                 raise Overloaded(retry_after_seconds=1)
             self._queue.add(piece)
             self._unfinished.add(piece)
-            self._meter.depth(len(self._unfinished))
+            self._meter.callers(+1)
             self._changed.notify()
         # Runs at once in whoever cancels, and after a piece is done, when there is nothing left to take out.
         piece.future.add_done_callback(lambda _: self._leave(piece))
@@ -86,8 +86,8 @@ class FairThread:
     def _leave(self, piece: _Piece[Any]) -> None:
         with self._changed:
             if piece in self._unfinished:
-                self._unfinished.discard(piece)
-                self._meter.depth(len(self._unfinished))
+                self._unfinished.remove(piece)
+                self._meter.callers(-1)
             if piece.waiting:
                 piece.waiting.clear()
                 self._queue.release(piece.user, piece.unfinished_tokens)
@@ -149,7 +149,7 @@ class FairThread:
             self._queue = self._new_queue()
             for piece in dropped:
                 piece.waiting.clear()
-            self._meter.depth(0)
+            self._meter.callers(-len(dropped))
         for piece in dropped:
             if not piece.future.done():
                 _fail(piece.future)

@@ -453,8 +453,8 @@ class Meter:
     """Notes what a queue tells."""
 
     def __init__(self):
-        self.depths, self.waits, self.batches, self.refusals, self.failures = [], [], [], 0, 0
-        self.depth, self.waited, self.batch = self.depths.append, self.waits.append, self.batches.append
+        self.changes, self.waits, self.batches, self.refusals, self.failures = [], [], [], 0, 0
+        self.callers, self.waited, self.batch = self.changes.append, self.waits.append, self.batches.append
 
     def refused(self):
         self.refusals += 1
@@ -470,7 +470,7 @@ def test_the_queue_tells_its_depth_waits_batches_refusals_and_failures(folder, m
         assert told.warm(60)
         gate = ForwardGate(told, monkeypatch)
         assert told.maybe_rerank("query", TEXTS, timeout_ms=PLENTY_MS).reranked
-        assert (meter.depths, len(meter.waits), meter.batches) == ([1, 0], 1, [5])
+        assert (meter.changes, len(meter.waits), meter.batches) == ([1, -1], 1, [5])
         assert told.maybe_rerank("query", TEXTS, timeout_ms=0).skipped == "deadline"
         gate.hold()
         assert told.maybe_rerank("query", ["plain"], timeout_ms=200).skipped == "timeout"
@@ -479,7 +479,7 @@ def test_the_queue_tells_its_depth_waits_batches_refusals_and_failures(folder, m
         wait_until(lambda: len(meter.batches) == 2, "the held pass ends")
         gate.before = lambda pairs: 1 / 0
         assert told.maybe_rerank("query", ["plain"], timeout_ms=PLENTY_MS).skipped == "error"
-        assert (meter.failures, meter.depths[-1], len(meter.waits)) == (1, 0, 3)
+        assert (meter.failures, sum(meter.changes), len(meter.waits)) == (1, 0, 3)
     finally:
         told.close()
 
