@@ -2,13 +2,22 @@
 
 Django asks the pool for a connection without saying how long it may take. Here a request waits for the pool at most
 POOL_WAIT_SECONDS of the time that it has left.
+
+With CONN_HEALTH_CHECKS the pool would ask the server about each connection before it lends it, which is a round trip a
+transaction. A server that ends a connection, whether it stops, crashes or is told to, says so on the socket, and says
+nothing else unasked but a notice: only a connection on which something has come is asked about. One that broke without
+a word is found out by neither, since that question would wait for it just as the transaction does.
 """
 
 from __future__ import annotations
 
+import select
+import time
 from typing import Any
 
+import psycopg
 from django_prometheus.db.backends.postgresql import base
+from psycopg_pool import ConnectionPool
 
 from memory.admission.deadline import remaining_seconds
 
@@ -23,8 +32,27 @@ class PoolInTime:
         return getattr(self._pool, name)
 
     def getconn(self, timeout: float | None = None):
-        """A connection. Raises PoolTimeout after `timeout` seconds, or the pool's own, or the request's deadline."""
-        return self._pool.getconn(remaining_seconds(self._pool.timeout if timeout is None else timeout))
+        """A connection whose server is there.
+
+        Raises PoolTimeout after `timeout` seconds, or the pool's own, or the request's deadline.
+        """
+        until = time.monotonic() + remaining_seconds(self._pool.timeout if timeout is None else timeout)
+        while True:
+            connection = self._pool.getconn(until - time.monotonic())
+            try:
+                if has_word(connection):
+                    ConnectionPool.check_connection(connection)
+                return connection
+            except psycopg.OperationalError:
+                # The pool drops it, and makes another.
+                self._pool.putconn(connection)
+
+
+def has_word(connection: psycopg.Connection) -> bool:
+    """Whether something has come from the server since its last answer was read, if only the end."""
+    socket = select.poll()
+    socket.register(connection.fileno(), select.POLLIN)
+    return bool(socket.poll(0))
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

@@ -56,7 +56,8 @@ def _alias(*, name: str, host: str, port: str, user: str, password: str, options
         "USER": user,
         "PASSWORD": password,
         "CONN_MAX_AGE": 0,
-        "CONN_HEALTH_CHECKS": True,
+        # r1site/postgresql looks after the pool's connections; the others are new each time.
+        "CONN_HEALTH_CHECKS": False,
         "ATOMIC_REQUESTS": False,
         # Parameters travel apart from the statement, so that content never stands in the server's log.
         "OPTIONS": {"server_side_binding": True, **options},

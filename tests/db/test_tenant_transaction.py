@@ -545,6 +545,18 @@ def test_connections_killed_while_they_lay_in_the_pool_are_noticed_before_they_a
     assert documents_of(alice) == ["a"]
 
 
+def test_all_connections_killed_at_once_cost_no_request(alice):
+    """As when the server starts anew: none that lies in the pool is of use, and none is lent."""
+    remember(alice, "a")
+    with connect(SUPERUSER) as superuser:
+        ended = superuser.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'r1_app'"
+        ).fetchall()
+    assert ended and set(ended) == {(True,)}
+    for _ in range(len(ended) + 1):
+        assert documents_of(alice) == ["a"]
+
+
 def test_a_thousand_requests_that_die_between_the_binding_and_the_query_leave_the_next_one_right(alice, bob):
     remember(alice, "a")
     remember(bob, "y", "z")
