@@ -68,15 +68,17 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     """
     require_seal_budget(document.profile.verify(tx))
     origin = document.origin
-    created = tx.execute(
+    locked = tx.execute(
         _LOCK_DOCUMENT,
         [tx.user_hash, document.doc_id, origin.source, origin.thread_id, origin.sequence, len(document.chunks),
          document.char_count, document.generation, document.meta_cipher, document.content_mac, origin.created_at],
-    ).fetchone()[0]  # fmt: skip
+    )  # fmt: skip
+    # Queued before the first answer is read: one wait for both.
+    deleted = delete_chunks(tx, [document.doc_id])
+    created = locked.fetchone()[0]
     if not created:
         forget_derived(tx, document.doc_id)
     replace_sources(tx, document.doc_id, document.derived_from, is_new=created)
-    deleted = delete_chunks(tx, [document.doc_id])
     if document.chunks:
         tx.execute(*_insert_chunks(tx.user_hash, document))
     add_terms(tx, document.space, [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None])
