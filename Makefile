@@ -21,7 +21,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test fuzz coverage lock audit former-export former-import clients bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage lock audit former-export former-import clients bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -73,6 +73,9 @@ quick: $(READY)  ## the tests to run while you write: units, and a slice on Post
 
 test: $(READY)  ## run all the tests, WORKERS (2) at a time; ARGS go to pytest
 	@$(PYTHON) -m pytest $(PARALLEL) $(ARGS)
+
+gpu-test: $(READY)  ## check this machine's NVIDIA GPU: driver, memory, loads, speed; each check is skipped without one
+	@$(PYTHON) -m pytest -m gpu -rs tests/gpu $(ARGS)
 
 fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py $(ARGS)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from django.conf import settings
 
@@ -29,12 +30,12 @@ class Command(ServiceCommand):
     def handle(self, *, force, **options):
         models = settings.MEMORY_MODELS_DIR
         built = [
-            self._built(embedder.model_name, lambda embedder=embedder: embedder.build(models, force=force))
+            self._built(embedder.model_name, partial(embedder.build, models, force=force))
             for embedder in configured_embedders()
         ]
         reranks = deployed_config()
         if has_weights(reranks):
-            built.append(self._built(reranks.model, lambda: onnx_build.build(reranks, models, force=force)))
+            built.append(self._built(reranks.model, partial(onnx_build.build, reranks, models, force=force)))
         else:
             self.stderr.write(f"{reranks.model}: its weights are not here, so nothing is built of it")
         self.conclude({"folder": str(models), "models": built})
