@@ -47,6 +47,36 @@ def build_cross_encoder(folder: Path, *, labels: int = 1, hand_set: bool = True)
     return folder
 
 
+def build_wide_vocabulary_cross_encoder(folder: Path) -> Path:
+    """Of the default cross-encoder's shape, its 30,522 words included, with the vocabulary of the embedding model.
+
+    The weights are random ones, always the same: it takes as long as the default, and its scores mean nothing.
+    """
+    import torch
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from memory.embedding.model import DEFAULT_MODEL, resolve_model
+
+    AutoTokenizer.from_pretrained(resolve_model(DEFAULT_MODEL), model_max_length=MAX_TOKENS).save_pretrained(folder)
+    torch.manual_seed(11)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=30_522,
+            hidden_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=512,
+            max_position_embeddings=MAX_TOKENS,
+            num_labels=1,
+        )
+    )
+    _scatter(model)
+    model.save_pretrained(folder)
+    CrossEncoder(str(folder), device="cpu").save_pretrained(str(folder))
+    return folder
+
+
 def build_sentence_model(folder: Path) -> Path:
     """A sentence-transformers model of 2 layers, TINY_DIMENSION wide, always with the same weights."""
     import torch

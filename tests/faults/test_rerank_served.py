@@ -7,6 +7,7 @@ it, and a file says what is wrong with it at the moment.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.conf import settings
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.faults.service import ROOT, Service
@@ -116,6 +118,17 @@ class Asked:
         return self.answer["rerank"]["skipped"]
 
 
+def _models(folder: Path) -> Path:
+    """Built forms of this service's own: the embedding model's, and none yet of the cross-encoder."""
+    return Path(
+        shutil.copytree(
+            settings.MEMORY_MODELS_DIR,
+            folder / "models",
+            ignore=lambda _, names: [name for name in names if name.endswith("-c1")],
+        )
+    )
+
+
 class RerankingService(Service):
     """Two workers over a tiny cross-encoder whose forward pass does what the fault file says."""
 
@@ -127,6 +140,7 @@ class RerankingService(Service):
         self.fault_file = folder / "fault"
         self.environment |= {
             "WEB_CONCURRENCY": str(WORKERS),
+            "MEMORY_MODELS_DIR": str(_models(folder)),
             "CROSS_ENCODER_MODEL": str(build_cross_encoder(folder / "model")),
             "RERANK_BACKEND": "auto",
             # One user asks for all; what each may do at once is not what is looked at here.
@@ -248,7 +262,11 @@ def test_each_worker_loads_the_model_once_and_none_before_the_fork(service, toke
     assert sorted(loads(service).values()) == [1.0] * WORKERS
     wait_until_all_rerank(service, token)
     assert sorted(loads(service).values()) == [1.0] * WORKERS
-    assert service.log.read_text().count("the reranker's model could not be loaded") == 0
+    log = service.log.read_text()
+    assert log.count("the reranker's model could not be loaded") == 0
+    assert "built in" in log and log.count("reranks by onnx on cpu") == WORKERS
+    ready = service.call("GET", "/health/ready", token)[1]["components"]
+    assert (ready["embedder"]["runtime"], ready["reranker"]["runtime"]) == ("onnx", "onnx")
 
 
 def loads(service) -> dict[int, float]:

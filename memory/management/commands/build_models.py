@@ -35,7 +35,7 @@ class Command(ServiceCommand):
         ]
         reranks = deployed_config()
         if has_weights(reranks):
-            built.append(self._built(reranks.model, lambda: onnx_build.build(reranks, models, force=force)))
+            built.append(self._built(reranks.model, partial(onnx_build.build, reranks, models, force=force)))
         else:
             self.stderr.write(f"{reranks.model}: its weights are not here, so nothing is built of it")
         self.conclude({"folder": str(models), "models": built})
