@@ -11,7 +11,7 @@ import pytest
 
 from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
-from memory.indexing import counters
+from memory.indexing import removal
 from memory.indexing import store as storing
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice
@@ -288,7 +288,7 @@ def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(counters, "remove_terms", fail)
+    monkeypatch.setattr(removal, "remove_terms", fail)
     with pytest.raises(RuntimeError):
         store(alice, "d", ["something else"])
     assert live_chunks(alice) == before == stored_chunks(alice)

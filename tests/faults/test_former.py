@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +45,15 @@ def told(command: list[str], var: Path, *, stdin: str = "", **environment: str) 
     )  # fmt: skip
 
 
-def test_a_database_of_the_schema_before_is_refused_exported_from_and_taken_in(former, tmp_path):
-    before = Service(tmp_path / "var")
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not under pytest's own, which the embedded server's user may not enter."""
+    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
+        yield Path(folder)
+
+
+def test_a_database_of_the_schema_before_is_refused_exported_from_and_taken_in(former, folder):
+    before = Service(folder / "var")
     before.tree = former
     before.start()
     try:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -161,8 +162,15 @@ def test_while_the_server_hangs_open_keys_serve_others_are_unavailable_and_all_i
     assert remember(service, "heidi", "one", "A new user.")[0] == 201
 
 
-def test_what_the_master_key_wrapped_before_opens_beside_what_the_server_wraps(key_server, tmp_path):
-    service = Service(tmp_path / "var")
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not under pytest's own, which the embedded server's user may not enter."""
+    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
+        yield Path(folder)
+
+
+def test_what_the_master_key_wrapped_before_opens_beside_what_the_server_wraps(key_server, folder):
+    service = Service(folder / "var")
     transit = {"MEMORY_TRANSIT_URL": key_server.url, "MEMORY_TRANSIT_TOKEN": key_server.token}
     for provider, user in (("local", "ivan"), ("transit", "judy"), ("local", "kim")):
         service.environment |= {"MEMORY_KEY_PROVIDER": provider, **transit}

@@ -164,7 +164,9 @@ def test_metrics_are_not_for_outside(call, service, path):
 def test_a_stream_arrives_while_it_is_written(call, nginx, token, llm):
     index(call, "light/house")
     llm.plays(STATUS_OK, *say("Twice "), 60)
-    with StreamReader(nginx.port, token, {"message": "When?"}) as reader:
+    with StreamReader(
+        nginx.port, token, {"message": "When does the lighthouse keeper write down the weather?"}
+    ) as reader:
         events = reader.read_until(lambda events: len(events) == 2)
         assert [event.name for event in events] == ["citations", "token"]
         assert reader.head().getheader("X-Accel-Buffering") is None
@@ -174,7 +176,9 @@ def test_a_stream_arrives_while_it_is_written(call, nginx, token, llm):
 
 def test_a_whole_stream_comes_to_its_end_and_the_connection_goes_on(call, nginx, token, llm):
     llm.plays(STATUS_OK, *say("Twice ", "a ", "day."), *finish())
-    with StreamReader(nginx.port, token, {"message": "When?"}) as reader:
+    with StreamReader(
+        nginx.port, token, {"message": "When does the lighthouse keeper write down the weather?"}
+    ) as reader:
         assert [event.name for event in reader.read_all()] == ["citations", "token", "token", "token", "done"]
     assert call("GET", "/api/v1/auth/check")[0] == 204
 
