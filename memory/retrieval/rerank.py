@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
-
-from django.conf import settings
 
 import reranker
-from memory import metrics
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.reranker_config import deployed_config
 from memory.rollout.flags import flag
 from reranker.backends.onnx_form import has_weights
-from reranker.config import BackendChoice, RuntimeChoice
 
 NOT_REQUESTED = "not_requested"
 WARM_SECONDS = 5.0
@@ -65,22 +61,3 @@ def warm_reranker() -> None:
     answers are in candidate order until then.
     """
     reranker.warm(WARM_SECONDS if has_weights(deployed_config()) else 0.0)
-
-
-def deployed_config() -> reranker.RerankConfig:
-    """This deployment's settings for the reranker (`memory/apps.py`); reads no flag, and so no database, yet."""
-    return reranker.RerankConfig(
-        backend=cast(BackendChoice, settings.RERANK_BACKEND),
-        model=settings.CROSS_ENCODER_MODEL,
-        revision=settings.CROSS_ENCODER_REVISION or None,
-        expected_sha256=settings.CROSS_ENCODER_SHA256 or None,
-        expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
-        runtime=cast(RuntimeChoice, settings.MEMORY_EMBED_BACKEND),
-        models=settings.MEMORY_MODELS_DIR,
-        meter=metrics.QueueMeter("rerank"),
-        is_enabled=_is_enabled,
-    )
-
-
-def _is_enabled() -> bool:
-    return flag("RERANK_ENABLED")
