@@ -20,7 +20,7 @@ class MemoryConfig(AppConfig):
 
 
 def _rerank_config() -> reranker.RerankConfig:
-    from memory.retrieval.rerank_settings import deployed_config
+    from memory.retrieval.reranker_config import deployed_config
 
     return deployed_config()
 

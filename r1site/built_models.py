@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 
-from memory.embedding.process import configured_embedders
-from memory.retrieval.rerank_settings import deployed_config
-from reranker.backends.onnx_form import has_weights, place_of
-from reranker.faults import LoadFailure
-
 
 def all_built() -> bool:
     """Whether every form stands that `build_models` would make, by digest; imports no model library, asks no network.
 
     False where that cannot be told, too: `build_models` then says why.
     """
+    # Half a second of imports, which `stop` and `token` do without.
     from django.conf import settings
 
+    from memory.embedding.process import configured_embedders
+    from memory.retrieval.reranker_config import deployed_config
+    from reranker.backends.onnx_form import has_weights, place_of
+    from reranker.faults import LoadFailure
+
+    models, reranks = settings.MEMORY_MODELS_DIR, deployed_config()
     try:
-        models = settings.MEMORY_MODELS_DIR
-        reranks = deployed_config()
         return all(embedder.is_built(models) for embedder in configured_embedders()) and (
             not has_weights(reranks) or place_of(reranks, models).is_good()
         )

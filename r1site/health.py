@@ -160,7 +160,7 @@ def _embedder() -> ComponentState:
 
 
 def _embeds(embedder: Embedder) -> ComponentState:
-    return ComponentState("ok", model=embedder.model_name, runtime=embedder.runtime, device=str(embedder.device))
+    return ComponentState("ok", model=embedder.model_name, runtime=embedder.load().runtime, device=str(embedder.device))
 
 
 def _next_embedder() -> dict[str, ComponentState]:

@@ -53,7 +53,7 @@ def build(folder: Path, models: Path, *, sha256: str | None, files_sha256: str |
     return make_form(models, target, lambda: _is_good(target, weights, files), make, force=force)
 
 
-def is_built(folder: Path, models: Path, *, sha256: str | None, files_sha256: str | None) -> bool:
+def is_built(folder: Path, models: Path, sha256: str | None, files_sha256: str | None) -> bool:
     """Whether a good form stands there, by its digests and those of the model in `folder`; imports no model library.
 
     Raises `LoadFailure` where a digest is not the expected one.

@@ -122,9 +122,8 @@ class Embedder:
         """Make the built form under `models`; False where it is there. Raises as `memory.embedding.build.build`."""
         from memory.embedding.build import build
 
-        return build(
-            self.folder(), models, sha256=self._expected_sha256, files_sha256=self._expected_files_sha256, force=force
-        )
+        shas = {"sha256": self._expected_sha256, "files_sha256": self._expected_files_sha256}
+        return build(self.folder(), models, **shas, force=force)
 
     def is_built(self, models: Path) -> bool:
         """Whether the built form stands under `models`, by digest, without a network. Raises `LoadFailure`."""
@@ -133,7 +132,7 @@ class Embedder:
         name = resolve_model(self.model_name)
         if isinstance(name, str) and not is_at_hand(name, revision=self._revision, cache_folder=self._cache_folder):
             return False
-        return is_built(self.folder(), models, sha256=self._expected_sha256, files_sha256=self._expected_files_sha256)
+        return is_built(self.folder(), models, self._expected_sha256, self._expected_files_sha256)
 
     def embed_query(self, text: str, deadline: float | None = None, user: str = "") -> np.ndarray:
         """float32[d] of unit length; what passes the model's tokens is left out.
@@ -176,11 +175,6 @@ class Embedder:
     @property
     def device(self) -> str:
         return self.load().device
-
-    @property
-    def runtime(self) -> str:
-        """What runs it: `onnx` or `torch`."""
-        return self.load().runtime
 
     @property
     def loaded(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import reranker
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from memory.rollout.flags import flag
 from reranker.backends.onnx_form import has_weights
 

@@ -13,7 +13,7 @@ import reranker
 from memory.api.schema import document
 from memory.embedding import process
 from memory.embedding.process import get_embedder
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from memory.rollout import flags
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health

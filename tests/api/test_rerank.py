@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings as django_settings
 
 import reranker
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from memory.rollout.flags import FLAGS, forget_flags, set_flag
 from r1site.settings.test import TEST_ROOT
 from tests.tiny_models import build_cross_encoder, wait_until

@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 
 from memory.embedding import process
 from memory.embedding.onnx_model import OnnxEmbeddingModel
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from r1site import built_models
 from reranker import Reranker
 from tests.tiny_models import build_cross_encoder, build_sentence_model

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connections
 
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from memory.rollout import flags
 from reranker import Reranker
 

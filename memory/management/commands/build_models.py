@@ -10,7 +10,7 @@ from memory.embedding.build import Unexportable
 from memory.embedding.process import configured_embedders
 from memory.errors import MemoryServiceError
 from memory.maintenance.command import ServiceCommand, failed
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from reranker.backends import onnx_build
 from reranker.backends.onnx_form import has_weights
 from reranker.faults import LoadFailure

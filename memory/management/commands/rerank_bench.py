@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from memory.maintenance.command import Exit, ServiceCommand, usage
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from reranker import RerankConfig, RerankSkipped
 from reranker.bench import WAYS, BenchPlan, run_bench
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memory.maintenance.command import Exit, ServiceCommand, usage
-from memory.retrieval.rerank_settings import deployed_config
+from memory.retrieval.reranker_config import deployed_config
 from reranker.verify import read_reference, verify, write_reference
 
 

@@ -1,4 +1,4 @@
-"""This deployment's settings for the reranker: known before Django has its models, as the launcher needs them."""
+"""This deployment's settings for the reranker; reads no flag, and so no database, before it is asked to rerank."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import cast
 
 from django.conf import settings
 
-import reranker
 from memory import metrics
-from reranker.config import BackendChoice, RuntimeChoice
+from reranker.config import BackendChoice, RerankConfig, RuntimeChoice
 
 
-def deployed_config() -> reranker.RerankConfig:
-    """What `memory/apps.py` configures the reranker with; reads no flag, and so no database, yet."""
-    return reranker.RerankConfig(
+def deployed_config() -> RerankConfig:
+    """As settings name model, digests, backend and built forms. Needs no Django app to be loaded."""
+    return RerankConfig(
         backend=cast(BackendChoice, settings.RERANK_BACKEND),
         model=settings.CROSS_ENCODER_MODEL,
         revision=settings.CROSS_ENCODER_REVISION or None,
@@ -27,7 +26,6 @@ def deployed_config() -> reranker.RerankConfig:
 
 
 def _is_enabled() -> bool:
-    # A flag is a row: its model can be read only once Django is set up.
     from memory.rollout.flags import flag
 
     return flag("RERANK_ENABLED")
