@@ -92,7 +92,7 @@ def warm_worker() -> None:
 def _what_runs() -> str:
     """One line of the models of this worker, what runs each and where."""
     embed = "; ".join(
-        f"{embedder.model_name} embeds by {embedder.runtime} on {embedder.device}"
+        f"{embedder.model_name} embeds by {embedder.load().runtime} on {embedder.device}"
         for embedder in configured_embedders()
     )
     reranks = reranker.get_rerank_metrics()
