@@ -99,7 +99,7 @@ def _what_runs() -> str:
     reranks = reranker.get_rerank_metrics()
     if reranks["state"] == "ready":
         return f"{embed}; {reranks['model']} reranks by {reranks['runtime']} on {reranks['device']}"
-    return f"{embed}; nothing reranks yet ({reranks.get('reason') or reranks['detail'] or reranks['state']})"
+    return f"{embed}; nothing reranks: {reranks.get('reason') or reranks['detail'] or reranks['state']}"
 
 
 def _refuse(reasons: list[str]) -> None:

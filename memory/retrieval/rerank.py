@@ -12,6 +12,8 @@ from reranker.backends.onnx_form import has_weights
 
 NOT_REQUESTED = "not_requested"
 WARM_SECONDS = 5.0
+# Enough to say at once that nothing can be fetched.
+FETCH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -60,4 +62,4 @@ def warm_reranker() -> None:
     A load that takes longer than WARM_SECONDS goes on behind, and so does one whose weights must be fetched first:
     answers are in candidate order until then.
     """
-    reranker.warm(WARM_SECONDS if has_weights(deployed_config()) else 0.0)
+    reranker.warm(WARM_SECONDS if has_weights(deployed_config()) else FETCH_SECONDS)

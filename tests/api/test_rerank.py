@@ -4,16 +4,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from contextlib import contextmanager
 
+import huggingface_hub
 import pytest
 from django.conf import settings as django_settings
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import reranker
+from memory.retrieval import rerank
 from memory.retrieval.reranker_config import deployed_config
 from memory.rollout.flags import FLAGS, forget_flags, set_flag
 from r1site.settings.test import TEST_ROOT
+from reranker.batcher import Batcher
 from tests.tiny_models import build_cross_encoder, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
@@ -283,3 +288,40 @@ def test_under_another_server_a_query_is_reranked_by_the_settings(folder, notes,
         answer = asked()
     assert answer["rerank"] == {"backend": "cross_encoder", "skipped": None}
     assert ids(answer)[:2] == BY_SHARE_OF_GOOD
+
+
+def test_the_turns_taken_in_the_rerankers_queue_are_the_users_own(alice, bob, deploy, monkeypatch):
+    owners = []
+    score = Batcher.score
+
+    def noted(self, query, texts, started, timeout_ms, owner=None):
+        owners.append(owner)
+        return score(self, query, texts, started, timeout_ms, owner)
+
+    monkeypatch.setattr(Batcher, "score", noted)
+    assert deploy()
+    for person in (alice, bob):
+        person.index("said", NOTES["said"])
+        assert person.query(QUESTION).json()["rerank"]["skipped"] is None
+    assert owners == [alice.user_hash, bob.user_hash]
+
+
+def test_a_worker_does_not_wait_for_weights_that_must_be_fetched_first(deploy, settings, monkeypatch, tmp_path):
+    fetched = threading.Event()
+
+    def fetching(name, *, local_files_only=False, **wanted):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        assert fetched.wait(60)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetching)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    settings.CROSS_ENCODER_MODEL, settings.RERANK_BACKEND = "somebody/something", "cross_encoder"
+    monkeypatch.setattr(rerank, "WARM_SECONDS", 120.0)
+    reranker.configure(deployed_config())
+    try:
+        rerank.warm_reranker()
+        assert not fetched.is_set() and reranker.get_rerank_metrics()["state"] == "loading"
+    finally:
+        fetched.set()

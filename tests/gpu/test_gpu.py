@@ -1,6 +1,6 @@
 """What a machine with a GPU must do before it serves: driver, memory, a real load on cuda, speed, half precision.
 
-Times are printed for deploy/runbooks/gpu.md; none but those of the runbook's own targets is held here.
+Times are printed, not held: `rerank_bench --p95-limit-ms` holds them (deploy/runbooks/gpu.md).
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from reranker.bench import BenchPlan, run_bench
 from reranker.verify import SCORE_TOLERANCE, fixed_scores, gpu_memory, nvidia_smi
 
 CANDIDATES, TOKENS = 24, 256
-RERANK_P95_MS_MAX = 150.0
-LOAD_SECONDS_MAX = 30.0
 # What is still free on the card once both models are on it.
 FREE_BYTES_MIN = 1 << 30
 PASSAGES = [
@@ -61,7 +59,6 @@ def test_the_cross_encoder_is_loaded_on_the_gpu_by_torch(on_gpu):
     found = on_gpu.metrics()
     say(f"cross-encoder: {found['device']}, {found['dtype']}, loaded in {found['load_seconds']:.1f} s")
     assert (found["runtime"], found["device"]) == ("torch", "cuda:0")
-    assert found["load_seconds"] < LOAD_SECONDS_MAX
 
 
 def test_there_is_memory_left_once_both_models_are_loaded(on_gpu, embedder):
@@ -85,13 +82,13 @@ def test_scores_are_those_of_float32_on_a_cpu(on_gpu, cross_encoder):
     assert difference <= SCORE_TOLERANCE
 
 
-def test_24_pairs_are_reranked_in_time(cross_encoder):
+def test_24_pairs_are_reranked_and_their_p95_is_printed(cross_encoder):
     plan = BenchPlan(queries=100, candidates=CANDIDATES, token_counts=(TOKENS,), concurrencies=(1, 16))
     one, many = run_bench([RerankConfig(backend="cross_encoder", model=str(cross_encoder))], plan)
     for row in (one, many):
         say(f"rerank {CANDIDATES} x {TOKENS}, {row['concurrency']} callers: p50 {row['p50_ms']} ms, "
             f"p95 {row['p95_ms']} ms, p99 {row['p99_ms']} ms, {row['per_second']}/s")  # fmt: skip
-    assert one["p95_ms"] < RERANK_P95_MS_MAX
+    assert (one["runtime"], one["candidates"], one["tokens"]) == ("torch", CANDIDATES, TOKENS)
 
 
 def test_passages_are_embedded_in_half_precision_and_give_what_float32_gives(embedder):
