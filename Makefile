@@ -75,7 +75,7 @@ test: $(READY)  ## run all the tests, WORKERS (2) at a time; ARGS go to pytest
 	@$(PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 gpu-test: $(READY)  ## check this machine's NVIDIA GPU: driver, memory, loads, speed; each check is skipped without one
-	@$(PYTHON) -m pytest -m gpu -rs tests/gpu $(ARGS)
+	@$(PYTHON) -m pytest -s -m gpu -rs tests/gpu $(ARGS)
 
 fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py $(ARGS)
