@@ -86,7 +86,7 @@ fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the Ope
 		tests/db/test_isolation_machine.py tests/unit $(ARGS)
 
 gpu-test: $(READY)  ## check this machine's NVIDIA GPU: driver, memory, loads, speed; each check is skipped without one
-	@$(PYTHON) -m pytest -m gpu -rs tests/gpu $(ARGS)
+	@$(PYTHON) -m pytest -s -m gpu -rs tests/gpu $(ARGS)
 
 # What keeps users apart, their texts sealed and their memories whole: each of these rooms, and each file named alone,
 # is covered to at least COVERED percent, or coverage fails; so it does where one is not there.

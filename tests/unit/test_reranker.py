@@ -446,7 +446,8 @@ def test_a_model_that_fails_whatever_the_pairs_is_asked_twice_more_whatever_the_
         gate.before = broken
         gate.release()
         assert {each.result(30).skipped for each in others} == {"device_error"}
-    assert [len(batch) for batch in gate.batches[1:4]] == [6, 1, 1]
+    lengths = [len(batch) for batch in gate.batches[1:]]  # those of eight are probes
+    assert lengths[:3] == [6, 1, 1] and lengths.count(1) == 2
 
 
 class Meter:
