@@ -25,8 +25,7 @@ from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
 from memory.rls import bind_tenant
 from memory.sealing import columns as sealing
-from memory.sealing import keyring
-from memory.sealing import profile as profiles
+from memory.sealing import keyring, providers
 from memory.sealing.keyring import forget_profiles, open_user_id
 from memory.sealing.quarantine import Damage, quarantine
 from memory.sealing.user_keys import DataKey
@@ -189,7 +188,7 @@ def test_another_users_sealed_data_key_does_not_open(alice, bob, superuser):
 
 def test_without_the_associated_data_the_same_theft_succeeds(alice, bob, superuser, monkeypatch):
     """The mutation that shows what the tests above depend on."""
-    for module in (keyring, profiles, sealing):
+    for module in (keyring, providers, sealing):
         monkeypatch.setattr(module, "associated_data", lambda *fields: b"nothing")
     remember(alice, heating=HEATING)
     remember(bob, heating=PASSPORT)
