@@ -25,14 +25,15 @@ CHUNKS_OF_THREAD = 300
 
 
 @pytest.fixture
-def long_thread(alice, bob):
-    """Alice's thread of many chunks, in one document, and Bob's of the same name."""
+def long_thread(alice, bob, superuser):
+    """Alice's thread of many chunks, in one document, and Bob's of the same name; the planner knows of them."""
     passages = [Slice(f"turn {n:04}. ", n * 11, n * 11 + 11) for n in range(CHUNKS_OF_THREAD)]
     for person in (alice, bob):
         vectors = [unit_vector() for _ in passages]
         index_memory_batch(
             connections["default"], person.user_id, "d", "chat", passages, vectors, thread_id="t"
         )  # fmt: skip
+    superuser.execute("ANALYZE memory_chunks")
     return alice
 
 
