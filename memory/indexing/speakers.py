@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from uuid import uuid4
 
 from memory.rls import TenantTransaction
-from memory.sealing.profile import TenantProfile
+from memory.sealing.profile import RENEW_PROFILE, TenantProfile
 
-_RENEW = "UPDATE memory_tenants SET profile = %s, updated_at = now() WHERE user_hash = %s"
-_RENEW_WHERE_GONE = f"""{_RENEW} AND EXISTS (
+_RENEW_WHERE_GONE = f"""{RENEW_PROFILE} AND EXISTS (
     SELECT FROM unnest(%s::integer[]) AS gone (speaker)
     WHERE NOT EXISTS (SELECT FROM memory_documents d WHERE d.user_hash = %s AND d.speaker = gone.speaker))"""
 
@@ -31,7 +30,7 @@ def renew_for_new_speakers(
     `has_replaced`: one took an earlier version's place, which may have been the last of another speaker.
     """
     if is_new_speaker(profile, speakers) or (has_replaced and profile.has_too_many_speakers):
-        tx.execute(_RENEW, [uuid4(), tx.user_hash])
+        tx.execute(RENEW_PROFILE, [uuid4(), tx.user_hash])
     elif has_replaced:
         renew_for_gone_speakers(tx, profile.speakers)
 

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from uuid import UUID
 
-from memory.sealing.columns import Origin, Place
+from memory.retrieval.chunk_row import ChunkRow
 
 
 @dataclass
-class Neighbour:
+class Neighbour(ChunkRow):
     """A chunk that stands beside a result, its sealed text unopened until it is asked for."""
 
-    chunk_id: UUID
-    doc_id: str
-    chunk_index: int
-    source: str
-    thread_id: str | None
-    start: int
-    end: int
-    created_at: datetime
-    sequence: int
-    generation: int
     text_cipher: bytes
     text: str = ""
 
-    @property
-    def place(self) -> Place:
-        """What the text's seal is bound to."""
-        origin = Origin(self.source, self.thread_id, self.created_at, self.sequence)
-        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end, origin)
-
 
 @dataclass
-class Candidate:
+class Candidate(ChunkRow):
     """A row of the search; what is sealed of it is brought for those that go on, and opened.
 
     Scores are 0-1, higher is better; None for a stage that did not run. `context` is what that stage has added to
@@ -45,16 +27,6 @@ class Candidate:
     `before` and `after`: what stands beside it, in order; None where that was not asked for.
     """
 
-    chunk_id: UUID
-    doc_id: str
-    chunk_index: int
-    source: str
-    thread_id: str | None
-    start: int
-    end: int
-    created_at: datetime
-    sequence: int
-    generation: int
     distance: float
     bm25: float | None = None
     spread_bm25: float | None = None
@@ -77,16 +49,6 @@ class Candidate:
     speaker: str | None = None
     before: list[Neighbour] | None = None
     after: list[Neighbour] | None = None
-
-    @property
-    def place(self) -> Place:
-        """What the text's seal is bound to."""
-        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end, self.origin)
-
-    @property
-    def origin(self) -> Origin:
-        """Where it came from, which its seals are bound to."""
-        return Origin(self.source, self.thread_id, self.created_at, self.sequence)
 
     @property
     def score(self) -> float:

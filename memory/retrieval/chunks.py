@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from memory.embedding.spaces import dimension_of
 from memory.indexing.derived import IS_DERIVED
+from memory.retrieval.chunk_row import ChunkRow
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
-from memory.sealing.columns import Origin, Place
 from memory.sealing.keyring import under_profile
 from memory.sealing.profile import TenantProfile
 from memory.sealing.quarantine import ANY_QUARANTINED, quarantine_misfits
@@ -19,23 +18,13 @@ HALFVEC_HEADER_BYTES = 4
 
 
 @dataclass
-class StoredChunk:
+class StoredChunk(ChunkRow):
     """A row of memory_chunks with what its document says, its sealed blobs unopened.
 
     `embedding` is the searchable vector as pgvector sends it: rotated, so good for cosines among one user's
     vectors and nothing else. `document_mac` names the version of the document that it was read with.
     """
 
-    chunk_id: UUID
-    doc_id: str
-    chunk_index: int
-    source: str
-    thread_id: str | None
-    start: int
-    end: int
-    created_at: datetime
-    sequence: int
-    generation: int
     text_cipher: bytes
     meta_cipher: bytes
     embedding: bytes
@@ -43,16 +32,6 @@ class StoredChunk:
     document_chars: int
     text: str = ""
     metadata: dict | None = None
-
-    @property
-    def place(self) -> Place:
-        """What the text's seal is bound to."""
-        return Place(self.chunk_id, self.doc_id, self.chunk_index, self.start, self.end, self.origin)
-
-    @property
-    def origin(self) -> Origin:
-        """Where it came from, which its seals are bound to."""
-        return Origin(self.source, self.thread_id, self.created_at, self.sequence)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from memory.rls import TenantState, TenantTransaction
 
 SEALS_ALERT = 2**31
 SEALS_REFUSE = 2**32  # NIST SP 800-38D, 8.3: random 96-bit nonces under one key
+_SPENT = "This user's key has sealed as much as it may; rotate it."
 
 _COUNT = """
 UPDATE memory_tenants SET
@@ -41,7 +42,7 @@ def counted(cursor: Cursor) -> int:
     chunk_count: int
     chunk_count, seal_count = cursor.fetchone()
     if seal_count > SEALS_REFUSE:
-        raise KeyUnavailable("This user's key has sealed as much as it may; rotate it.")
+        raise KeyUnavailable(_SPENT)
     return chunk_count
 
 
@@ -60,7 +61,7 @@ def require_seal_budget(state: TenantState) -> None:
     if nears_seal_limit(state):
         metrics.keys_near_seal_limit.inc()
     if state.seal_count >= SEALS_REFUSE:
-        raise KeyUnavailable("This user's key has sealed as much as it may; rotate it.")
+        raise KeyUnavailable(_SPENT)
 
 
 def nears_seal_limit(state: TenantState) -> bool:

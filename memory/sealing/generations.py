@@ -14,7 +14,7 @@ from memory.keys.master_keys import MASTER_KEY_BYTES
 from memory.rls import TenantTransaction
 from memory.sealing.key_changes import note_key_change
 from memory.sealing.keyring import INSERT_DATA_KEY, open_user_id, seal_user_id
-from memory.sealing.profile import DATA_KEY_COLUMN, SealedKey, TenantProfile
+from memory.sealing.profile import DATA_KEY_COLUMN, RENEW_PROFILE, SealedKey, TenantProfile
 from memory.sealing.user_keys import DataKey
 
 IDEMPOTENCY_HOURS = 24
@@ -26,7 +26,6 @@ WHERE k.user_hash = %(user_hash)s AND t.user_hash = %(user_hash)s AND k.generati
 _SWITCH = """
 UPDATE memory_tenants SET generation = %s, seal_count = 1, user_id_cipher = %s, profile = %s, updated_at = now()
 WHERE user_hash = %s"""
-_RENEW_PROFILE = "UPDATE memory_tenants SET profile = %s, updated_at = now() WHERE user_hash = %s"
 _STILL_NEEDED = """
 SELECT EXISTS (SELECT FROM memory_chunks WHERE user_hash = %(user_hash)s AND generation = %(generation)s)
     OR EXISTS (SELECT FROM memory_documents WHERE user_hash = %(user_hash)s AND generation = %(generation)s)
@@ -71,7 +70,7 @@ def retire_generation(tx: TenantTransaction, profile: TenantProfile, generation:
         return False
     tx.execute(_DELETE_IDEMPOTENCY, [tx.user_hash, generation])
     tx.execute(_DELETE_KEY, [tx.user_hash, generation])
-    tx.execute(_RENEW_PROFILE, [uuid4(), tx.user_hash])
+    tx.execute(RENEW_PROFILE, [uuid4(), tx.user_hash])
     tx.ask_state()
     note_key_change(tx)
     return True

@@ -36,6 +36,8 @@ JOIN memory_search_keys k ON k.user_hash = t.user_hash AND k.space = t.active_sp
 WHERE t.user_hash = %s"""
 
 
+# Whoever changes what a profile holds gives it a new version (a UUID), in the same transaction.
+RENEW_PROFILE = "UPDATE memory_tenants SET profile = %s, updated_at = now() WHERE user_hash = %s"
 # Of more distinct speakers than this none is known by name: a profile is read and kept whole.
 SPEAKERS_MAX = 1_000
 # One document of each speaker, by as many looks into the index as there are speakers.

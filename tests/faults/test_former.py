@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,13 +41,6 @@ def told(command: list[str], var: Path, *, stdin: str = "", **environment: str) 
         [sys.executable, *command], cwd=ROOT, env=kept | {"R1_VAR_DIR": str(var)} | environment, input=stdin,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not under pytest's own, which the embedded server's user may not enter."""
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        yield Path(folder)
 
 
 def test_a_database_of_the_schema_before_is_refused_exported_from_and_taken_in(former, folder):

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -160,13 +159,6 @@ def test_while_the_server_hangs_open_keys_serve_others_are_unavailable_and_all_i
         key_server.go_on()
     until(lambda: found(service, token) == (200, ["Kept for its time."]), "it never came back")
     assert remember(service, "heidi", "one", "A new user.")[0] == 201
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not under pytest's own, which the embedded server's user may not enter."""
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        yield Path(folder)
 
 
 def test_what_the_master_key_wrapped_before_opens_beside_what_the_server_wraps(key_server, folder):

@@ -176,6 +176,7 @@ class OrNull(Generic[T]):
 def _by_name(name: str, about: type) -> Callable[[Any], Any]:
     if issubclass(about, dict):
         return itemgetter(name)
-    if not hasattr(about, name) and name not in about.__annotations__:
+    # A class has only its own annotations.
+    if not hasattr(about, name) and not any(name in vars(each).get("__annotations__", {}) for each in about.__mro__):
         raise TypeError(f"{about.__name__} has no {name}")
     return attrgetter(name)
