@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -83,7 +83,7 @@ test: $(READY)  ## run all the tests, WORKERS (2) at a time; ARGS go to pytest
 # With FUZZ_EXAMPLES set, whatever tries examples tries other ones each time.
 fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document, and new examples of all else
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py \
-		tests/db/test_isolation_machine.py tests/unit $(ARGS)
+		tests/db/test_isolation_machine.py tests/db/test_thread_machine.py tests/unit $(ARGS)
 
 gpu-test: $(READY)  ## check this machine's NVIDIA GPU: driver, memory, loads, speed; each check is skipped without one
 	@$(PYTHON) -m pytest -s -m gpu -rs tests/gpu $(ARGS)
@@ -103,6 +103,9 @@ coverage: $(READY)  ## run all the tests, show which lines they miss, hold GUARD
 
 test-key-server: $(READY) $(KEY_SERVER_READY)  ## users' keys wrapped by an OpenBao server that it starts; ARGS go to pytest
 	@R1_BAO=.venv-key-server/bin/bao $(PYTHON) -m pytest tests/faults/test_key_server.py $(ARGS)
+
+test-former: $(READY)  ## the way out of a database of the version before: refused, exported from, taken in; a minute
+	@R1_TEST_FORMER=1 $(PYTHON) -m pytest tests/faults/test_former.py $(ARGS)
 
 lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
 	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)

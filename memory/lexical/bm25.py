@@ -91,7 +91,8 @@ segments AS MATERIALIZED (
     FROM memory_lexical_segments s WHERE {_MINE.format("s")}
 ),
 collection AS MATERIALIZED (
-    SELECT sum(chunks)::float8 AS chunks, {K1 * B}::float8 * sum(chunks)::float8 / sum(length)::float8 AS length_norm
+    SELECT sum(chunks)::float8 AS chunks,
+           {K1 * B}::float8 * sum(chunks)::float8 / nullif(sum(length), 0)::float8 AS length_norm
     FROM (SELECT count(*) AS chunks, sum(length) AS length FROM memtable
           UNION ALL SELECT sum(live_chunks), sum(live_length) FROM segments) parts
 ),

@@ -215,6 +215,11 @@ def test_a_question_of_stop_words_alone_leaves_the_vector_leg(alice):
     assert {c.bm25 for c in found} == {None}
 
 
+def test_a_memory_of_stop_words_alone_is_searched_by_its_vectors(alice):
+    store(alice, "said", ["no, not at all", "what was that"])
+    assert lexical_scores(alice, "heat pump") == {("said", 0): 0.0, ("said", 1): 0.0}
+
+
 def test_of_a_very_long_question_the_first_terms_count(alice):
     store(alice, "d", ["word0 word1"])
     key = existing_profile(alice.user_hash).search_key

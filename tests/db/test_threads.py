@@ -14,7 +14,7 @@ from memory.lexical.terms import terms
 from memory.retrieval.plan import explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters
 from tests.db.conversations import look, say
-from tests.db.lexicon import WEIGHTS, WORDS, remove
+from tests.db.lexicon import WEIGHTS, WORDS
 from tests.db.memories import flush_terms, unit_vector
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -141,29 +141,6 @@ def test_another_users_thread_of_the_same_id_is_another_thread(alice, bob):
     found = look(alice, "heat pump")
     assert {doc_id for doc_id, _ in found} == {"answered", "unrelated"}
     assert found["answered", 0].spread_bm25 is None, "nobody of alice's stands beside anybody"
-
-
-def test_shuffled_writes_replacements_and_deletes_score_as_a_clean_rebuild(alice, bob):
-    chance = random.Random(7)
-    final = {f"turn{number:02}": (words(chance, 9), number // 3, number % 2) for number in range(18)}
-    history = [(doc_id, *turn) for doc_id, turn in final.items()]
-    wrong = [(doc_id, words(chance, 15), chance.randrange(9), 0) for doc_id in final]
-    gone = [(f"gone{number}", words(chance, 9), number, 0) for number in range(6)]
-    for step in chance.sample(wrong + gone, len(wrong + gone)) + chance.sample(history, len(history)):
-        doc_id, text, minute, sequence = step
-        say(alice, doc_id, text, minute=minute, sequence=sequence)
-        if chance.random() < 0.15:
-            flush_terms(alice, chunks=5)
-    for doc_id, *_ in gone:
-        remove(alice, doc_id)
-    for doc_id, text, minute, sequence in history:
-        say(bob, doc_id, text, minute=minute, sequence=sequence)
-    for question in (QUESTION, "word1 word2", "word40 word5"):
-        by_history, clean = look(alice, question), look(bob, question)
-        assert spread_scores(by_history) == spread_scores(clean) != {}
-        assert {place: one.bm25 for place, one in by_history.items()} == {
-            place: one.bm25 for place, one in clean.items()
-        }  # fmt: skip
 
 
 def test_the_plan_with_neighbours_visits_this_users_rows_only_in_every_table(alice, bob):
