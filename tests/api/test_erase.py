@@ -103,7 +103,7 @@ def test_the_receipt_is_signed_and_says_when_the_last_copy_of_the_key_is_gone(al
         ("erased_chunks", True),
         ("key_destroyed", False),
         ("at", receipt["at"].replace("Z", "+00:00")),
-        ("signature", receipt["signature"][:-2] + "AA"),
+        ("signature", "".join("BA"[letter == "B"] for letter in receipt["signature"][:1]) + receipt["signature"][1:]),
     ]:
         assert receipt[name] != other or type(receipt[name]) is not type(other)
         assert not is_valid(receipt | {name: other}), name

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -48,11 +49,27 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+@cache
+def _prepared() -> tempfile.TemporaryDirectory:
+    """A folder whose `var` was set up once in this process; it goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="r1-prepared-")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "DJANGO_"))}
+    subprocess.run(
+        [sys.executable, "-m", "r1site.launch", "prepare"],
+        cwd=ROOT, env=kept | {"R1_VAR_DIR": str(Path(folder.name) / "var")}, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
+
+
 class Service:
-    """`python -m r1site.launch serve` over a data folder of its own."""
+    """`python -m r1site.launch serve` over a data folder of its own.
+
+    With `is_prepared` a folder that is not there yet is a copy of one that was set up before: only secrets are shared.
+    """
 
     # Whose code runs.
     tree = ROOT
+    is_prepared = True
 
     def __init__(self, var: Path):
         self.var = var
@@ -69,6 +86,8 @@ class Service:
 
     def start(self) -> None:
         """Returns once the launcher has printed `ready`."""
+        if self.is_prepared and not self.var.exists():
+            subprocess.run(["cp", "-a", f"{_prepared().name}/var", str(self.var)], check=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "r1site.launch", "serve", "--port", str(self.port)],
@@ -145,10 +164,11 @@ class Service:
 
 
 @contextmanager
-def running(**environment: str) -> Iterator[Service]:
+def running(*, is_prepared: bool = True, **environment: str) -> Iterator[Service]:
     """A service over a new data folder, with `environment` set beside what it has, as long as the block."""
     with tempfile.TemporaryDirectory(prefix="r1-") as folder:
         service = Service(Path(folder) / "var")
+        service.is_prepared = is_prepared
         service.environment |= environment
         service.start()
         try:

@@ -13,6 +13,11 @@ import pytest
 
 from tests.faults.service import ROOT, Service, running
 
+# A version that nobody develops any more, set up and served: a minute, which the rest of the suite has no use for.
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("R1_TEST_FORMER"), reason="the way out of the schema before: make test-former"
+)
+
 TEXTS = {
     ("alice", "tea/1"): "The canary word heliotrope was said over green tea. 🍵",
     ("alice", "notes/ä ö"): "Grüße\n\n" + "A long note about ferries and timetables. " * 200,
@@ -45,7 +50,7 @@ def told(command: list[str], var: Path, *, stdin: str = "", **environment: str) 
 
 def test_a_database_of_the_schema_before_is_refused_exported_from_and_taken_in(former, folder):
     before = Service(folder / "var")
-    before.tree = former
+    before.tree, before.is_prepared = former, False
     before.start()
     try:
         for (user, doc_id), text in TEXTS.items():

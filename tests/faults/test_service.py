@@ -13,7 +13,8 @@ TEXT = "The lighthouse keeper writes down the weather twice a day."
 
 @pytest.fixture(scope="module")
 def service():
-    with running() as service:
+    # From nothing, as on a new machine.
+    with running(is_prepared=False) as service:
         yield service
 
 
