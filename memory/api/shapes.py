@@ -86,6 +86,10 @@ def sequence() -> Schema:
     return integer("Its place among those of one time in its thread, as it was sent.", maximum=conf.SEQUENCE_MAX)
 
 
+def expiry() -> Schema:
+    return moment("From when on nobody sees it any more.")
+
+
 def speaker() -> Schema:
     return string("The name of whoever said it.", minLength=1, maxLength=conf.SPEAKER_MAX_CHARS)
 

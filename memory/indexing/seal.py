@@ -30,7 +30,10 @@ SEALS_PER_SPEAKER = 1  # the name, where a document has one
 
 @dataclass(frozen=True)
 class DocumentDraft:
-    """A document before sealing. `created_at` is aware; None means now. `speaker`: the name of whoever said it."""
+    """A document before sealing. `created_at` is aware; None means now. `speaker`: the name of whoever said it.
+
+    `expires_at`, aware: from when on nobody sees it; None is never.
+    """
 
     doc_id: str
     source: str
@@ -40,6 +43,7 @@ class DocumentDraft:
     created_at: datetime | None = None
     sequence: int = 0
     speaker: str | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class SealedDocument:
     derived_from: list[str]
     chunks: tuple[SealedChunk, ...]
     speaker: SealedSpeaker | None = None
+    expires_at: datetime | None = None
 
     @property
     def space(self) -> int:
@@ -148,4 +153,5 @@ def seal_document(
         derived_from=sources,
         chunks=tuple(chunks),
         speaker=speaker,
+        expires_at=draft.expires_at,
     )

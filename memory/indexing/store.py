@@ -30,24 +30,24 @@ class StoredVersion:
 _LOCK_DOCUMENT = """
 INSERT INTO memory_documents
     (user_hash, doc_id, source, thread_id, sequence, chunk_count, char_count, generation, meta_cipher, content_mac,
-     created_at, speaker, speaker_cipher)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+     created_at, expires_at, speaker, speaker_cipher)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (user_hash, doc_id) DO UPDATE SET
     source = excluded.source, thread_id = excluded.thread_id, sequence = excluded.sequence,
     chunk_count = excluded.chunk_count, char_count = excluded.char_count, generation = excluded.generation,
     meta_cipher = excluded.meta_cipher, content_mac = excluded.content_mac, created_at = excluded.created_at,
-    speaker = excluded.speaker, speaker_cipher = excluded.speaker_cipher,
+    expires_at = excluded.expires_at, speaker = excluded.speaker, speaker_cipher = excluded.speaker_cipher,
     updated_at = now()
 RETURNING xmax = 0"""
 
 _INSERT_CHUNKS = """
 INSERT INTO memory_chunks
-    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at, speaker,
+    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at, expires_at, speaker,
      id, chunk_index, char_start, char_end, embedding, text_cipher, meta_cipher, emb_cipher)
 VALUES """
 _SHARED_VALUES = (
     "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(sequence)s, %(generation)s, %(created_at)s,"
-    " %(speaker)s"
+    " %(expires_at)s, %(speaker)s"
 )
 
 
@@ -78,7 +78,7 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
         _LOCK_DOCUMENT,
         [tx.user_hash, document.doc_id, origin.source, origin.thread_id, origin.sequence, len(document.chunks),
          document.char_count, document.generation, document.meta_cipher, document.content_mac, origin.created_at,
-         document.speaker_id, document.speaker and document.speaker.name_cipher],
+         document.expires_at, document.speaker_id, document.speaker and document.speaker.name_cipher],
     )  # fmt: skip
     # Queued before the first answer is read: one wait for both.
     deleted = delete_chunks(tx, [document.doc_id])
@@ -102,7 +102,7 @@ def _insert_chunks(user_hash: str, document: SealedDocument) -> tuple[str, dict]
     params = {
         "user_hash": user_hash, "space": document.space, "doc_id": document.doc_id, "source": origin.source,
         "thread_id": origin.thread_id, "sequence": origin.sequence, "generation": document.generation,
-        "created_at": origin.created_at, "speaker": document.speaker_id,
+        "created_at": origin.created_at, "expires_at": document.expires_at, "speaker": document.speaker_id,
     }  # fmt: skip
     rows = []
     for index, chunk in enumerate(document.chunks):

@@ -1,4 +1,4 @@
-"""What outlives its use in every user's rows: expired answers, rate buckets that are as good as new, destroyed keys."""
+"""What outlives its use in every user's rows: documents and answers that have expired, full rate buckets, dead keys."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.admission.rates import RATE_SETTINGS, bucket_size
 from memory.erasure.key_remains import rewrite_keys
+from memory.rls import bind_tenant
+from memory.services.forget import delete_expired
 from memory.services.idempotency import IDEMPOTENCY_HOURS
 
 BATCH_ROWS = 5_000
+# Of one user in one transaction, for which his writers wait.
+BATCH_DOCUMENTS = 50
 # One number for all such runs in a database, so that two of them do not wait for each other's rows.
 ADVISORY_LOCK = 0x52315045
 
+_EXPIRED_DOCUMENTS = "FROM memory_documents WHERE expires_at <= now()"
 _EXPIRED_ANSWERS = "FROM memory_idempotency WHERE created_at <= now() - make_interval(hours => %(hours)s)"
 # A bucket that is full again grants the same as no bucket at all. One whose rate is off is never read; after an hour
 # it goes.
@@ -31,13 +36,15 @@ class Pruned:
     """What a run removed, in rows; with `dry_run`, what it would remove."""
 
     dry_run: bool
+    documents: int = 0
     answers: int = 0
     buckets: int = 0
     keys_rewritten: bool = False
 
 
 def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: Callable[[str, int], object]) -> None:
-    """Remove (or count) them in transactions of at most BATCH_ROWS rows, and count them in `pruned` batch by batch.
+    """Remove (or count) them in transactions of at most BATCH_ROWS rows, documents of one user by BATCH_DOCUMENTS, and
+    count them in `pruned` batch by batch.
 
     `connection` is r1_maint's, and holds ADVISORY_LOCK. `progress` gets what is removed and how many of it so far.
 
@@ -47,6 +54,10 @@ def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: 
     Raises database errors; what was removed before one stays removed.
     """
     with connection.cursor() as cursor:
+        progress("documents", 0)
+        for rows in _expired_documents(cursor, pruned.dry_run):
+            pruned.documents += rows
+            progress("documents", pruned.documents)
         progress("answers", 0)
         for rows in _batches(cursor, _EXPIRED_ANSWERS, {"hours": IDEMPOTENCY_HOURS}, pruned.dry_run):
             pruned.answers += rows
@@ -61,6 +72,21 @@ def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: 
     if not pruned.dry_run:
         rewrite_keys(connection)
         pruned.keys_rewritten = True
+
+
+def _expired_documents(cursor, dry_run: bool) -> Iterator[int]:
+    """How many each transaction deleted, each as the service's own role, bound to one user."""
+    if dry_run:
+        cursor.execute(f"SELECT count(*) {_EXPIRED_DOCUMENTS}")
+        yield cursor.fetchone()[0]
+        return
+    cursor.execute(f"SELECT DISTINCT user_hash {_EXPIRED_DOCUMENTS}")
+    for (user_hash,) in cursor.fetchall():
+        rows = BATCH_DOCUMENTS
+        while rows == BATCH_DOCUMENTS:
+            with bind_tenant(user_hash):
+                rows = delete_expired(limit=BATCH_DOCUMENTS)
+            yield rows
 
 
 def _batches(cursor, of: str, params: dict, dry_run: bool) -> Iterator[int]:

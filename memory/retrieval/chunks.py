@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from memory.embedding.spaces import dimension_of
 from memory.indexing.derived import IS_DERIVED
+from memory.indexing.expired import unexpired
 from memory.retrieval.chunk_row import ChunkRow
 from memory.rls import TenantTransaction, bound_tenant, refuse_cross_tenant, tenant_transaction
 from memory.sealing.keyring import under_profile
@@ -30,6 +32,7 @@ class StoredChunk(ChunkRow):
     embedding: bytes
     document_mac: bytes
     document_chars: int
+    expires_at: datetime | None
     text: str = ""
     metadata: dict | None = None
 
@@ -53,7 +56,8 @@ class ChunkScope:
 class ReadChunks:
     """Newest document first, a document's chunks in order. `profile` opens them; None for a user without one.
 
-    `missing` are ids of the scope that no document has; `quarantined`: some of the user's rows are quarantined.
+    `missing` are ids of the scope that no document has, or one whose time is up; `quarantined`: some of the user's rows
+    are quarantined.
     """
 
     profile: TenantProfile | None
@@ -64,12 +68,13 @@ class ReadChunks:
 
 _CHUNKS = """
 SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
-       c.sequence, c.generation, c.text_cipher, c.meta_cipher, halfvec_send(c.embedding), d.content_mac, d.char_count
+       c.sequence, c.generation, c.text_cipher, c.meta_cipher, halfvec_send(c.embedding), d.content_mac, d.char_count,
+       d.expires_at
 FROM memory_chunks c JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
-WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint{conditions}
+WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND {unexpired}{conditions}
 ORDER BY c.created_at DESC, c.doc_id, c.chunk_index
 LIMIT %(limit)s"""
-_KNOWN = "SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s)"
+_KNOWN = f"SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s) AND {unexpired()}"
 
 
 def read_chunks(scope: ChunkScope, *, limit: int) -> ReadChunks:
@@ -124,4 +129,5 @@ def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):
         conditions.append(f"NOT {IS_DERIVED}")
     if not scope.quarantined:
         conditions.append("c.quarantined_at IS NULL")
-    return tx.execute(_CHUNKS.format(conditions="".join(f" AND {condition}" for condition in conditions)), params)
+    narrowed = "".join(f" AND {condition}" for condition in conditions)
+    return tx.execute(_CHUNKS.format(unexpired=unexpired("d"), conditions=narrowed), params)

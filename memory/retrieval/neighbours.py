@@ -6,6 +6,7 @@ ours.
 
 from __future__ import annotations
 
+from memory.indexing.expired import unexpired
 from memory.lexical.frequencies import CTES
 from memory.retrieval.threads import REACH
 
@@ -16,7 +17,7 @@ OF_C = ", ".join(f"c.{column.strip()}" for column in KNOWN.split(","))
 # As they are sent: a time as its microseconds since 1970, which are read in a tenth of the time.
 SENT = OF_C.replace("c.created_at", "(extract(epoch FROM c.created_at) * 1000000)::bigint")
 # Of a row of memory_chunks: nobody found it damaged, and its time is not up.
-LIVE = "quarantined_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+LIVE = f"quarantined_at IS NULL AND {unexpired()}"
 
 _PLACE = "created_at, sequence, doc_id, chunk_index"
 _PLACE_OF_N, _PLACE_OF_A = (", ".join(f"{row}.{column}" for column in _PLACE.split(", ")) for row in "na")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+from memory.indexing.expired import unexpired
 from memory.retrieval.candidate import Candidate, Neighbour
 from memory.retrieval.open import Opening
 from memory.rls import TenantTransaction, refuse_cross_tenant
@@ -25,7 +26,7 @@ _SIDE = f"""
      FROM memory_chunks c
      WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND c.{{whole}} = p.{{whole}}
        AND ({{of_c}}) {{beyond}} ({{of_p}})
-       AND c.quarantined_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
+       AND c.quarantined_at IS NULL AND {unexpired("c")}
      ORDER BY {{ordered}}
      LIMIT %(count)s)"""
 

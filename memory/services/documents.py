@@ -8,6 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from memory.errors import DecryptionFailed, NotFound
+from memory.indexing.expired import unexpired
 from memory.indexing.slices import join_slices
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
@@ -30,16 +31,18 @@ class StoredDocument:
     updated_at: datetime
     sequence: int = 0
     speaker: str | None = None
+    expires_at: datetime | None = None
 
 
 # What open_document takes, first the document's row, then its chunks' rows in order of chunk_index.
 DOCUMENT_COLUMNS = (
     "doc_id, source, thread_id, sequence, char_count, generation, meta_cipher, content_mac, created_at, updated_at,"
-    " speaker_cipher"
+    " speaker_cipher, expires_at"
 )
 CHUNK_COLUMNS = "id, chunk_index, char_start, char_end, generation, text_cipher"
 
-_DOCUMENT = f"SELECT {DOCUMENT_COLUMNS} FROM memory_documents WHERE user_hash = %s AND doc_id = %s"
+_DOCUMENT = f"""
+SELECT {DOCUMENT_COLUMNS} FROM memory_documents WHERE user_hash = %s AND doc_id = %s AND {unexpired()}"""
 _CHUNKS = f"""
 SELECT {CHUNK_COLUMNS}
 FROM memory_chunks WHERE user_hash = %s AND doc_id = %s AND space = %s ORDER BY chunk_index"""
@@ -48,7 +51,7 @@ FROM memory_chunks WHERE user_hash = %s AND doc_id = %s AND space = %s ORDER BY 
 def get_document(doc_id: str) -> StoredDocument:
     """The bound tenant's document `doc_id`, its text put together from its slices.
 
-    Raises NotFound (missing and foreign alike), KeyUnavailable, DecryptionFailed.
+    Raises NotFound (missing, expired and foreign alike), KeyUnavailable, DecryptionFailed.
     """
 
     def read(profile: TenantProfile) -> StoredDocument:
@@ -88,6 +91,7 @@ def open_document(opening: Opening, row: tuple, chunks: Sequence[tuple]) -> Stor
         created_at,
         updated_at,
         name_cipher,
+        expires_at,
     ) = row
     origin = sealing.Origin(source, thread_id, created_at, sequence)
     metadata = opening.document_metadata(doc_id, generation, mac, origin, meta_cipher)
@@ -113,4 +117,5 @@ def open_document(opening: Opening, row: tuple, chunks: Sequence[tuple]) -> Stor
         updated_at,
         sequence,
         speaker,
+        expires_at,
     )

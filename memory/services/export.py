@@ -11,6 +11,7 @@ from itertools import groupby
 from memory import metrics
 from memory.errors import KeyUnavailable, MemoryServiceError
 from memory.indexing.derived import IS_DERIVED
+from memory.indexing.expired import unexpired
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import under_profile
@@ -36,7 +37,7 @@ _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
 _DOCUMENTS = f"""
 SELECT chunk_count, {DOCUMENT_COLUMNS}
 FROM memory_documents d
-WHERE user_hash = %(user_hash)s AND doc_id > %(after)s AND {IS_DERIVED} = %(derived)s
+WHERE user_hash = %(user_hash)s AND doc_id > %(after)s AND {unexpired()} AND {IS_DERIVED} = %(derived)s
     AND (%(whole)s OR NOT EXISTS (
         SELECT FROM memory_chunks c
         WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s AND c.doc_id = d.doc_id

@@ -17,6 +17,7 @@ from memory.embedding.spaces import default_space, embedder_of, overlap_tokens
 from memory.errors import FieldError, InvalidInput
 from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
+from memory.indexing.expired import refuse_expired
 from memory.indexing.room import require_room_for
 from memory.indexing.seal import DocumentDraft, SealedDocument, seal_document
 from memory.indexing.slices import Slice
@@ -78,7 +79,8 @@ def index_documents(
 ) -> IndexedBatch:
     """Remember `drafts`, all or none, for the bound tenant, whose verified id is `user_id`; under a key, once.
 
-    1. Say again what an earlier call under the same key was told; nothing else is done then.
+    1. Say again what an earlier call under the same key was told; nothing else is done then. Refuse what would have
+       expired before it began.
     2. Chunk the texts, up to the cap.
     3. See that the user has room for so many chunks, and charge them.
     4. Embed all chunks in one pass; no database connection is held.
@@ -87,8 +89,8 @@ def index_documents(
        under it that has come first is said again.
 
     `drafts`: at least one, no `doc_id` twice. Raises TooManyChunks on `field`, InvalidInput for documents made from one
-    another in a circle, QuotaExceeded, RateLimited, IdempotencyConflict, Overloaded, InvalidEmbedding, KeyUnavailable,
-    SpaceMismatch, database errors; whatever it raises, nothing was stored.
+    another in a circle, or that expire before they began, QuotaExceeded, RateLimited, IdempotencyConflict, Overloaded,
+    InvalidEmbedding, KeyUnavailable, SpaceMismatch, database errors; whatever it raises, nothing was stored.
     """
     watch = Stopwatch()
     user_hash = bound_tenant()
@@ -101,6 +103,10 @@ def index_documents(
         if earlier is not None:
             return earlier
         watch.skip()
+    refuse_expired(
+        (f"documents.{index}.expires_at" if field == "documents" else "expires_at", draft.created_at, draft.expires_at)
+        for index, draft in enumerate(drafts)
+    )
 
     space, embedder = active_embedder(user_hash)
     chunks = chunks_of(texts, embedder, field=field)

@@ -9,6 +9,7 @@ from datetime import datetime
 from memory.errors import FieldError, InvalidInput
 from memory.formats.base64url import base64url, from_base64url
 from memory.indexing.derived import SOURCES_OF
+from memory.indexing.expired import unexpired
 from memory.keys.service_keys import service_key
 from memory.retrieval.open import Opening
 from memory.rls import bound_tenant, tenant_transaction
@@ -39,6 +40,7 @@ class ListedDocument:
     updated_at: datetime
     sequence: int = 0
     speaker: str | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,9 @@ def page_statement(user_hash: str, filters: ListingFilters, position: Position |
         params |= {"at": position.created_at, "doc_id": position.doc_id}
     sql = f"""
 SELECT {_IS_NAMED}, generation, content_mac, speaker_cipher, doc_id, source, thread_id, chunk_count,
-       char_count, {SOURCES_OF}, created_at, updated_at, sequence
+       char_count, {SOURCES_OF}, created_at, updated_at, sequence, NULL, expires_at
 FROM memory_documents d
-WHERE user_hash = %(user_hash)s{conditions}
+WHERE user_hash = %(user_hash)s AND {unexpired()}{conditions}
 ORDER BY created_at {order}, doc_id {order}
 LIMIT %(limit)s"""
     return sql, params

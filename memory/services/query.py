@@ -43,7 +43,8 @@ class MemoryQuery:
     """A question and how to answer it; None means the deployment's default.
 
     `context`: threads, dates and speakers have a say. `speaker`: only what this one said. `now`, aware: what the dates
-    in the question count from; None is the present. `dates` and `speakers` say whether each of them has its say in the
+    in the question count from; None is the present. `min_score`, of the last stage that ran, and `min_vector`: the
+    least that a result may have, None for any. `dates` and `speakers` say whether each of them has its say in the
     context; no client asks for less than both.
     """
 
@@ -56,6 +57,7 @@ class MemoryQuery:
     half_life_days: float | None = None
     decay_weight: float | None = None
     min_score: float | None = None
+    min_vector: float | None = None
     context: bool = True
     speaker: str | None = None
     now: datetime | None = None
@@ -112,7 +114,7 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
        them that hold it word for word go before all others.
     6. Judge whether anything found answers the question, before recency had a say.
-    7. Rerank what goes on, or say why not.
+    7. Rerank what goes on, or say why not; drop what scores less than is asked for.
     8. Open what stands beside the results.
     9. Answer.
 
@@ -131,7 +133,9 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank, user=bound_tenant())
     # A quoted phrase is a demand: reranking orders those that meet it, and then those that do not.
-    results = sorted(reranked.candidates, key=lambda candidate: not candidate.phrased)[: query.top_k]
+    least = 0.0 if query.min_score is None else query.min_score
+    good = [candidate for candidate in reranked.candidates if candidate.score >= least]
+    results = sorted(good, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")
     if found is not None and found.surroundings is not None:
         found.surroundings.give(found.profile, results)
@@ -176,7 +180,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
         speaker=None if about is None else about.speaker,
         half_life_days=settings.MEMORY_HALF_LIFE_DAYS if query.half_life_days is None else query.half_life_days,
         decay_weight=settings.MEMORY_DECAY_WEIGHT if query.decay_weight is None else query.decay_weight,
-        min_vector=query.min_score,
+        min_vector=query.min_vector,
     )
     # A quoted phrase is looked for in more than go on.
     opening = max(_pool_size(query), PHRASE_CANDIDATES) if quoted_phrases(query.text) else _pool_size(query)

@@ -36,12 +36,13 @@ NOTHING_FOUND = "There is nothing about this in memory."
 
 @dataclass(frozen=True)
 class StreamedQuestion:
-    """A message and what to answer it from."""
+    """A message and what to answer it from; `min_score` as in a query."""
 
     message: str
     top_k: int = TOP_K_DEFAULT
     memory: bool = True
-    thread_id: str | None = None
+    filters: Filters = field(default_factory=Filters)
+    min_score: float | None = None
 
 
 class Citations(NamedTuple):
@@ -90,12 +91,17 @@ def stream_answer(question: StreamedQuestion) -> Iterator[StreamEvent]:
     user_hash = bound_tenant()
     found = None
     if question.memory:
-        filters = Filters(thread_id=question.thread_id)
         # A stream has a thread of its own; to search, it shares what its user's other requests may do at once.
         slot = concurrency.requests.take(user_hash, patience_seconds=remaining_seconds(SEARCH_WAIT_MAX_SECONDS))
         try:
             found = query_memory(
-                MemoryQuery(question.message, question.top_k, filters=filters, surroundings=SURROUNDINGS)
+                MemoryQuery(
+                    question.message,
+                    question.top_k,
+                    filters=question.filters,
+                    min_score=question.min_score,
+                    surroundings=SURROUNDINGS,
+                )
             )
         finally:
             slot.release()

@@ -176,6 +176,8 @@ def _store(user_id: str, profile: TenantProfile, scope: SummaryScope, read: Read
         text=summary.text,
         thread_id=scope.value_of("thread_id"),
         metadata={DERIVED_FROM: list(versions), "summary": _provenance(scope, summary)},
+        # It says what they said: with the first of them it goes.
+        expires_at=min((chunk.expires_at for chunk in read.chunks if chunk.expires_at is not None), default=None),
     )
     embedder = embedder_of(profile.space)
     [chunks] = chunks_of([draft.text], embedder)

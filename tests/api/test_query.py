@@ -90,10 +90,21 @@ def test_since_and_until_bound_the_time_half_open(library):
     assert set(ids(library.query("anything", top_k=10, since=since, until=until))) == {"n2", "n3"}
 
 
-def test_min_score_applies_to_the_vector_score(library):
-    results = library.query("boiler engineer", top_k=10, min_score=0.5).json()["results"]
+def test_min_vector_applies_to_the_vector_score(library):
+    results = library.query("boiler engineer", top_k=10, min_vector=0.5).json()["results"]
     assert {result["doc_id"] for result in results} == {"n0", "n1"}
     assert all(result["scores"]["vector"] >= 0.5 for result in results)
+
+
+def test_min_score_applies_to_the_score_that_the_answer_is_ordered_by(library):
+    everything = library.query("boiler engineer", top_k=10).json()["results"]
+    scores = [result["score"] for result in everything]
+    least = scores[2]
+    assert scores[-1] < least < scores[0]
+    some = library.query("boiler engineer", top_k=10, min_score=least - 1e-6).json()["results"]
+    assert [result["doc_id"] for result in some] == [
+        result["doc_id"] for result in everything if result["score"] >= least - 1e-6
+    ]
 
 
 def test_candidates_are_raised_to_top_k(library):
@@ -116,9 +127,10 @@ def test_a_user_with_nothing_gets_an_empty_answer(stranger):
     "fields",
     [
         {"top_k": 0}, {"top_k": -1}, {"top_k": 51}, {"top_k": 10**9}, {"top_k": "10"}, {"top_k": 3.5}, {"top_k": True},
-        {"candidates": 201}, {"rerank_pool": 101}, {"rerank": "yes"}, {"min_score": 1.5}, {"decay_weight": -0.1},
-        {"half_life_days": 0}, {"since": "yesterday"}, {"source": []}, {"source": [1]}, {"filter": {"a": 1}},
-        {"query": ""}, {"query": "q" * 8193}, {"query": "a\x00"}, {"query": None}, {"thread_id": "a\x01"},
+        {"candidates": 201}, {"rerank_pool": 101}, {"rerank": "yes"}, {"min_score": 1.5}, {"min_vector": -1},
+        {"decay_weight": -0.1}, {"half_life_days": 0}, {"since": "yesterday"}, {"source": []}, {"source": [1]},
+        {"filter": {"a": 1}}, {"query": ""}, {"query": "q" * 8193}, {"query": "a\x00"}, {"query": None},
+        {"thread_id": "a\x01"},
     ],
 )  # fmt: skip
 def test_a_bad_query_is_422(alice, fields):

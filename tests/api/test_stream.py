@@ -110,6 +110,24 @@ def test_a_thread_narrows_what_is_cited_as_in_a_query(owner):
     assert [citation["doc_id"] for citation in events[0].data["citations"]] == ["chat/1"]
 
 
+@pytest.mark.parametrize(
+    ("narrowed", "cited"),
+    [
+        ({"source": "boat"}, ["boat/1"]),
+        ({"source": ["boat", "notes"]}, ["boat/1", "notes/heating"]),
+        ({"doc_id": "boat/1"}, ["boat/1"]),
+        ({"until": "2020-01-01T00:00:00Z"}, ["boat/1"]),
+        ({"since": "2020-01-01T00:00:00Z"}, ["notes/heating"]),
+        ({"min_score": 1}, []),
+    ],
+)
+def test_a_stream_is_narrowed_as_a_query_is(owner, narrowed, cited):
+    DocumentFactory(person=owner, doc_id="boat/1", source="boat", text="We change the filter of the boat each May.",
+                    created_at=datetime(2019, 5, 1, tzinfo=UTC))  # fmt: skip
+    events = events_of(stream(owner, **narrowed))
+    assert sorted(citation["doc_id"] for citation in events[0].data["citations"]) == cited
+
+
 @pytest.fixture
 def talk(alice):
     """A thread of four turns, a minute apart, about the heat pump and other things."""
@@ -367,6 +385,9 @@ def test_an_accept_that_excludes_a_stream_is_406(owner):
         ({"message": "a", "top_k": "3"}, "top_k"),
         ({"message": "a", "memory": "no"}, "memory"),
         ({"message": "a", "thread_id": "a\nb"}, "thread_id"),
+        ({"message": "a", "source": []}, "source"),
+        ({"message": "a", "since": "yesterday"}, "since"),
+        ({"message": "a", "min_score": 2}, "min_score"),
         ({"message": "a", "user_hash": "b"}, "user_hash"),
     ],
 )

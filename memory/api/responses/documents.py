@@ -13,6 +13,7 @@ from memory.api.shapes import (
     CHUNK_IDS,
     array,
     doc_id,
+    expiry,
     integer,
     moment,
     or_null,
@@ -43,6 +44,7 @@ STORED_DOCUMENT = About(StoredDocument).body(
     Member("chunk_ids", CHUNK_IDS, lambda document: [str(chunk_id) for chunk_id in document.chunk_ids]),
     Member("created_at", _CREATED_AT, lambda document: rfc3339(document.created_at)),
     Member("updated_at", _UPDATED_AT, lambda document: rfc3339(document.updated_at)),
+    Member("expires_at", expiry(), lambda document: document.expires_at and rfc3339(document.expires_at), unless=None),
 )
 LISTED_DOCUMENT = About(ListedDocument).body(
     "ListedDocument",
@@ -57,6 +59,7 @@ LISTED_DOCUMENT = About(ListedDocument).body(
     Member("derived_from", array(string(), "The documents it was made from, such as those a summary covers.")),
     Member("created_at", _CREATED_AT, lambda document: rfc3339(document.created_at)),
     Member("updated_at", _UPDATED_AT, lambda document: rfc3339(document.updated_at)),
+    Member("expires_at", expiry(), lambda document: document.expires_at and rfc3339(document.expires_at), unless=None),
 )
 DOCUMENT_PAGE = About(DocumentPage).body(
     "DocumentPage",

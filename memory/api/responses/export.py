@@ -6,7 +6,7 @@ import json
 
 from memory.api.fields import rfc3339
 from memory.api.responses.body import About, Member
-from memory.api.shapes import doc_id, moment, ref, sequence, source, speaker, string, thread_id
+from memory.api.shapes import doc_id, expiry, moment, ref, sequence, source, speaker, string, thread_id
 from memory.services.documents import StoredDocument
 
 # Members that hold what index takes them for anyway are left out, so that a body near the limit is no line beyond it.
@@ -21,6 +21,7 @@ EXPORTED_DOCUMENT = About(StoredDocument).body(
     Member("speaker", speaker(), unless=None),
     Member("metadata", ref("Metadata"), unless={}),
     Member("created_at", moment("When the text came to be."), lambda document: rfc3339(document.created_at)),
+    Member("expires_at", expiry(), lambda document: document.expires_at and rfc3339(document.expires_at), unless=None),
 )
 
 

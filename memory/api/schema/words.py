@@ -28,6 +28,10 @@ _DOCUMENT = {
         "When the text came to be, RFC 3339 with an offset, from 1900 to 2199 in UTC; the moment it is indexed where "
         "absent. Older passages score lower."
     ),
+    "expires_at": (
+        "From when on nobody sees it any more, later than `created_at`; never where absent. It is deleted at the "
+        "operator's next daily clean-up, and counts in the quota until then."
+    ),
 }
 FIELDS: dict[str, dict[str, str]] = {
     "*": {"user_id": "Accepted with any value and ignored: the user is the token's `sub` and nothing else."},
@@ -77,7 +81,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "now": "The moment that dates in the question, such as `yesterday`, count from; the present where absent.",
         "half_life_days": "The half-life of a passage's recency, in days, in place of the service's own.",
         "decay_weight": "How much of a score recency may take, in place of the service's own; 0 is none.",
-        "min_score": "Only passages whose `scores.vector` is at least this.",
+        "min_score": "Only passages whose `score`, that of the last stage that ran, is at least this.",
+        "min_vector": "Only passages whose `scores.vector` is at least this.",
         "surroundings": "How many passages before and after each result come with it, from its thread, or from its "
         "document where it has none, whatever the filters; with the results at most 150.",
     },
@@ -98,6 +103,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "message": "The message.",
         "top_k": "How many passages of memory the answer may be made from.",
         "memory": "Whether memory is asked at all.",
-        "thread_id": "Only passages of this conversation.",
+        "source": "Only documents from this source, or from one of these.",
+        "doc_id": "Only this document, or only these.",
+        "thread_id": "Only documents of this conversation.",
+        "since": "Only documents created at this moment or later.",
+        "until": "Only documents created before this moment.",
+        "min_score": "Only passages whose `score` is at least this.",
     },
 }

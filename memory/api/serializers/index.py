@@ -63,6 +63,8 @@ def _canonical(draft: DocumentDraft) -> dict[str, Any]:
         document["sequence"] = draft.sequence
     if draft.speaker is not None:
         document["speaker"] = draft.speaker
+    if draft.expires_at is not None:
+        document["expires_at"] = rfc3339(draft.expires_at)
     return document
 
 
@@ -82,6 +84,7 @@ class MemoryIndexDocument(StrictSerializer):
         default=dict,
     )
     created_at = Timestamp(default=None, allow_null=True)
+    expires_at = Timestamp(default=None, allow_null=True)
 
     def validate_text(self, text: str) -> str:
         if not text.strip():

@@ -5,21 +5,12 @@ from __future__ import annotations
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from memory import limits as conf
-from memory.api.fields import (
-    Identifier,
-    StrictBoolean,
-    StrictCharField,
-    StrictFloat,
-    StrictInteger,
-    StrictSerializer,
-    StringOrList,
-    Timestamp,
-)
-from memory.retrieval.search import Filters
+from memory.api.fields import Identifier, StrictBoolean, StrictCharField, StrictFloat, StrictInteger, Timestamp
+from memory.api.serializers.filters import FilteredRequest, filters_of
 from memory.services.query import MemoryQuery
 
 
-class MemoryQueryRequest(StrictSerializer):
+class MemoryQueryRequest(FilteredRequest):
     """A question; `candidates` and `rerank_pool` are raised to `top_k` where smaller.
 
     An answer holds PASSAGES_MAX passages at most, its results with what stands beside them.
@@ -30,17 +21,12 @@ class MemoryQueryRequest(StrictSerializer):
     candidates = StrictInteger(min_value=1, max_value=conf.CANDIDATES_MAX, default=conf.CANDIDATES_DEFAULT)
     rerank_pool = StrictInteger(min_value=1, max_value=conf.RERANK_POOL_MAX, default=None, allow_null=True)
     rerank = StrictBoolean(default=True)
-    source = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.SOURCE_MAX_CHARS, default=list)  # type: ignore[assignment]
-    doc_id = StringOrList(max_items=conf.FILTER_VALUES_MAX, max_chars=conf.DOC_ID_MAX_CHARS, default=list)
-    thread_id = Identifier(max_chars=conf.THREAD_ID_MAX_CHARS, default=None, allow_null=True)
-    since = Timestamp(default=None, allow_null=True)
-    until = Timestamp(default=None, allow_null=True)
     context = StrictBoolean(default=True)  # type: ignore[assignment]
     speaker = Identifier(max_chars=conf.SPEAKER_MAX_CHARS, default=None, allow_null=True)
     now = Timestamp(default=None, allow_null=True)
     half_life_days = StrictFloat(min_value=0.01, max_value=36_500, default=None, allow_null=True)
     decay_weight = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
-    min_score = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
+    min_vector = StrictFloat(min_value=0, max_value=1, default=None, allow_null=True)
     surroundings = StrictInteger(min_value=0, max_value=conf.SURROUNDINGS_MAX, default=0)
 
     def validate(self, attrs: dict) -> MemoryQuery:
@@ -54,16 +40,11 @@ class MemoryQueryRequest(StrictSerializer):
             candidates=max(attrs["candidates"], attrs["top_k"]),
             rerank_pool=attrs["rerank_pool"],
             rerank=attrs["rerank"],
-            filters=Filters(
-                sources=tuple(attrs["source"]),
-                doc_ids=tuple(attrs["doc_id"]),
-                thread_id=attrs["thread_id"],
-                since=attrs["since"],
-                until=attrs["until"],
-            ),
+            filters=filters_of(attrs),
             half_life_days=attrs["half_life_days"],
             decay_weight=attrs["decay_weight"],
             min_score=attrs["min_score"],
+            min_vector=attrs["min_vector"],
             context=attrs["context"],
             speaker=attrs["speaker"],
             now=attrs["now"],
