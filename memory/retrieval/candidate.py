@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memory.retrieval.chunk_row import ChunkRow
 
 
-@dataclass
+@dataclass(slots=True)
 class Neighbour(ChunkRow):
     """A chunk that stands beside a result, its sealed text unopened until it is asked for."""
 
@@ -15,7 +15,7 @@ class Neighbour(ChunkRow):
     text: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class Candidate(ChunkRow):
     """A row of the search; what is sealed of it is brought for those that go on, and opened.
 

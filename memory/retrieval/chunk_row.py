@@ -9,7 +9,7 @@ from uuid import UUID
 from memory.sealing.columns import Origin, Place
 
 
-@dataclass
+@dataclass(slots=True)
 class ChunkRow:
     """One chunk; who reads more of its row adds that. `start` and `end` are characters of its document's text."""
 

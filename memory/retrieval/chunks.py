@@ -19,7 +19,7 @@ from memory.sealing.quarantine import ANY_QUARANTINED, quarantine_misfits
 HALFVEC_HEADER_BYTES = 4
 
 
-@dataclass
+@dataclass(slots=True)
 class StoredChunk(ChunkRow):
     """A row of memory_chunks with what its document says, its sealed blobs unopened.
 

@@ -54,14 +54,15 @@ nearby AS MATERIALIZED (
 asked AS MATERIALIZED (
     SELECT DISTINCT id FROM nearby WHERE EXISTS (SELECT FROM nearby WHERE place <> 0)
 ),{CTES}
+first AS MATERIALIZED (SELECT id FROM nearby ORDER BY id LIMIT 1),
 chains AS MATERIALIZED (
     SELECT candidate, string_agg(uuid_send(id), NULL ORDER BY place) AS chain FROM nearby GROUP BY candidate
 )"""
 WITH_NEIGHBOURS = f"""
 SELECT {SENT}, c.distance, c.bm25, c.is_answer, l.length, f.terms, f.frequencies, h.chain,
-       CASE WHEN row_number() OVER (ORDER BY c.id) = 1 THEN ARRAY(SELECT term FROM weights ORDER BY term) END,
-       CASE WHEN row_number() OVER (ORDER BY c.id) = 1 THEN ARRAY(SELECT weight FROM weights ORDER BY term) END,
-       CASE WHEN row_number() OVER (ORDER BY c.id) = 1 THEN (SELECT length_norm FROM collection) END
+       CASE WHEN c.id = (SELECT id FROM first) THEN ARRAY(SELECT term FROM weights ORDER BY term) END,
+       CASE WHEN c.id = (SELECT id FROM first) THEN ARRAY(SELECT weight FROM weights ORDER BY term) END,
+       CASE WHEN c.id = (SELECT id FROM first) THEN (SELECT length_norm FROM collection) END
 FROM (SELECT DISTINCT ON (id) * FROM nearby ORDER BY id, abs(place)) c
 LEFT JOIN lengths l ON l.id = c.id LEFT JOIN frequencies f ON f.id = c.id
 LEFT JOIN chains h ON h.candidate = c.id AND c.place = 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
+
+import numpy as np
 
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.context import cap, set_context
@@ -31,21 +34,25 @@ class Ranking:
     min_vector: float | None
 
     def of(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Fused, in context, decayed and in answer order; ties go to the nearer, then by document and chunk index."""
+        """`candidates`, the nearest first, fused, in context, decayed and in answer order; ties stay as they came."""
         if self.min_vector is not None:
             candidates = [candidate for candidate in candidates if candidate.vector >= self.min_vector]
         now = datetime.now(UTC)
         fuse(candidates)
         if self.context:
             set_context(candidates, self.dates, self.speaker)
-        for candidate in candidates:
-            age_seconds = (now - candidate.created_at).total_seconds()
-            candidate.decay = decayed(
-                candidate.fused, age_seconds, half_life_days=self.half_life_days, weight=self.decay_weight
-            )
-        ranked = sorted(candidates, key=lambda c: (-c.score, c.distance, c.doc_id, c.chunk_index))
+        faded = decayed(
+            np.array([candidate.fused for candidate in candidates]),
+            np.array([(now - candidate.created_at).total_seconds() for candidate in candidates]),
+            half_life_days=self.half_life_days,
+            weight=self.decay_weight,
+        )
+        for candidate, score in zip(candidates, faded.tolist(), strict=True):
+            candidate.decay = score
+        ranked = sorted(candidates, key=attrgetter("decay"), reverse=True)
         for candidate in ranked:
-            cap(candidate)
+            if candidate.context is not None:
+                cap(candidate)
         return ranked
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from django.conf import settings
 
@@ -44,10 +45,10 @@ class Evidence:
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Evidence:
-        """Of fused candidates, before any are dropped, and before threads, dates and speakers had their say."""
-        best = sorted(candidates, key=lambda c: ((c.context or 0.0) - c.fused, c.distance, c.doc_id, c.chunk_index))
+        """Of fused candidates, the nearest first, before any are dropped; without what context has moved."""
+        best = nsmallest(BEST_PASSAGES, candidates, key=lambda one: (one.context or 0.0) - one.fused)
         cosine = max((1.0 - candidate.distance for candidate in candidates), default=-1.0)
-        return cls(cosine, best[:BEST_PASSAGES])
+        return cls(cosine, best)
 
     @property
     def is_doubtful(self) -> bool:

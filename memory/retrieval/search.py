@@ -166,11 +166,13 @@ class Search:
 def _candidate(row: tuple) -> Candidate:
     chunk_id, doc_id, index, source, thread_id, start, end, microseconds, sequence, generation, speaker = row[1:12]
     distance, bm25 = row[12:14]
-    created_at = _EPOCH + timedelta(microseconds=microseconds)
-    return Candidate(
-        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance, bm25,
-        speaker_id=speaker, vector=min(1.0, max(0.0, 1.0 - distance)),
-    )  # fmt: skip
+    created_at = _EPOCH + timedelta(0, 0, microseconds)
+    candidate = Candidate(
+        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance, bm25
+    )
+    candidate.speaker_id = speaker
+    candidate.vector = min(1.0, max(0.0, 1.0 - distance))
+    return candidate
 
 
 def _with_context(rows: list[tuple]) -> list[Candidate]:

@@ -111,6 +111,7 @@ MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_le
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
+MEMORY_DB_PREPARES = env.boolean("MEMORY_DB_PREPARES", True)
 # gunicorn.conf.py makes the threads; here to share them out.
 GUNICORN_THREADS = env.integer("GUNICORN_THREADS", 40, at_least=1, at_most=500)
 _A_TENTH = GUNICORN_THREADS // 10

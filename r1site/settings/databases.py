@@ -27,6 +27,8 @@ ROLES = {
     "backup": "r1_backup",
 }
 
+# A statement that a connection has sent so often is prepared there: the server parses it no more.
+PREPARED_AFTER_USES = 5
 # At most; a request waits no longer than its deadline lets it (r1site/postgresql).
 POOL_WAIT_SECONDS = 1.5
 
@@ -64,7 +66,7 @@ def _alias(*, name: str, host: str, port: str, user: str, password: str, options
     }
 
 
-def embedded(root: Path, secrets: Path, *, name: str = "r1", pool: dict | None) -> dict:
+def embedded(root: Path, secrets: Path, *, name: str = "r1", pool: dict | None, prepares: bool = True) -> dict:
     """The five aliases on the embedded server under `root`, with the passwords in the folder `secrets`."""
     # Here, so that production does not import the embedded server.
     from r1site.embedded.socket_folder import PORT, socket_dir
@@ -75,12 +77,12 @@ def embedded(root: Path, secrets: Path, *, name: str = "r1", pool: dict | None) 
         password = password_file.read_text().strip() if password_file.exists() else ""
         aliases[alias] = _alias(
             name=name, host=str(socket_dir(root)), port=str(PORT), user=role, password=password,
-            options={"pool": pool} if pool and alias == "default" else {},
+            options=_of_requests(pool, prepares) if alias == "default" else {},
         )  # fmt: skip
     return aliases
 
 
-def from_urls(*, pool: dict | None) -> dict:
+def from_urls(*, pool: dict | None, prepares: bool = True) -> dict:
     """The five aliases on any PostgreSQL 15+: DATABASE_URL is r1_app's; DATABASE_<ALIAS>_URL the others'.
 
     An alias without a URL of its own uses DATABASE_URL's server and database, its own role, and no
@@ -95,13 +97,18 @@ def from_urls(*, pool: dict | None) -> dict:
         else:
             params = {**base, "user": role, "password": ""}
         known = {key: params.pop(key, "") for key in ("dbname", "host", "port", "user", "password")}
-        if pool and alias == "default":
-            params["pool"] = pool
+        if alias == "default":
+            params |= _of_requests(pool, prepares)
         aliases[alias] = _alias(
             name=known["dbname"], host=known["host"], port=known["port"],
             user=known["user"] or role, password=known["password"], options=params,
         )  # fmt: skip
     return aliases
+
+
+def _of_requests(pool: dict | None, prepares: bool) -> dict:
+    """The options of the alias that requests reach. Commands send a statement once, or bring many rows with it."""
+    return ({"pool": pool} if pool else {}) | ({"prepare_threshold": PREPARED_AFTER_USES} if prepares else {})
 
 
 def setting_of(alias: str) -> str:

@@ -9,6 +9,7 @@ from r1site.settings import databases, env
 from r1site.settings.base import *
 from r1site.settings.base import (
     MEMORY_ALLOW_PLAINTEXT,
+    MEMORY_DB_PREPARES,
     MEMORY_JWT_JWKS_URL,
     MEMORY_JWT_PUBLIC_KEY,
     MEMORY_JWT_SECRET,
@@ -22,7 +23,7 @@ from r1site.settings.base import (
 from r1site.settings.secret_rules import refuse_equal, refuse_weak
 from r1site.settings.transport_rules import plaintext_findings
 
-DATABASES = databases.from_urls(pool=POOL)
+DATABASES = databases.from_urls(pool=POOL, prepares=MEMORY_DB_PREPARES)
 
 try:
     _several = bool(Secret("MEMORY_ENCRYPTION_KEYS").value())

@@ -27,9 +27,9 @@ if _WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
 from r1site.settings.base import *  # noqa: E402
-from r1site.settings.base import POOL  # noqa: E402
+from r1site.settings.base import MEMORY_DB_PREPARES, POOL  # noqa: E402
 
-DATABASES = databases.embedded(TEST_ROOT / "postgres", TEST_ROOT / "secrets", pool=POOL)
+DATABASES = databases.embedded(TEST_ROOT / "postgres", TEST_ROOT / "secrets", pool=POOL, prepares=MEMORY_DB_PREPARES)
 for _alias in DATABASES.values():
     _alias["TEST"] = {"NAME": _alias["NAME"]}
 

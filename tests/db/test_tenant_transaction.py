@@ -18,6 +18,7 @@ from memory.isolation import audit as rls_audit
 from memory.models import Chunk, DataKey, Document, Tenant
 from memory.rls import bind_tenant, bind_transaction, bound_tenant, joined_transaction, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
+from r1site.settings.databases import PREPARED_AFTER_USES
 from tests.db.memories import PLANT, remember
 from tests.db.server import bind, connect
 
@@ -681,3 +682,24 @@ def test_joining_on_a_psycopg_connection_works_alike(alice, bob, counted):
                 pytest.fail("the block must not run")
     assert counted() == (0, 1)
     assert documents_of(alice) == ["b"]
+
+
+def test_what_a_connection_sends_often_it_prepares_unless_the_setting_says_no(alice):
+    def prepared() -> int:
+        with tenant_transaction(alice.user_hash) as tx:
+            for _ in range(PREPARED_AFTER_USES + 2):
+                tx.execute("SELECT doc_id FROM memory_documents WHERE user_hash = %s", [alice.user_hash]).fetchall()
+            statements = tx.execute("SELECT statement FROM pg_prepared_statements").fetchall()
+        return sum("SELECT doc_id FROM memory_documents" in statement for (statement,) in statements)
+
+    assert prepared() == 1
+    default = connections["default"]
+    default.close_pool()
+    options = default.settings_dict["OPTIONS"]
+    threshold = options.pop("prepare_threshold")
+    try:
+        assert prepared() == 0
+    finally:
+        options["prepare_threshold"] = threshold
+        default.close_pool()
+    assert prepared() == 1
