@@ -5,11 +5,12 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import time
 from collections.abc import Callable, Iterator
 
 import prometheus_client
 from django.conf import settings
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 from django.http import HttpResponse, JsonResponse
 from django_prometheus.exports import ExportToDjangoView
 from prometheus_client import CollectorRegistry, Metric
@@ -18,9 +19,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 import reranker
 from memory import metrics
 from memory.api.responses.operational import rerank_metrics
-from memory.errors import MissingToken
+from memory.errors import MemoryServiceError, MissingToken
+from memory.isolation.own_index import own_index_totals
 from r1site.problems import allow_methods, problem_response
 
+OWN_INDEXES_SECONDS = 60.0
+_own_indexes_seen = -OWN_INDEXES_SECONDS
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
 MEMORY_PREFIXES = ("memory_", "rerank_", "stream_", "auth_")
 
@@ -28,7 +32,10 @@ MEMORY_PREFIXES = ("memory_", "rerank_", "stream_", "auth_")
 @allow_methods("GET", "HEAD")
 def exposition(request):
     """The exposition, by MEMORY_METRICS_TOKEN, or from loopback where no proxy stands between."""
-    return ExportToDjangoView(request) if _may_read(request) else problem_response(request, MissingToken())
+    if not _may_read(request):
+        return problem_response(request, MissingToken())
+    observe_own_indexes()
+    return ExportToDjangoView(request)
 
 
 @allow_methods("GET", "HEAD")
@@ -38,6 +45,7 @@ def memory_exposition(request):
         return problem_response(request, MissingToken())
     if request.GET.get("format") == "json":
         return JsonResponse(rerank_metrics(reranker.get_rerank_metrics()))
+    observe_own_indexes()
     exposed = prometheus_client.generate_latest(_MemoryMetrics())
     return HttpResponse(exposed, content_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -82,6 +90,25 @@ def observe_pool() -> None:
     metrics.db_pool_size.set(size)
     metrics.db_pool_in_use.set(size - stats.get("pool_available", 0))
     metrics.db_pool_waiting.set(stats.get("requests_waiting", 0))
+
+
+def observe_own_indexes() -> None:
+    """Set the gauges of users' own indexes from the catalogue, at most once in OWN_INDEXES_SECONDS.
+
+    Where the database does not answer they stay as they were: metrics are wanted most when it is away.
+    """
+    global _own_indexes_seen
+    if time.monotonic() - _own_indexes_seen < OWN_INDEXES_SECONDS:
+        return
+    _own_indexes_seen = time.monotonic()
+    try:
+        count, size_bytes = own_index_totals(connections["default"])
+    except (DatabaseError, InterfaceError, MemoryServiceError):
+        return
+    finally:
+        connections["default"].close()
+    metrics.own_indexes.set(count)
+    metrics.own_index_bytes.set(size_bytes)
 
 
 def _may_read(request) -> bool:

@@ -88,7 +88,8 @@ WITH flushed AS (
          chunk_ids, lengths)
     SELECT %(user_hash)s, %(space)s, n.segment, count(*), count(*), sum(length),
            (array_agg(chunk_id ORDER BY number))[1], (array_agg(chunk_id ORDER BY number DESC))[1],
-           (array_agg(chunk_id ORDER BY number DESC))[1], %(live)s::bytea, array_agg(chunk_id ORDER BY number), array_agg(length::smallint ORDER BY number)
+           (array_agg(chunk_id ORDER BY number DESC))[1], %(live)s::bytea, array_agg(chunk_id ORDER BY number),
+           array_agg(length::smallint ORDER BY number)
     FROM numbered CROSS JOIN next_segment n GROUP BY n.segment
 ), posted AS MATERIALIZED (
     SELECT (t.term & 255)::smallint AS block, t.term, n.number,

@@ -92,7 +92,13 @@ MEMORY_RATE_QUERY = env.rate("MEMORY_RATE_QUERY", "600/min")
 MEMORY_RATE_INDEX = env.rate("MEMORY_RATE_INDEX", "600/min")
 MEMORY_RATE_CHUNKS = env.rate("MEMORY_RATE_CHUNKS", "6000/min")
 MEMORY_RATE_DEFAULT = env.rate("MEMORY_RATE_DEFAULT", "600/min")
-# A search reads every chunk of its user: at a million it takes about the second that a query's 2 s leave for it.
+# From so many chunks on a user gets a vector index of his own (manage.py maintain_indexes).
+MEMORY_OWN_INDEX_CHUNKS = env.integer("MEMORY_OWN_INDEX_CHUNKS", 10_000, at_least=1_000, at_most=100_000_000)
+MEMORY_OWN_INDEX_DROP_CHUNKS = env.integer("MEMORY_OWN_INDEX_DROP_CHUNKS", 5_000, at_least=1, at_most=100_000_000)
+MEMORY_OWN_INDEX_PER_PARTITION = env.integer("MEMORY_OWN_INDEX_PER_PARTITION", 100, at_least=1, at_most=1_000)
+MEMORY_OWN_INDEX_BUILD_MEGABYTES = env.integer("MEMORY_OWN_INDEX_BUILD_MEGABYTES", 512, at_least=16, at_most=1_000_000)
+# Without an index, or under a filter that most of them pass, a search reads every chunk of its user: at a million it
+# takes about the second that a query's 2 s leave for it.
 MEMORY_MAX_CHUNKS_PER_USER = env.integer("MEMORY_MAX_CHUNKS_PER_USER", 1_000_000, at_least=1, at_most=100_000_000)
 
 # -- Keys
