@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers loadtest profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -140,6 +140,9 @@ bench-one-caller: $(READY)  ## time one caller's queries and writes, here and in
 bench-open-loop: $(READY)  ## time queries and writes that arrive at a constant rate, and find the highest that holds
 	@$(PYTHON) deploy/bench/open_loop.py $(ARGS)
 
+bench-own-index: $(READY)  ## time searches with and without a user's own vector index, and weigh what it finds
+	@$(PYTHON) deploy/bench/own_index.py $(ARGS)
+
 bench-peers: $(READY) $(PEERS_READY)  ## time other memories beside this one: same texts, questions and machine, in turn
 	@$(PEERS_PYTHON) deploy/bench/peers/compare.py $(ARGS)
 
@@ -163,6 +166,9 @@ bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 
 bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they say
 	@$(PYTHON) deploy/bench/summarize.py $(ARGS)
+
+loadtest: $(READY)  ## fill 100,000 chunks (ARGS="--chunks 1000000") and load the service at a constant rate; plots
+	@$(PYTHON) deploy/bench/loadtest.py $(ARGS)
 
 profile-query: $(READY)  ## sample where a served query's time goes, by stage
 	@$(PYTHON) deploy/bench/profile_query.py $(ARGS)
