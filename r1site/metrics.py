@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
+import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import prometheus_client
+import psycopg
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import connections
 from django.http import HttpResponse, JsonResponse
 from django_prometheus.exports import ExportToDjangoView
 from prometheus_client import CollectorRegistry, Metric
@@ -19,12 +23,16 @@ from prometheus_client.multiprocess import MultiProcessCollector
 import reranker
 from memory import metrics
 from memory.api.responses.operational import rerank_metrics
-from memory.errors import MemoryServiceError, MissingToken
+from memory.errors import MissingToken
 from memory.isolation.own_index import own_index_totals
 from r1site.problems import allow_methods, problem_response
 
 OWN_INDEXES_SECONDS = 60.0
-_own_indexes_seen = -OWN_INDEXES_SECONDS
+CONNECT_SECONDS = 5
+_own_indexes_seen = -math.inf
+_own_indexes_look = threading.Lock()
+logger = logging.getLogger(__name__)
+
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
 MEMORY_PREFIXES = ("memory_", "rerank_", "stream_", "auth_")
 
@@ -93,22 +101,31 @@ def observe_pool() -> None:
 
 
 def observe_own_indexes() -> None:
-    """Set the gauges of users' own indexes from the catalogue, at most once in OWN_INDEXES_SECONDS.
+    """See to it that the gauges of users' own indexes are looked at, at most once in OWN_INDEXES_SECONDS.
 
-    Where the database does not answer they stay as they were: metrics are wanted most when it is away.
+    In a thread and on a connection of its own, and not waited for: metrics are wanted most when the database is away.
+    So what a scrape shows is from the look before.
     """
     global _own_indexes_seen
-    if time.monotonic() - _own_indexes_seen < OWN_INDEXES_SECONDS:
-        return
-    _own_indexes_seen = time.monotonic()
+    with _own_indexes_look:
+        if time.monotonic() - _own_indexes_seen < OWN_INDEXES_SECONDS:
+            return
+        _own_indexes_seen = math.inf
+    threading.Thread(target=_look_at_own_indexes, name="own-indexes", daemon=True).start()
+
+
+def _look_at_own_indexes() -> None:
+    global _own_indexes_seen
     try:
-        count, size_bytes = own_index_totals(connections["default"])
-    except (DatabaseError, InterfaceError, MemoryServiceError):
-        return
+        params = connections["default"].get_connection_params()
+        with psycopg.connect(**{"connect_timeout": CONNECT_SECONDS} | params, autocommit=True) as connection:
+            count, size_bytes = own_index_totals(connection)
+        metrics.own_indexes.set(count)
+        metrics.own_index_bytes.set(size_bytes)
+    except psycopg.Error as exc:
+        logger.warning("users' own indexes cannot be counted (%s)", type(exc).__name__)
     finally:
-        connections["default"].close()
-    metrics.own_indexes.set(count)
-    metrics.own_index_bytes.set(size_bytes)
+        _own_indexes_seen = time.monotonic()
 
 
 def _may_read(request) -> bool:

@@ -114,6 +114,7 @@ MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_lea
 MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_least=1, at_most=1_000_000)
 
 # -- Requests and connections
+MEMORY_TENANT_BINDING = env.text("MEMORY_TENANT_BINDING", "set_config", choices=("set_config", "set_local"))
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)

@@ -42,8 +42,8 @@ class Command(ServiceCommand):
                 wanted = ".".join(map(str, PGVECTOR_MIN))
                 raise failed(f"pgvector is {version}; users' own indexes need {wanted}: every search stays exact")
             self._done: Counter[str] = Counter()
-            self._waiting = 0
-            self.work(lambda: self._summary(maint, dry_run))
+            self._waiting, self._totals = 0, own_index_totals(maint)
+            self.work(lambda: self._summary(dry_run))
             self._round(maint, dry_run)
             while watch is not None:
                 try:
@@ -51,7 +51,7 @@ class Command(ServiceCommand):
                 except KeyboardInterrupt:
                     break
                 self._round(maint, dry_run)
-            self.conclude(self._summary(maint, dry_run), Exit.FINDINGS if self._waiting else Exit.DONE)
+            self.conclude(self._summary(dry_run), Exit.FINDINGS if self._waiting else Exit.DONE)
 
     def _round(self, maint: BaseDatabaseWrapper, dry_run: bool) -> None:
         found = plan(maint)
@@ -64,8 +64,9 @@ class Command(ServiceCommand):
             self._done[task.act] += 1
             self.progress("indexes", number, len(found.tasks))
         self.progress.end()
+        self._totals = own_index_totals(maint)
 
-    def _summary(self, maint: BaseDatabaseWrapper, dry_run: bool) -> dict[str, Any]:
-        count, size_bytes = own_index_totals(maint)
+    def _summary(self, dry_run: bool) -> dict[str, Any]:
+        count, size_bytes = self._totals
         done = {str(act): self._done[act] for act in Act}
         return {"dry_run": dry_run, **done, "waiting": self._waiting, "indexes": count, "bytes": size_bytes}
