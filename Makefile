@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers loadtest profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers loadtest profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -103,6 +103,19 @@ coverage: $(READY)  ## run all the tests, show which lines they miss, hold GUARD
 
 test-key-server: $(READY) $(KEY_SERVER_READY)  ## users' keys wrapped by an OpenBao server that it starts; ARGS go to pytest
 	@R1_BAO=.venv-key-server/bin/bao $(PYTHON) -m pytest tests/faults/test_key_server.py $(ARGS)
+
+# Debian's own, unpacked into a folder: nothing is installed. Another one: R1_PGBOUNCER=/path/to/it
+POOLER := var/pooler
+test-pooler: $(READY)  ## the service through Debian's pgbouncer in transaction mode; ARGS go to pytest
+	@set -e; program="$${R1_PGBOUNCER:-$$(command -v pgbouncer || true)}"; \
+	if [ -z "$$program" ]; then \
+		mkdir -p $(POOLER) && cd $(POOLER); \
+		apt-get download -q pgbouncer libevent-2.1-7 libc-ares2 >&2; \
+		for package in ./*.deb; do dpkg -x "$$package" .; done; \
+		export LD_LIBRARY_PATH="$$(dirname "$$(find "$$PWD" -name 'libcares.so.2')")"; \
+		program="$$PWD/usr/sbin/pgbouncer"; cd "$(CURDIR)"; \
+	fi; \
+	R1_PGBOUNCER="$$program" $(PYTHON) -m pytest tests/faults/test_pooler.py $(ARGS)
 
 lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
 	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)
