@@ -17,9 +17,10 @@ from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.erasure.erase import erase_memory
 from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
-from memory.isolation.own_index import OwnIndex, read_own_indexes
+from memory.isolation.own_index import EF_SEARCH, OwnIndex, read_own_indexes
 from memory.lexical.bm25 import lexical_query
 from memory.maintenance.own_indexes import ADVISORY_LOCK, BigUser, planned
+from memory.retrieval import search
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.plan import explain_candidates, foreign_row_findings
 from memory.retrieval.search import Filters, Search
@@ -98,7 +99,7 @@ def question(person: Person, seed: int = 7):
 def found(person: Person, *, seed: int = 7, filters: Filters | None = None, words: str = "") -> list[Candidate]:
     """The candidates, in an index of the person's own where his row tells of one, as a query asks."""
 
-    def search(profile) -> list[Candidate]:
+    def ask(profile) -> list[Candidate]:
         lexical = lexical_query(profile.search_key, words, "english") if words else None
         vector = question(person, seed)
         with tenant_transaction(person.user_hash) as tx:
@@ -108,7 +109,7 @@ def found(person: Person, *, seed: int = 7, filters: Filters | None = None, word
             profile.verify(tx)
             return asked.candidates()
 
-    return under_profile(person.user_hash, search)
+    return under_profile(person.user_hash, ask)
 
 
 def explained(person: Person, filters: Filters | None = None) -> tuple[str | None, list[str]]:
@@ -172,6 +173,15 @@ def test_rows_that_expired_or_are_quarantined_make_room_for_others(alice, superu
         assert len(nearest) == WANTED
         assert not {candidate.chunk_id for candidate in nearest} & set(gone)
     assert explained(alice) == (name_of(alice), [])
+
+
+def test_where_the_index_weighs_too_few_it_goes_on_until_there_are_enough(alice, superuser, monkeypatch):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    nearest = [candidate.chunk_id for candidate in found(alice)]
+    superuser.execute("UPDATE memory_chunks SET expires_at = now() WHERE id = ANY(%s)", [nearest])
+    monkeypatch.setattr(search, "USE_OWN_INDEX", search.USE_OWN_INDEX.replace(f"'{EF_SEARCH}'", "'10'"))
+    assert len(found(alice)) == WANTED
 
 
 def test_equal_distances_go_by_document_and_place_in_an_index_too(alice):
