@@ -2,10 +2,10 @@
 
 1. Start an embedded, durable PostgreSQL of its own; load one user a size, sealed for real, under vectors of real
    embeddings with noise (deploy/bench/sealed_memories.py). What an earlier run loaded is kept.
-2. The search transaction of each, exact: both legs, context on, the service's own statement. Plans, with and without a
-   filter, judged as `explain_ann` does.
-3. `maintain_indexes`; how long each build took, its bytes. The same searches again, and how many of the 24 that are
-   nearest the index finds (recall).
+2. What `maintain_indexes` does; how long each build took, its bytes.
+3. The search transaction of each user, exact and in his index: both legs with context, the service's own statement, and
+   the vector leg alone. How many of the 24 that are nearest the index finds (recall). Plans, with and without a filter,
+   judged as `explain_ann` does.
 4. Writes of one turn by each user, beside his index.
 
 Progress on stderr. Exit 1 where a plan visits another user's rows, or not the index that it should.
@@ -66,8 +66,8 @@ class Asker:
             found = Search(tx, profile.space, vector, CANDIDATES, Filters(), has_own_index=has_own_index)
             return [candidate.chunk_id for candidate in found.candidates()]
 
-    def timed_ms(self, *, has_own_index: bool, is_filtered: bool = False) -> dict:
-        """The search transaction, both legs and context, of each question; percentiles in milliseconds."""
+    def timed_ms(self, *, has_own_index: bool, is_filtered: bool = False, vectors_alone: bool = False) -> dict:
+        """The search transaction of each question, with both legs and context or one leg; percentiles in ms."""
         from memory.lexical.bm25 import lexical_query
         from memory.retrieval.search import Filters, Search
         from memory.rls import tenant_transaction
@@ -75,7 +75,8 @@ class Asker:
         profile, samples = self.profile(), []
         filters = Filters(since=FILTER_SINCE) if is_filtered else Filters()
         for number, text in enumerate(self._questions):
-            lexical, vector = lexical_query(profile.search_key, text, "english"), self.vector(number)
+            lexical = None if vectors_alone else lexical_query(profile.search_key, text, "english")
+            vector = self.vector(number)
             started = time.perf_counter()
             with tenant_transaction(self.user_hash) as tx:
                 found = Search(
@@ -163,14 +164,17 @@ def measure(options: argparse.Namespace) -> dict:
         if loaded:
             report["chunks_per_second"] = round(loaded / (time.perf_counter() - started))
         report["vacuum_seconds"] = round(vacuum(connections), 1)
-        before = {size: asker.timed_ms(has_own_index=False) for size, asker in askers.items()}
         report["builds"] = build()
         report["bytes_a_chunk"] = bytes_by_part(connections)
         for size, asker in askers.items():
             has_own = asker.profile().has_own_index
-            found = {"has_own_index": has_own, "exact_ms": before[size], "plans": asker.plans()}
+            found = {"has_own_index": has_own, "plans": asker.plans()}
+            for vectors_alone in (False, True):
+                name = "vectors alone, " if vectors_alone else ""
+                found[f"{name}exact_ms"] = asker.timed_ms(has_own_index=False, vectors_alone=vectors_alone)
+                if has_own:
+                    found[f"{name}own_ms"] = asker.timed_ms(has_own_index=True, vectors_alone=vectors_alone)
             if has_own:
-                found["own_ms"] = asker.timed_ms(has_own_index=True)
                 found["recall"] = recall(asker, len(questions))
             found["filtered_ms"] = asker.timed_ms(has_own_index=has_own, is_filtered=True)
             found["write_ms"] = asker.written_ms(pool, options.writes)

@@ -121,6 +121,12 @@ def explained(person: Person, filters: Filters | None = None) -> tuple[str | Non
     return plan.summary()["own_index"], findings
 
 
+def explain_ann(person: Person) -> dict:
+    out = io.StringIO()
+    call_command("explain_ann", "--user", person.user_id, stdout=out, stderr=io.StringIO())
+    return json.loads(out.getvalue())
+
+
 def own_indexes() -> list[str]:
     return [index.name for index in read_own_indexes(connections["owner"])]
 
@@ -149,6 +155,8 @@ def test_a_big_users_search_is_in_an_index_of_his_own_and_finds_what_an_exact_on
     assert own_indexes() == [name_of(alice)]
     assert explained(alice) == (name_of(alice), [])
     assert explained(bob) == (None, [])
+    said = explain_ann(alice)
+    assert (said["own_index"], said["filtered"]["own_index"], said["findings"]) == (name_of(alice), None, [])
     assert {words: found(alice, words=words) for words in exact} == exact
     assert maintain()["built"] == 0
 
@@ -218,6 +226,8 @@ def test_a_row_that_tells_of_an_index_that_is_gone_costs_no_answer_and_is_put_ri
     assert explained(alice)[1] == [
         "the user's row tells of an index of his own, and there is none: run maintain_indexes"
     ]
+    with pytest.raises(SystemExit):
+        explain_ann(alice)
     done = maintain()
     assert (done["unsaid"], done["built"]) == (1, 1)
     assert explained(alice) == (name_of(alice), [])
