@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers loadtest profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -107,6 +107,19 @@ test-key-server: $(READY) $(KEY_SERVER_READY)  ## users' keys wrapped by an Open
 test-former: $(READY)  ## the way out of a database of the version before: refused, exported from, taken in; a minute
 	@R1_TEST_FORMER=1 $(PYTHON) -m pytest tests/faults/test_former.py $(ARGS)
 
+# Debian's own, unpacked into a folder: nothing is installed. Another one: R1_PGBOUNCER=/path/to/it
+POOLER := var/pooler
+test-pooler: $(READY)  ## the service through Debian's pgbouncer in transaction mode; ARGS go to pytest
+	@set -e; program="$${R1_PGBOUNCER:-$$(command -v pgbouncer || true)}"; \
+	if [ -z "$$program" ]; then \
+		mkdir -p $(POOLER) && cd $(POOLER); \
+		apt-get download -q pgbouncer libevent-2.1-7 libc-ares2 >&2; \
+		for package in ./*.deb; do dpkg -x "$$package" .; done; \
+		export LD_LIBRARY_PATH="$$(dirname "$$(find "$$PWD" -name 'libcares.so.2')")"; \
+		program="$$PWD/usr/sbin/pgbouncer"; cd "$(CURDIR)"; \
+	fi; \
+	R1_PGBOUNCER="$$program" $(PYTHON) -m pytest tests/faults/test_pooler.py $(ARGS)
+
 lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
 	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)
 
@@ -143,6 +156,9 @@ bench-one-caller: $(READY)  ## time one caller's queries and writes, here and in
 bench-open-loop: $(READY)  ## time queries and writes that arrive at a constant rate, and find the highest that holds
 	@$(PYTHON) deploy/bench/open_loop.py $(ARGS)
 
+bench-own-index: $(READY)  ## time searches with and without a user's own vector index, and weigh what it finds
+	@$(PYTHON) deploy/bench/own_index.py $(ARGS)
+
 bench-peers: $(READY) $(PEERS_READY)  ## time other memories beside this one: same texts, questions and machine, in turn
 	@$(PEERS_PYTHON) deploy/bench/peers/compare.py $(ARGS)
 
@@ -166,6 +182,9 @@ bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 
 bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they say
 	@$(PYTHON) deploy/bench/summarize.py $(ARGS)
+
+loadtest: $(READY)  ## fill 100,000 chunks (ARGS="--chunks 1000000") and load the service at a constant rate; plots
+	@$(PYTHON) deploy/bench/loadtest.py $(ARGS)
 
 profile-query: $(READY)  ## sample where a served query's time goes, by stage
 	@$(PYTHON) deploy/bench/profile_query.py $(ARGS)

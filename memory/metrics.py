@@ -20,6 +20,13 @@ index_latency_ms = Histogram("memory_index_latency_ms", "One index request, in m
 query_latency_ms = Histogram(
     "memory_query_latency_ms", "One query request by stage, in milliseconds", ["stage", "variant"], buckets=_FAST_MS
 )
+searches = Counter(
+    "memory_searches_total", "Candidate searches, by the index that their vector leg was to use", ["index"]
+)
+own_indexes = Gauge(
+    "memory_own_indexes", "Vector indexes of big users' own that searches may use", multiprocess_mode="mostrecent"
+)
+own_index_bytes = Gauge("memory_own_index_bytes", "What these take, in bytes", multiprocess_mode="mostrecent")
 query_candidates = Counter("memory_query_candidates_total", "Candidates found by queries")
 errors = Counter("memory_errors_total", "Failed memory requests", ["operation", "reason"])
 rls_denied = Counter("memory_rls_denied_total", "Statements that row-level security or a missing grant refused")

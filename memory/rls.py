@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import psycopg
+from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
 from psycopg.pq import TransactionStatus
 
@@ -89,14 +90,24 @@ def bound_tenant() -> str:
 def bind_transaction(conn: AnyConnection, user_hash: str) -> None:
     """Set `app.user_hash` for the transaction that `conn` is in, and for that transaction only.
 
-    `conn` is a Django connection or a psycopg connection inside a transaction. The one place that
-    does so: Citus needs `SET LOCAL` here, since set_config() does not propagate to its workers.
+    `conn` is a Django connection or a psycopg connection inside a transaction.
     """
     _require_hex(user_hash)
     if not _in_transaction(conn):
         raise TenantNotBound("app.user_hash is transaction-local; open a transaction first")
     with conn.cursor() as cursor:
-        cursor.execute(SET_CONTEXT, [user_hash])
+        cursor.execute(*_binding(user_hash))
+
+
+def _binding(user_hash: str) -> tuple[str, list[str] | None]:
+    """The statement that binds `user_hash`, or nobody where that is empty, until the transaction ends.
+
+    Citus passes on to its workers what SET LOCAL says, and not what set_config() does. SET takes no parameters: that
+    what stands in it is 64 hex digits has been seen to.
+    """
+    if settings.MEMORY_TENANT_BINDING == "set_local":
+        return f"SET LOCAL app.user_hash = '{user_hash}'", None
+    return SET_CONTEXT, [user_hash]
 
 
 @contextmanager
@@ -198,7 +209,7 @@ def joined_transaction(conn: AnyConnection, user_hash: str, *, reads_state: bool
             if not before:
                 # The caller's transaction goes on as it came: with nobody bound.
                 with conn.cursor() as cursor:
-                    cursor.execute(SET_CONTEXT, [""])
+                    cursor.execute(*_binding(""))
     except (DatabaseError, psycopg.Error) as exc:
         count_refusal(exc)
         raise
@@ -246,10 +257,10 @@ async def _joined_async(conn: psycopg.AsyncConnection[Any], user_hash: str) -> A
         async with conn.transaction():
             [before] = await (await conn.execute(GET_CONTEXT)).fetchone() or [None]
             _require_nobody_elses(before, user_hash)
-            await conn.execute(SET_CONTEXT, [user_hash])
+            await conn.execute(*_binding(user_hash))
             yield user_hash
             if not before:
-                await conn.execute(SET_CONTEXT, [""])
+                await conn.execute(*_binding(""))
     except psycopg.Error as exc:
         count_refusal(exc)
         raise

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
+import math
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import prometheus_client
+import psycopg
 from django.conf import settings
 from django.db import connections
 from django.http import HttpResponse, JsonResponse
@@ -19,7 +24,14 @@ import reranker
 from memory import metrics
 from memory.api.responses.operational import rerank_metrics
 from memory.errors import MissingToken
+from memory.isolation.own_index import own_index_totals
 from r1site.problems import allow_methods, problem_response
+
+OWN_INDEXES_SECONDS = 60.0
+CONNECT_SECONDS = 5
+_own_indexes_seen = -math.inf
+_own_indexes_look = threading.Lock()
+logger = logging.getLogger(__name__)
 
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
 MEMORY_PREFIXES = ("memory_", "rerank_", "stream_", "auth_")
@@ -28,7 +40,10 @@ MEMORY_PREFIXES = ("memory_", "rerank_", "stream_", "auth_")
 @allow_methods("GET", "HEAD")
 def exposition(request):
     """The exposition, by MEMORY_METRICS_TOKEN, or from loopback where no proxy stands between."""
-    return ExportToDjangoView(request) if _may_read(request) else problem_response(request, MissingToken())
+    if not _may_read(request):
+        return problem_response(request, MissingToken())
+    observe_own_indexes()
+    return ExportToDjangoView(request)
 
 
 @allow_methods("GET", "HEAD")
@@ -38,6 +53,7 @@ def memory_exposition(request):
         return problem_response(request, MissingToken())
     if request.GET.get("format") == "json":
         return JsonResponse(rerank_metrics(reranker.get_rerank_metrics()))
+    observe_own_indexes()
     exposed = prometheus_client.generate_latest(_MemoryMetrics())
     return HttpResponse(exposed, content_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -82,6 +98,34 @@ def observe_pool() -> None:
     metrics.db_pool_size.set(size)
     metrics.db_pool_in_use.set(size - stats.get("pool_available", 0))
     metrics.db_pool_waiting.set(stats.get("requests_waiting", 0))
+
+
+def observe_own_indexes() -> None:
+    """See to it that the gauges of users' own indexes are looked at, at most once in OWN_INDEXES_SECONDS.
+
+    In a thread and on a connection of its own, and not waited for: metrics are wanted most when the database is away.
+    So what a scrape shows is from the look before.
+    """
+    global _own_indexes_seen
+    with _own_indexes_look:
+        if time.monotonic() - _own_indexes_seen < OWN_INDEXES_SECONDS:
+            return
+        _own_indexes_seen = math.inf
+    threading.Thread(target=_look_at_own_indexes, name="own-indexes", daemon=True).start()
+
+
+def _look_at_own_indexes() -> None:
+    global _own_indexes_seen
+    try:
+        params = connections["default"].get_connection_params()
+        with psycopg.connect(**{"connect_timeout": CONNECT_SECONDS} | params, autocommit=True) as connection:
+            count, size_bytes = own_index_totals(connection)
+        metrics.own_indexes.set(count)
+        metrics.own_index_bytes.set(size_bytes)
+    except psycopg.Error as exc:
+        logger.warning("users' own indexes cannot be counted (%s)", type(exc).__name__)
+    finally:
+        _own_indexes_seen = time.monotonic()
 
 
 def _may_read(request) -> bool:

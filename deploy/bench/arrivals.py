@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -30,12 +30,16 @@ class Planned:
 
 @dataclass(frozen=True)
 class Answered:
-    """Of one request: milliseconds from the moment that it was due to the last byte; BROKEN without an answer."""
+    """Of one request: milliseconds from the moment that it was due to the last byte; BROKEN without an answer.
+
+    `due_seconds`: that moment, from the first request's.
+    """
 
     kind: str
     status: int
     took_ms: float
     body: bytes
+    due_seconds: float = 0.0
 
     @property
     def is_error(self) -> bool:
@@ -51,12 +55,20 @@ def http_request(path: str, token: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def run(port: int, rate: float, requests: Sequence[Planned], *, errors_max: int | None = None) -> list[Answered]:
+def http_get(path: str, token: str) -> bytes:
+    """A GET of /api/v1/`path`."""
+    return f"GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+
+
+def run(
+    port: int, rate: float, requests: Sequence[Planned], *, errors_max: int | None = None,
+    on_answer: Callable[[int], object] = lambda answers: None,
+) -> list[Answered]:  # fmt: skip
     """Send `requests` at `rate` a second; returns once all are answered, given up or broken.
 
-    Past `errors_max` errors no more are sent.
+    Past `errors_max` errors no more are sent. `on_answer` is told how many answers there are, after each.
     """
-    return asyncio.run(_Load(port, rate, requests, errors_max).run())
+    return asyncio.run(_Load(port, rate, requests, errors_max, on_answer).run())
 
 
 class _Connection(asyncio.Protocol):
@@ -108,6 +120,7 @@ class _Load:
     rate: float
     requests: Sequence[Planned]
     errors_max: int | None
+    on_answer: Callable[[int], object]
     idle: list[_Connection] = field(default_factory=list)
     answers: list[Answered] = field(default_factory=list)
     errors: int = 0
@@ -122,7 +135,7 @@ class _Load:
                 await asyncio.sleep(pause)
             if self.errors_max is not None and self.errors > self.errors_max:
                 break
-            task = asyncio.create_task(self._one(planned, due))
+            task = asyncio.create_task(self._one(planned, due, due - first_due))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         while under_way:
@@ -131,7 +144,7 @@ class _Load:
             connection.close()
         return self.answers
 
-    async def _one(self, planned: Planned, due: float) -> None:
+    async def _one(self, planned: Planned, due: float, due_seconds: float) -> None:
         status, body = BROKEN, b""
         with suppress(OSError):
             connection = await self._connection()
@@ -142,8 +155,9 @@ class _Load:
             if connection.is_open:
                 self.idle.append(connection)
         took_ms = (time.perf_counter() - due) * 1_000
-        self.answers.append(Answered(planned.kind, status, took_ms, body))
+        self.answers.append(Answered(planned.kind, status, took_ms, body, due_seconds))
         self.errors += self.answers[-1].is_error
+        self.on_answer(len(self.answers))
 
     async def _connection(self) -> _Connection:
         """The one that was used last, which its server is least likely to have closed; else a new one."""

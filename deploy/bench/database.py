@@ -15,20 +15,20 @@ DATABASE = "r1"
 
 
 @contextmanager
-def service():
-    """Django on the bench's own running cluster, migrated, with its space registered."""
+def service(root: Path = BENCH_ROOT):
+    """Django on the bench's own running cluster under `root`, migrated, with its space registered."""
     for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
         os.environ.pop(name, None)
-    os.environ["R1_VAR_DIR"] = str(BENCH_ROOT)
+    os.environ["R1_VAR_DIR"] = str(root)
     os.environ["DJANGO_SETTINGS_MODULE"] = "r1site.settings.dev"
     from r1site.embedded.bootstrap import bootstrap
     from r1site.embedded.cluster import Cluster
     from r1site.embedded.secrets import ensure_development_secrets
 
-    cluster = Cluster(BENCH_ROOT / "postgres", durable=True)
-    ensure_development_secrets(BENCH_ROOT / "secrets", database_exists=cluster.exists())
+    cluster = Cluster(root / "postgres", durable=True)
+    ensure_development_secrets(root / "secrets", database_exists=cluster.exists())
     with cluster:
-        bootstrap(cluster, BENCH_ROOT / "secrets", DATABASE)
+        bootstrap(cluster, root / "secrets", DATABASE)
         import django
 
         django.setup()

@@ -8,6 +8,7 @@ Longer than 250 lines on purpose: each thing that is expected stands beside the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from memory.errors import UnsafeDatabase
 from memory.isolation.catalogue import read_catalogue
 from memory.isolation.connection import Row
+from memory.isolation.own_index import own_index_of
 from memory.isolation.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
 from memory.migrations._sqlfile import SQL_FOLDER
 
@@ -77,12 +79,12 @@ def verify_rls_isolation(conn: AnyConnection) -> list[str]:
 
     `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
     """
-    return [*_isolation_findings(conn), *verify_roles(conn)]
-
-
-def _isolation_findings(conn: AnyConnection) -> list[str]:
-    """What the service does not start with: somebody could reach rows that are another's."""
     found = read_catalogue(conn)
+    return [*_isolation_findings(found), *_index_findings(found["indexes"]), *verify_roles(conn)]
+
+
+def _isolation_findings(found: dict[str, list[Row]]) -> list[str]:
+    """What the service does not start with: somebody could reach rows that are another's."""
     service = next((name for name, is_service, *_ in found["roles"] if is_service), APP_ROLE)
     return [
         *_role_findings(found["roles"], found["tables"]),
@@ -215,6 +217,20 @@ def _app_may(relation: str) -> set[str]:
     return APP_MAY.get(relation, set()) | ({"MAINTAIN"} if relation in APP_MAY_MAINTAIN else set())
 
 
+def _index_findings(indexes: list[Row]) -> Iterator[str]:
+    """What no migration makes and is no user's own: its order and its cost could tell one user of another."""
+    made = _indexes_made()
+    for table, name, *found in indexes:
+        if name not in made and own_index_of(name, table, *found) is None:
+            yield f"{table} has the index {name}, which neither the migrations nor `maintain_indexes` make"
+
+
+@lru_cache(maxsize=1)
+def _indexes_made() -> frozenset[str]:
+    made = (re.findall(r"CREATE (?:UNIQUE )?INDEX (\w+)", path.read_text()) for path in SQL_FOLDER.glob("*.up.sql"))
+    return frozenset(name for names in made for name in names)
+
+
 def _function_findings(functions: list[Row]) -> Iterator[str]:
     guards = [rest for name, *rest in functions if name == GUARD and rest[-1] == "public"]
     if not guards:
@@ -253,7 +269,7 @@ def require_safe_database(connection: AnyConnection) -> None:
     database = _database_of(connection)
     if database in _verified_databases:
         return
-    findings = _isolation_findings(connection)
+    findings = _isolation_findings(read_catalogue(connection))
     if findings:
         raise UnsafeDatabase(findings)
     _verified_databases.add(database)

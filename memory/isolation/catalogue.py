@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memory.isolation.connection import Connection, Row
+from memory.isolation.own_index import INDEXES
 from memory.isolation.role_audit import SETTINGS_QUERY
 
 _ROLES = """
@@ -95,6 +96,7 @@ _QUERIES = {
     "columns": _COLUMNS,
     "rules": _RULES,
     "hex_checks": _HEX_CHECKS,
+    "indexes": INDEXES,
 }
 
 

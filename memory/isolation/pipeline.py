@@ -34,13 +34,17 @@ STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
 # the key waits for it, and two writers of one user take their documents' locks one after the other,
 # so that they cannot deadlock over two documents.
 TENANT_STATE = """
-SELECT state, profile, active_space, generation, seal_count, chunk_count FROM memory_tenants WHERE user_hash = %s"""
+SELECT state, profile, active_space, generation, seal_count, chunk_count, indexed_space
+FROM memory_tenants WHERE user_hash = %s"""
 TENANT_STATE_FOR_WRITE = TENANT_STATE + " FOR NO KEY UPDATE"
 
 
 @dataclass(frozen=True)
 class TenantState:
-    """A tenant's row as one transaction saw it. `profile` changes with each of the tenant's keys and active space."""
+    """A tenant's row as one transaction saw it. `profile` changes with each of the tenant's keys and active space.
+
+    `indexed_space`: the space in which he has a vector index of his own (`own_index.py`).
+    """
 
     state: str
     profile: UUID
@@ -48,6 +52,7 @@ class TenantState:
     generation: int
     seal_count: int
     chunk_count: int
+    indexed_space: int | None
 
 
 @dataclass(frozen=True)

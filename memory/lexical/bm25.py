@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memory.lexical.segments import FIRST_ID
 from memory.lexical.terms import Blinder, terms
 from memory.sealing.user_keys import Purpose, SearchKey
 
@@ -82,13 +83,15 @@ query_terms AS MATERIALIZED (
     SELECT term, block, count
     FROM unnest(%(terms)s::integer[], %(blocks)s::smallint[], %(counts)s::float8[]) AS q (term, block, count)
 ),
-memtable AS MATERIALIZED (
-    SELECT c.chunk_id, c.length, c.terms, c.frequencies FROM memory_lexical_chunks c WHERE {_MINE.format("c")}
-),
 segments AS MATERIALIZED (
-    SELECT s.segment, s.chunks, s.live_chunks, s.live_length, s.live, s.first_id, s.last_id, s.chunk_ids,
-           s.lengths
+    SELECT s.segment, s.chunks, s.live_chunks, s.live_length, s.live, s.first_id, s.last_id, s.memtable_from,
+           s.chunk_ids, s.lengths
     FROM memory_lexical_segments s WHERE {_MINE.format("s")}
+),
+memtable AS MATERIALIZED (
+    SELECT c.chunk_id, c.length, c.terms, c.frequencies FROM memory_lexical_chunks c
+    WHERE {_MINE.format("c")} AND c.chunk_id >= (
+        SELECT coalesce((SELECT memtable_from FROM segments ORDER BY segment DESC LIMIT 1), '{FIRST_ID}'))
 ),
 collection AS MATERIALIZED (
     SELECT sum(chunks)::float8 AS chunks,

@@ -7,7 +7,12 @@ that has lost more than half its chunks is compacted: the live ones go back to t
 Document frequencies and lengths are counted from the live chunks at query time, so none can drift.
 
 Deleting, flushing and compacting happen only under the lock of the tenant's row: there is one writer of a user at a
-time, and no order of locks to get wrong. Adding needs no lock: nobody else knows the chunk yet.
+time, and no order of locks to get wrong. So does adding: every write takes that lock first.
+
+What was flushed lies dead at the head of the memtable's index until a VACUUM, which a snapshot that a backup holds open
+keeps from it. So the newest segment says from which id on the memtable has any chunk (`memtable_from`), and whoever
+reads it begins there. A chunk that comes with an earlier id, from a writer who waited or from a segment that is
+compacted, moves that place back.
 """
 
 from __future__ import annotations
@@ -21,15 +26,29 @@ from memory.rls import TenantTransaction
 SEGMENT_CHUNKS = 1024
 BLOCKS = 256
 LIVE_BYTES = 128  # one bit a chunk of a segment
+FIRST_ID = UUID(int=0)
 # A segment with fewer live chunks than this is compacted.
 SEGMENT_LIVE_MIN = SEGMENT_CHUNKS // 2
 
 _LOCK = "SELECT FROM memory_tenants WHERE user_hash = %s FOR NO KEY UPDATE"
 
-_ADD = """
+_NEWEST = """(
+    SELECT {} FROM memory_lexical_segments WHERE user_hash = %(user_hash)s AND space = %(space)s
+    ORDER BY segment DESC LIMIT 1)"""
+# The memtable from here on is all of it; without a segment, from its beginning. The sub-select makes it a value to the
+# planner: under row-level security coalesce() itself would keep the condition from the index.
+_MEMTABLE_FROM = f"(SELECT coalesce({_NEWEST.format('memtable_from')}, '{FIRST_ID}'))"
+_MOVE_BACK = f"""
+UPDATE memory_lexical_segments SET memtable_from = %(oldest)s
+WHERE user_hash = %(user_hash)s AND space = %(space)s AND segment = {_NEWEST.format("segment")}
+  AND memtable_from > %(oldest)s"""
+
+_ADD = f"""
+WITH moved_back AS ({_MOVE_BACK})
 INSERT INTO memory_lexical_chunks (user_hash, space, chunk_id, length, terms, frequencies)
-SELECT %s, %s, c.chunk_id, c.length, c.terms::integer[], c.frequencies::smallint[]
-FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[]) AS c (chunk_id, length, terms, frequencies)"""
+SELECT %(user_hash)s, %(space)s, c.chunk_id, c.length, c.terms::integer[], c.frequencies::smallint[]
+FROM unnest(%(chunk_ids)s::uuid[], %(lengths)s::integer[], %(terms)s::text[], %(frequencies)s::text[])
+    AS c (chunk_id, length, terms, frequencies)"""
 
 _DELETE_FROM_MEMTABLE = "DELETE FROM memory_lexical_chunks WHERE user_hash = %s AND chunk_id = ANY(%s::uuid[])"
 
@@ -45,17 +64,18 @@ _SET_TOMBSTONES = """
 UPDATE memory_lexical_segments SET live = %s, live_chunks = live_chunks - %s, live_length = live_length - %s
 WHERE user_hash = %s AND space = %s AND segment = %s"""
 
-_MEMTABLE_CHUNKS = """
-SELECT count(*) FROM memory_lexical_chunks WHERE user_hash = %s AND space = %s"""
+_MEMTABLE_CHUNKS = f"""
+SELECT count(*) FROM memory_lexical_chunks
+WHERE user_hash = %(user_hash)s AND space = %(space)s AND chunk_id >= {_MEMTABLE_FROM}"""
 
 # Oldest first, so that a segment covers a stretch of the time-ordered chunk ids.
-_FLUSH = """
+_FLUSH = f"""
 WITH flushed AS (
     DELETE FROM memory_lexical_chunks
-    WHERE user_hash = %(user_hash)s AND space = %(space)s AND chunk_id IN (
+    WHERE user_hash = %(user_hash)s AND space = %(space)s AND chunk_id >= {_MEMTABLE_FROM} AND chunk_id <= (
         SELECT chunk_id FROM memory_lexical_chunks
-        WHERE user_hash = %(user_hash)s AND space = %(space)s
-        ORDER BY chunk_id LIMIT %(chunks)s)
+        WHERE user_hash = %(user_hash)s AND space = %(space)s AND chunk_id >= {_MEMTABLE_FROM}
+        ORDER BY chunk_id LIMIT 1 OFFSET %(chunks)s::integer - 1)
     RETURNING chunk_id, length, terms, frequencies
 ), numbered AS MATERIALIZED (
     SELECT (row_number() OVER (ORDER BY chunk_id) - 1)::integer AS number, * FROM flushed
@@ -64,11 +84,12 @@ WITH flushed AS (
     WHERE user_hash = %(user_hash)s AND space = %(space)s
 ), new_segment AS (
     INSERT INTO memory_lexical_segments
-        (user_hash, space, segment, chunks, live_chunks, live_length, first_id, last_id, live, chunk_ids,
-         lengths)
+        (user_hash, space, segment, chunks, live_chunks, live_length, first_id, last_id, memtable_from, live,
+         chunk_ids, lengths)
     SELECT %(user_hash)s, %(space)s, n.segment, count(*), count(*), sum(length),
            (array_agg(chunk_id ORDER BY number))[1], (array_agg(chunk_id ORDER BY number DESC))[1],
-           %(live)s::bytea, array_agg(chunk_id ORDER BY number), array_agg(length::smallint ORDER BY number)
+           (array_agg(chunk_id ORDER BY number DESC))[1], %(live)s::bytea, array_agg(chunk_id ORDER BY number),
+           array_agg(length::smallint ORDER BY number)
     FROM numbered CROSS JOIN next_segment n GROUP BY n.segment
 ), posted AS MATERIALIZED (
     SELECT (t.term & 255)::smallint AS block, t.term, n.number,
@@ -118,9 +139,12 @@ def add_terms(tx: TenantTransaction, space: int, chunks: Sequence[tuple[UUID, Bl
     """Put the terms of new chunks into the memtable. Queues one statement and waits for nothing."""
     if chunks:
         ids, found = zip(*chunks, strict=True)
-        columns = [list(ids), [terms.length for terms in found]]
-        columns += [_arrays(terms.ids for terms in found), _arrays(terms.frequencies for terms in found)]
-        tx.execute(_ADD, [tx.user_hash, space, *columns])
+        params = {
+            "user_hash": tx.user_hash, "space": space, "oldest": min(ids), "chunk_ids": list(ids),
+            "lengths": [terms.length for terms in found], "terms": _arrays(terms.ids for terms in found),
+            "frequencies": _arrays(terms.frequencies for terms in found),
+        }  # fmt: skip
+        tx.execute(_ADD, params)
 
 
 def _arrays(rows: Iterable[Sequence[int]]) -> list[str]:
@@ -160,11 +184,11 @@ def flush(tx: TenantTransaction, space: int, *, segment_chunks: int | None = Non
     """
     segment_chunks = segment_chunks or SEGMENT_CHUNKS
     tx.execute(_LOCK, [tx.user_hash])
-    chunks = tx.execute(_MEMTABLE_CHUNKS, [tx.user_hash, space]).fetchone()[0]
+    params = {"user_hash": tx.user_hash, "space": space}
+    chunks = tx.execute(_MEMTABLE_CHUNKS, params).fetchone()[0]
     segments = chunks // segment_chunks
     for _ in range(segments):
         live = ((1 << segment_chunks) - 1).to_bytes(LIVE_BYTES, "little")
-        params = {"user_hash": tx.user_hash, "space": space}
         tx.execute(_FLUSH, {**params, "chunks": segment_chunks, "live": live})
     return segments
 
@@ -173,6 +197,7 @@ def compact(tx: TenantTransaction, space: int, segment: int) -> None:
     """Take one segment apart: its live chunks go back to the memtable. The caller holds the tenant row's lock."""
     params = {"user_hash": tx.user_hash, "space": space, "segment": segment}
     tx.execute(_COMPACT, {**params, "blocks": list(range(BLOCKS))})
+    _read_from_the_first(tx, space)
 
 
 def _drop(tx: TenantTransaction, space: int, segment: int) -> None:
@@ -181,3 +206,9 @@ def _drop(tx: TenantTransaction, space: int, segment: int) -> None:
     tx.execute(f"DELETE FROM memory_lexical_segments {where}", key)
     blocks = f"DELETE FROM memory_lexical_blocks {where} AND block = ANY(%s::smallint[])"
     tx.execute(blocks, [*key, list(range(BLOCKS))])
+    _read_from_the_first(tx, space)
+
+
+def _read_from_the_first(tx: TenantTransaction, space: int) -> None:
+    """For a segment that has gone: its chunks are in the memtable now, or what it knew of earlier ones went with it."""
+    tx.execute(_MOVE_BACK, {"user_hash": tx.user_hash, "space": space, "oldest": FIRST_ID})

@@ -16,6 +16,8 @@ class Tenant(models.Model):
     seal_count = models.BigIntegerField(default=0)
     document_count = models.BigIntegerField(default=0)
     chunk_count = models.BigIntegerField(default=0)
+    indexed_space = models.SmallIntegerField(null=True)
+    indexed_seals = models.BigIntegerField(null=True)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 

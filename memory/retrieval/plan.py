@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from django.conf import settings
 from pgvector import HalfVector
 
+from memory.isolation.own_index import read_own_indexes
 from memory.lexical.bm25 import LexicalQuery
-from memory.retrieval.search import Filters, candidate_statement
+from memory.retrieval.search import USE_OWN_INDEX, Filters, candidate_statement
 from memory.rls import tenant_transaction
 
 # The tables whose every scan is judged; a partition is its table's name and a suffix.
@@ -24,10 +25,16 @@ _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitm
 
 @dataclass(frozen=True)
 class Plan:
-    """One EXPLAIN (ANALYZE, BUFFERS) as PostgreSQL's JSON tree and as text."""
+    """One EXPLAIN (ANALYZE, BUFFERS) as PostgreSQL's JSON tree and as text.
+
+    `own_indexes`: of each user's own vector index the name, and the hash that its condition holds. `wants_own_index`:
+    the search was to use the user's.
+    """
 
     root: dict
     text: str
+    own_indexes: Mapping[str, str] = field(default_factory=dict)
+    wants_own_index: bool = False
 
     def nodes(self) -> Iterator[dict]:
         """Every node, the root first."""
@@ -54,24 +61,54 @@ class Plan:
         """What a person looks at first. Times in milliseconds."""
         return {
             "scans": [f"{node['Node Type']} on {_name(node)}" for node in self.nodes() if node["Node Type"] in _SCANS],
+            "own_index": next((_index(node) for node in self.nodes() if _index(node) in self.own_indexes), None),
             "one_time_filter": next((n["One-Time Filter"] for n in self.nodes() if "One-Time Filter" in n), None),
             "buffers": self.root["Plan"].get("Shared Hit Blocks", 0) + self.root["Plan"].get("Shared Read Blocks", 0),
             "planning_ms": self.root["Planning Time"],
             "execution_ms": self.root["Execution Time"],
         }
 
+    def is_narrowed(self, node: dict, user_hash: str) -> bool:
+        """Whether an index lets this scan read the user's rows alone: by its condition, or by being his own."""
+        condition = node.get("Index Cond") or node.get("Recheck Cond") or ""
+        return f"user_hash = '{user_hash}'" in condition or self._is_own(node, user_hash)
+
+    def own_index_findings(self, user_hash: str) -> list[str]:
+        """Why the search is not in the user's own index though it was to be; [] where it is, or was not to be."""
+        if not self.wants_own_index or any(self._is_own(node, user_hash) for node in self.nodes()):
+            return []
+        if user_hash not in self.own_indexes.values():
+            return ["the user's row tells of an index of his own, and there is none: run maintain_indexes"]
+        return ["the user has an index of his own, and the search does not use it"]
+
+    def _is_own(self, node: dict, user_hash: str) -> bool:
+        return self.own_indexes.get(_index(node)) == user_hash
+
 
 def _name(node: dict) -> str:
     return node.get("Relation Name") or node.get("Index Name", "")
 
 
-def explain_candidates(user_hash: str, space: int, vector: HalfVector, limit: int) -> tuple[Plan, dict[str, int]]:
+def _index(node: dict) -> str:
+    return node.get("Index Name", "")
+
+
+def explain_candidates(
+    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters | None = None
+) -> tuple[Plan, dict[str, int]]:
     """Explain the search as r1_app bound to `user_hash`: (plan, how many rows of each searched table the user owns)."""
+    filters = filters or Filters()
     with tenant_transaction(user_hash) as tx:
         state, lexical = tx.state(), None
         if settings.MEMORY_LEXICAL and state is not None:
             lexical = LexicalQuery(_PROBE_TERMS, (1,) * len(_PROBE_TERMS))
-        sql, params = candidate_statement(user_hash, space, vector, limit, Filters(), lexical, context=True)
+        has_own_index = state is not None and state.indexed_space == space
+        if has_own_index:
+            tx.execute(USE_OWN_INDEX)
+        own = {index.name: index.own.user_hash for index in read_own_indexes(tx.connection) if index.is_valid}
+        sql, params = candidate_statement(
+            user_hash, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
+        )
         tree = tx.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params).fetchone()[0]
         text = tx.execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + sql, params).fetchall()
         owned = {
@@ -79,14 +116,16 @@ def explain_candidates(user_hash: str, space: int, vector: HalfVector, limit: in
             for table in SEARCHED_TABLES
         }
     root = json.loads(tree)[0] if isinstance(tree, str) else tree[0]
-    return Plan(root, "\n".join(row[0] for row in text)), owned
+    wants_own_index = has_own_index and filters == Filters()
+    return Plan(root, "\n".join(row[0] for row in text), own, wants_own_index), owned
 
 
 def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int]) -> list[str]:
     """Why this plan touches rows of others, as sentences; [] when it does not.
 
-    Every scan of a searched table must be narrowed by an index condition on this user's hash, must lie in
-    one partition, must read no more rows than the user owns, and must stand under the policy's One-Time Filter.
+    Every scan of a searched table must be narrowed by an index condition on this user's hash, or be in an index of the
+    user's own, must lie in one partition, must read no more rows than the user owns, and must stand under the policy's
+    One-Time Filter.
     """
     findings = []
     if not plan.scans(CHUNKS):
@@ -100,8 +139,7 @@ def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int])
             findings.append(f"the plan reads {len(relations)} partitions of {table} instead of one")
         for node, guarded in scans:
             name = _name(node)
-            condition = node.get("Index Cond") or node.get("Recheck Cond") or ""
-            if f"user_hash = '{user_hash}'" not in condition:
+            if not plan.is_narrowed(node, user_hash):
                 findings.append(f"{node['Node Type']} on {name} is not narrowed to the user by an index")
             if not guarded:
                 findings.append(f"{node['Node Type']} on {name}: the policy is not a One-Time Filter above it")

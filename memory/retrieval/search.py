@@ -1,8 +1,13 @@
-"""The candidate search: one SQL text for every user, exact within the bound tenant's rows.
+"""The candidate search: exact within the bound tenant's rows, or in an index of the tenant's own.
 
 The vector column is ordered by and never selected. `WHERE user_hash = %s` stands beside the policy:
 it gives the planner the right row estimate, prunes to one partition and lets it prove partial
 indexes; the policy turns into a One-Time Filter above it.
+
+Ties go by document and chunk index, an order that no vector index has. So an index of the user's own
+(`memory/isolation/own_index.py`) is asked for some more rows than are wanted, nearest first, and ties are resolved
+among those. Under filters the search is exact for everybody: the indexes for filters find few rows at once, and an
+index by distance would have to be read until enough of its rows happen to pass.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import numpy as np
 from django.db import DataError
 from pgvector import HalfVector
 
+from memory import metrics
+from memory.isolation.own_index import EF_SEARCH, vector_column
 from memory.lexical.bm25 import LexicalQuery, ctes
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.neighbours import KNOWN, LIVE, NEARBY, OF_C, SENT, WITH_NEIGHBOURS
@@ -44,6 +51,25 @@ _DENSE = f"""
     WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
     ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index
     LIMIT %(limit)s"""
+
+# So many more than are wanted: chunks of the very same distance, texts that were said again, may stand on the brink.
+_TIES = 24
+_DENSE_IN_OWN_INDEX = f"""
+    SELECT {{columns}}
+    FROM (
+        SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
+        FROM memory_chunks
+        WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
+        ORDER BY {{vectors}} <=> %(vector)s::halfvec
+        LIMIT %(limit)s::bigint + {_TIES}
+    ) nearest
+    ORDER BY distance, doc_id, chunk_index
+    LIMIT %(limit)s"""
+# For the transaction. Rows that have expired count among those that an index weighs: it goes on, in order, until there
+# are enough others.
+USE_OWN_INDEX = (
+    f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'strict_order', true)"
+)
 
 _ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"
 _ONE_LEG = f"""
@@ -78,7 +104,8 @@ SELECT {SENT}, c.distance, c.bm25
 FROM candidates c
 {_ORDER}"""
 
-_ALL_COLUMNS = f"{KNOWN}, embedding <=> %(vector)s::halfvec AS distance, NULL::float8 AS bm25"
+_DISTANCE = "embedding <=> %(vector)s::halfvec AS distance"
+_ALL_COLUMNS = f"{KNOWN}, {{distance}}, NULL::float8 AS bm25"
 
 
 def candidate_statement(
@@ -90,12 +117,15 @@ def candidate_statement(
     lexical: LexicalQuery | None = None,
     *,
     context: bool = False,
+    has_own_index: bool = False,
 ) -> tuple[str, dict]:
     """The search's SQL and its parameters; `explain_ann` explains exactly this.
 
     Each leg gives its `limit` best under the filters; a row of either has its distance and its BM25 score.
     Without a lexical query, or one without terms, the vector leg stands alone and no row has a BM25 score. With
     `context` come what stands near the candidates in their threads, and how often the terms occur in each row.
+    `has_own_index`: look for the nearest in the user's own index of this space, after USE_OWN_INDEX; without such an
+    index the answer is the same, but for ties. Filters make it exact again.
     """
     params = {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
     conditions = ""
@@ -110,10 +140,15 @@ def candidate_statement(
         if value not in (None, []):
             conditions += f" AND {clause}"
             params[name] = value
+    dense, distance = _DENSE, _DISTANCE
+    if has_own_index and not conditions:
+        dense, distance = _DENSE_IN_OWN_INDEX, "distance"
+        dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
     if not has_terms(lexical):
-        return _ONE_LEG.format(dense=_DENSE.format(columns=_ALL_COLUMNS, conditions=conditions)), params
+        columns = _ALL_COLUMNS.format(distance=distance)
+        return _ONE_LEG.format(dense=dense.format(columns=columns, conditions=conditions)), params
     sql = _BOTH_LEGS.format(
-        dense=_DENSE.format(columns="id", conditions=conditions),
+        dense=dense.format(columns="id", conditions=conditions),
         lexical=ctes(filtered=bool(conditions)),
         conditions=conditions,
     )
@@ -139,11 +174,16 @@ class Search:
 
     def __init__(
         self, tx: TenantTransaction, space: int, vector: HalfVector, limit: int, filters: Filters,
-        lexical: LexicalQuery | None = None, *, context: bool = False,
+        lexical: LexicalQuery | None = None, *, context: bool = False, has_own_index: bool = False,
     ):  # fmt: skip
         self._user_hash = tx.user_hash
         self._has_context = context and has_terms(lexical)
-        statement = candidate_statement(tx.user_hash, space, vector, limit, filters, lexical, context=context)
+        if has_own_index:
+            tx.execute(USE_OWN_INDEX)
+        metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
+        statement = candidate_statement(
+            tx.user_hash, space, vector, limit, filters, lexical, context=context, has_own_index=has_own_index
+        )
         self._found = tx.execute(*statement)
         self._any_quarantined = tx.execute(ANY_QUARANTINED, [tx.user_hash])
 

@@ -1,8 +1,9 @@
 """A user's profile: what must be known of him before his question is embedded or his text is sealed.
 
-His keys, his active space and his known speakers, as one transaction read them, under a version that changes with each
-of them. Whoever goes on with a cached profile has it verified inside the transaction that reads or writes his rows
-(`verify`), so that a key erased or rotated by another process is never used for a row.
+His keys, his active space, whether he has a vector index of his own there and his known speakers, as one transaction
+read them, under a version that changes with each of them. Whoever goes on with a cached profile has it verified
+inside the transaction that reads or writes his rows (`verify`), so that a key erased or rotated by another process is
+never used for a row.
 """
 
 from __future__ import annotations
@@ -96,11 +97,13 @@ class TenantProfile:
     def __init__(
         self, user_hash: str, version: UUID, space: int, generation: int,
         data_keys: Mapping[int, SealedKey], search_key: SealedKey | None, names: Sequence[SealedName] = (),
+        *, has_own_index: bool = False,
     ):  # fmt: skip
         self.user_hash = user_hash
         self.version = version
         self.space = space
         self.generation = generation
+        self.has_own_index = has_own_index
         self._sealed_data_keys = dict(data_keys)
         self._sealed_search_key = search_key
         self._names = tuple(names)
@@ -183,7 +186,10 @@ def read_profile(tx: TenantTransaction) -> TenantProfile | None:
     row = search_key.fetchone()
     found = None if row is None else SealedKey(row[0], bytes(row[1]))
     names = [SealedName(*row) for row in speakers.fetchall()]
-    return TenantProfile(tx.user_hash, state.profile, state.active_space, state.generation, sealed, found, names)
+    return TenantProfile(
+        tx.user_hash, state.profile, state.active_space, state.generation, sealed, found, names,
+        has_own_index=state.indexed_space == state.active_space,
+    )  # fmt: skip
 
 
 def ask_key(tx: TenantTransaction) -> Cursor:

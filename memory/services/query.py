@@ -188,7 +188,10 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
     def search() -> _Found:
         with tenant_transaction(user_hash) as tx:
             limit = max(query.candidates, query.top_k)
-            found = Search(tx, profile.space, vector, limit, filters, lexical, context=query.context)
+            found = Search(
+                tx, profile.space, vector, limit, filters, lexical,
+                context=query.context, has_own_index=profile.has_own_index,
+            )  # fmt: skip
             profile.verify(tx)
             candidates = found.candidates()
             ranked = ranking.of(candidates)

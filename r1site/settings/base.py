@@ -92,7 +92,13 @@ MEMORY_RATE_QUERY = env.rate("MEMORY_RATE_QUERY", "600/min")
 MEMORY_RATE_INDEX = env.rate("MEMORY_RATE_INDEX", "600/min")
 MEMORY_RATE_CHUNKS = env.rate("MEMORY_RATE_CHUNKS", "6000/min")
 MEMORY_RATE_DEFAULT = env.rate("MEMORY_RATE_DEFAULT", "600/min")
-# A search reads every chunk of its user: at a million it takes about the second that a query's 2 s leave for it.
+# From so many chunks on a user gets a vector index of his own (manage.py maintain_indexes).
+MEMORY_OWN_INDEX_CHUNKS = env.integer("MEMORY_OWN_INDEX_CHUNKS", 10_000, at_least=1_000, at_most=100_000_000)
+MEMORY_OWN_INDEX_DROP_CHUNKS = env.integer("MEMORY_OWN_INDEX_DROP_CHUNKS", 5_000, at_least=1, at_most=100_000_000)
+MEMORY_OWN_INDEX_PER_PARTITION = env.integer("MEMORY_OWN_INDEX_PER_PARTITION", 100, at_least=1, at_most=1_000)
+MEMORY_OWN_INDEX_BUILD_MEGABYTES = env.integer("MEMORY_OWN_INDEX_BUILD_MEGABYTES", 512, at_least=16, at_most=1_000_000)
+# Without an index, or under a filter that most of them pass, a search reads every chunk of its user: at a million it
+# takes about the second that a query's 2 s leave for it.
 MEMORY_MAX_CHUNKS_PER_USER = env.integer("MEMORY_MAX_CHUNKS_PER_USER", 1_000_000, at_least=1, at_most=100_000_000)
 
 # -- Keys
@@ -108,6 +114,7 @@ MEMORY_KEY_CACHE_SECONDS = env.decimal("MEMORY_KEY_CACHE_SECONDS", 300.0, at_lea
 MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_least=1, at_most=1_000_000)
 
 # -- Requests and connections
+MEMORY_TENANT_BINDING = env.text("MEMORY_TENANT_BINDING", "set_config", choices=("set_config", "set_local"))
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)

@@ -1,6 +1,8 @@
 """Health and metrics."""
 
 import json
+import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,7 @@ from memory.retrieval.reranker_config import deployed_config
 from memory.rollout import flags
 from memory.rollout.flags import forget_flags, set_flag
 from r1site import health
+from r1site import metrics as site_metrics
 from tests.factories import DocumentFactory
 from tests.tiny_models import ForwardGate, build_cross_encoder, build_sentence_model
 
@@ -210,6 +213,25 @@ def test_without_the_database_readiness_goes_by_the_flags_as_they_were_last(sett
         health._cached = None
         set_flag("RERANK_ENABLED", None)
         forget_flags()
+
+
+def test_users_own_indexes_are_counted_beside_the_scrape_and_shown_by_the_next(alice, superuser, monkeypatch):
+    DocumentFactory(person=alice)
+    superuser.execute(
+        f"CREATE INDEX memory_own_{'0' * 32}_1 ON memory_chunks_p00 USING hnsw"
+        " ((embedding::halfvec(384)) halfvec_cosine_ops) WHERE vector_dims(embedding) = 384"
+    )
+    try:
+        monkeypatch.setattr(site_metrics, "_own_indexes_seen", -math.inf)
+        Client().get("/metrics/memory")
+        for look in [thread for thread in threading.enumerate() if thread.name == "own-indexes"]:
+            look.join(30)
+        page = Client().get("/metrics/memory").content.decode().splitlines()
+    finally:
+        superuser.execute(f"DROP INDEX memory_own_{'0' * 32}_1")
+    shown = {line.split()[0]: float(line.split()[1]) for line in page if line.startswith("memory_own_index")}
+    assert shown["memory_own_indexes"] == 1
+    assert shown["memory_own_index_bytes"] > 0
 
 
 def test_the_rerankers_own_view_of_itself_is_json():

@@ -19,7 +19,8 @@ from tests.db.scratch import scratch_database
 
 
 @pytest.mark.parametrize(
-    "command", ["verify_rls", "flag", "flag RERANK_POOL 5", "explain_ann", "erasures", "replay_erasures"]
+    "command",
+    ["verify_rls", "flag", "flag RERANK_POOL 5", "explain_ann", "maintain_indexes", "erasures", "replay_erasures"],
 )
 def test_without_the_embedded_server_a_command_ends_with_one_line_and_exit_code_4(tmp_path, command):
     ensure_development_secrets(tmp_path / "secrets", database_exists=False)

@@ -74,7 +74,21 @@ def tables(superuser: psycopg.Connection) -> list[str]:
     return [name for (name,) in found]
 
 
-def rows(superuser: psycopg.Connection) -> dict[str, tuple[int, str]]:
-    """Each table's (count, hash over every row), as the superuser sees them."""
-    digest = "SELECT count(*), coalesce(md5(string_agg(r::text, chr(10) ORDER BY r::text)), '') FROM {} r"
-    return {table: superuser.execute(digest.format(table)).fetchone() for table in tables(superuser)}
+def rows(superuser: psycopg.Connection) -> dict[str, tuple[int, dict[str, str]]]:
+    """Each table's (count, hash over each column of every row, as the rows lie), as the superuser sees them."""
+    digest = "coalesce(md5(string_agg(coalesce({0}::text, 'null'), chr(10) ORDER BY tableoid, ctid)), '')"
+    found = {}
+    for table in tables(superuser):
+        # Unprepared: the next migration may change what it gives.
+        shape = superuser.execute(f"SELECT * FROM {table} LIMIT 0", prepare=False)
+        columns = [column.name for column in shape.description]
+        hashes = ", ".join(digest.format(column) for column in columns)
+        count, *of_columns = superuser.execute(f"SELECT count(*), {hashes} FROM {table}").fetchone()
+        found[table] = (count, dict(zip(columns, of_columns, strict=True)))
+    return found
+
+
+def as_below(above: tuple[int, dict[str, str]], below: tuple[int, dict[str, str]]) -> tuple[int, dict[str, str]]:
+    """Of a table's `rows`, what is comparable with those of a schema `below`: the columns that it had there."""
+    count, columns = above
+    return count, {column: hashed for column, hashed in columns.items() if column in below[1]}

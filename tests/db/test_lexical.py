@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
 
 from memory.embedding.spaces import default_space
@@ -286,6 +287,54 @@ def test_terms_go_with_their_chunk_from_either_form(alice, small_segments):
     assert set(rows_of(alice).values()) == {0}
 
 
+def index_entries_read(tx, table: str) -> int:
+    """How many entries of the indexes of `table`'s partitions this transaction has read so far, dead ones included."""
+    found = tx.execute(
+        "SELECT sum(pg_stat_get_xact_tuples_returned(i.indexrelid))::bigint FROM pg_inherits h"
+        " JOIN pg_index i ON i.indrelid = h.inhrelid WHERE h.inhparent = %s::regclass",
+        [table],
+    )
+    return found.fetchone()[0]
+
+
+def test_in_one_transaction_the_later_segments_cost_no_more_than_the_first(alice, small_segments):
+    texts, read = random_texts(14, 80), [0]
+    with tenant_transaction(alice.user_hash, write=True) as tx:
+        for doc_id, passages in texts.items():
+            store(alice, doc_id, passages)
+            read.append(index_entries_read(tx, "memory_lexical_chunks"))
+    assert rows_of(alice)["memory_lexical_segments"] > 15
+    half = len(texts) // 2
+    assert 0 < read[-1] - read[half] < 1.5 * read[half]
+    assert_as_plain(alice, texts)
+
+
+def test_chunks_whose_writer_waited_while_later_ones_were_flushed_are_found_and_flushed_too(alice, small_segments):
+    store(alice, "first", ["word0 word1"])
+    profile, texts = existing_profile(alice.user_hash), {"first": ["word0 word1"], "late": ["word3 word17", "word40"]}
+    pieces = [Slice("word3 word17", 0, 12), Slice("word40", 12, 18)]
+    vectors = np.stack([unit_vector() for _ in pieces])
+    late = seal_document(profile, DocumentDraft("late", "notes", "word3 word17word40"), pieces, vectors)
+    for number in range(12):
+        texts[f"d{number}"] = [f"word0 word2 word3 filler{number}"] * 2
+        store(alice, f"d{number}", texts[f"d{number}"])
+    assert rows_of(alice)["memory_lexical_segments"] > 1
+    with tenant_transaction(alice.user_hash, write=True) as tx:
+        storing.store_documents(tx, [late])
+    assert_as_plain(alice, texts)
+    # With the newest segment goes what it knew of them.
+    for number in range(11, 5, -1):
+        remove(alice, f"d{number}")
+        del texts[f"d{number}"]
+        assert_as_plain(alice, texts)
+    for number in range(12, 18):
+        texts[f"d{number}"] = [f"word1 word40 filler{number}"] * 2
+        store(alice, f"d{number}", texts[f"d{number}"])
+        assert_as_plain(alice, texts)
+    assert rows_of(alice)["memory_lexical_chunks"] < 8
+    assert live_chunks(alice) == stored_chunks(alice)
+
+
 def test_a_write_that_fails_leaves_the_terms_as_they_were(alice, monkeypatch):
     store(alice, "d", ["heat pump"])
     before = live_chunks(alice)
@@ -394,10 +443,10 @@ def test_the_migration_goes_back_and_comes_again_as_it_was(alice):
         before, rows = superuser.execute(catalogue).fetchall(), superuser.execute(chunks, [alice.user_hash]).fetchone()
         assert rows[0] == 1
         # Isolation is put on all tenant tables together, in a migration above this one.
-        run(superuser, "0011_isolation.down.sql", "0007_lexical.down.sql")
+        run(superuser, "0017_own_indexes.down.sql", "0011_isolation.down.sql", "0007_lexical.down.sql")
         without = superuser.execute(catalogue).fetchall()
         assert {row[0] for row in before} - {row[0] for row in without} >= set(LEXICAL_TABLES)
         assert superuser.execute(chunks, [alice.user_hash]).fetchone() == rows
-        run(superuser, "0007_lexical.up.sql", "0011_isolation.up.sql")
+        run(superuser, "0007_lexical.up.sql", "0011_isolation.up.sql", "0017_own_indexes.up.sql")
         assert superuser.execute(catalogue).fetchall() == before
         assert superuser.execute("SELECT count(*) FROM memory_lexical_chunks").fetchone() == (0,)

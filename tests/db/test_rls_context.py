@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from django.db import DatabaseError, connections, transaction
 
-from memory.errors import CrossTenantAttempt, InvalidUserId, UnsafeDatabase
+from memory.errors import CrossTenantAttempt, InvalidUserId, TenantNotBound, UnsafeDatabase
 from memory.isolation import audit as rls_audit
-from memory.rls import bind_tenant, set_rls_context
+from memory.rls import bind_tenant, bind_transaction, set_rls_context, tenant_transaction
 from tests.db.memories import remember
 from tests.db.server import connect, conninfo
 
@@ -45,6 +45,12 @@ async def documents(raw: psycopg.AsyncConnection) -> list[str]:
     return [doc_id for (doc_id,) in await (await raw.execute(EVERYBODYS)).fetchall()]
 
 
+@pytest.fixture(params=["set_config", "set_local"])
+def binding(request, settings) -> None:
+    settings.MEMORY_TENANT_BINDING = request.param
+
+
+@pytest.mark.usefixtures("binding")
 def test_a_block_on_a_psycopg_connection_sees_its_users_rows_and_leaves_nobody_bound(alice, bob):
     remember(alice, "a", "b")
     remember(bob, "z")
@@ -165,3 +171,20 @@ def test_a_connection_is_bound_in_its_own_way_of_waiting(alice):
                 pytest.fail("the block must not run")
 
     in_async(work)
+
+
+@pytest.mark.usefixtures("binding")
+def test_a_tenant_transaction_and_an_asynchronous_block_bind_in_either_way_and_leave_nobody_bound(alice, bob):
+    remember(alice, "a")
+    remember(bob, "z")
+    with tenant_transaction(alice.user_hash) as tx:
+        assert tx.execute(EVERYBODYS).fetchall() == [("a",)]
+
+    async def work(raw: psycopg.AsyncConnection) -> None:
+        async with set_rls_context(raw, bob.user_id):
+            assert await documents(raw) == ["z"]
+        assert await (await raw.execute(SETTING)).fetchone() == ("",)
+
+    in_async(work)
+    with connect("r1_app") as raw, pytest.raises(TenantNotBound), raw.transaction():
+        bind_transaction(raw, "x'; DROP TABLE memory_chunks; --")

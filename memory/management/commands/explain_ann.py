@@ -1,5 +1,7 @@
 """manage.py explain_ann [--user U]"""
 
+from datetime import UTC, datetime
+
 import numpy as np
 from django.db import connections
 
@@ -8,14 +10,19 @@ from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
 from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
+from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
 from memory.security import hmac_user
+
+# A filter that the planner has to reckon with and that leaves nothing out.
+_EVERYTHING = Filters(since=datetime(1, 1, 2, tzinfo=UTC))
 
 
 class Command(ServiceCommand):
     help = (
-        "EXPLAIN (ANALYZE) the candidate search as the service's role, for one user or for the user with the most "
-        "chunks. Exit 1 when the plan visits any other user's rows."
+        "EXPLAIN (ANALYZE) the candidate search as the service's role, without filters and under one that everything "
+        "passes, for one user or for the user with the most chunks. Exit 1 when a plan visits any other user's rows, "
+        "or does not use the index that the user has of his own."
     )
 
     def add_arguments(self, parser):
@@ -32,10 +39,13 @@ class Command(ServiceCommand):
         dimension = dimension_of(space)
         vector = half_vectors(np.full((1, dimension), dimension**-0.5, np.float32))[0]
         plan, owned = explain_candidates(user_hash, space, vector, candidates)
-        findings = foreign_row_findings(plan, user_hash, owned)
+        filtered, _ = explain_candidates(user_hash, space, vector, candidates, _EVERYTHING)
+        findings = [*foreign_row_findings(plan, user_hash, owned), *plan.own_index_findings(user_hash)]
+        findings += [f"filtered: {finding}" for finding in foreign_row_findings(filtered, user_hash, owned)]
         self.stderr.write(plan.text)
         code = Exit.FINDINGS if findings else Exit.DONE
-        self.conclude({"owned_rows": owned[CHUNKS], **plan.summary(), "findings": findings}, code)
+        summary = {"owned_rows": owned[CHUNKS], **plan.summary(), "filtered": filtered.summary()}
+        self.conclude({**summary, "findings": findings}, code)
 
     def _user_hash(self, user: str | None) -> str:
         if user is not None:

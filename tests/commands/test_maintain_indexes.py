@@ -1,0 +1,355 @@
+"""manage.py maintain_indexes: a big user's searches are in an index of his own, and what he finds stays the same."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import psycopg
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
+
+from memory.embedding.spaces import default_space
+from memory.embedding.vectors import half_vectors, unit_vectors
+from memory.erasure.erase import erase_memory
+from memory.indexing.slices import Slice
+from memory.indexing.write import index_memory_batch
+from memory.isolation.own_index import EF_SEARCH, OwnIndex, read_own_indexes
+from memory.lexical.bm25 import lexical_query
+from memory.maintenance.own_indexes import ADVISORY_LOCK, BigUser, planned
+from memory.retrieval import search
+from memory.retrieval.candidate import Candidate
+from memory.retrieval.plan import explain_candidates, foreign_row_findings
+from memory.retrieval.search import Filters, Search
+from memory.rls import bind_tenant, tenant_transaction, verify_rls_isolation
+from memory.sealing.keyring import existing_profile, forget_profiles, under_profile
+from memory.sealing.protection import protect
+from memory.services.forget import delete_document
+from tests.db.memories import DIMENSION
+from tests.db.scratch import ScratchDatabase, scratch_database
+from tests.people import Person
+
+BIG, SMALL = 120, 40
+WANTED = 24
+
+
+@pytest.fixture(scope="module")
+def scratch(django_db_setup, django_db_blocker) -> Iterator[ScratchDatabase]:
+    """A database of its own, since the command looks at everybody."""
+    with django_db_blocker.unblock(), scratch_database("indexes") as scratch:
+        scratch.migrate()
+        with scratch.as_alias("default", "maint", "owner", "backup"):
+            yield scratch
+
+
+@pytest.fixture(autouse=True)
+def thresholds(scratch, settings):
+    """As low as a test can fill; and nobody outlives his test."""
+    settings.MEMORY_OWN_INDEX_CHUNKS, settings.MEMORY_OWN_INDEX_DROP_CHUNKS = 100, 50
+    yield
+    with connections["maint"].cursor() as cursor:
+        for table in ("memory_chunks", "memory_tenants"):
+            cursor.execute(f"DELETE FROM {table}")
+    maintain()
+    forget_profiles()
+
+
+@pytest.fixture
+def superuser(scratch) -> Iterator[psycopg.Connection]:
+    with scratch.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def alice(scratch) -> Person:
+    return Person.new("alice")
+
+
+@pytest.fixture
+def bob(scratch) -> Person:
+    return Person.new("bob")
+
+
+def maintain(*arguments: str) -> dict:
+    out = io.StringIO()
+    try:
+        call_command("maintain_indexes", *arguments, stdout=out, stderr=io.StringIO())
+    except SystemExit as exc:
+        assert exc.code == 1
+    return json.loads(out.getvalue())
+
+
+def vectors_of(count: int, seed: int = 1) -> np.ndarray:
+    return unit_vectors(np.random.default_rng(seed).normal(size=(count, DIMENSION)), rows=count, dimension=DIMENSION)
+
+
+def store(person: Person, doc_id: str, vectors: np.ndarray, source: str = "notes") -> None:
+    """One document of as many passages as vectors."""
+    passages = [Slice(f"word{n:04} ", 9 * n, 9 * n + 9) for n in range(len(vectors))]
+    index_memory_batch(connections["default"], person.user_id, doc_id, source, passages, vectors)
+
+
+def question(person: Person, seed: int = 7):
+    return half_vectors(protect(existing_profile(person.user_hash).search_key, vectors_of(1, seed)))[0]
+
+
+def found(person: Person, *, seed: int = 7, filters: Filters | None = None, words: str = "") -> list[Candidate]:
+    """The candidates, in an index of the person's own where his row tells of one, as a query asks."""
+
+    def ask(profile) -> list[Candidate]:
+        lexical = lexical_query(profile.search_key, words, "english") if words else None
+        vector = question(person, seed)
+        with tenant_transaction(person.user_hash) as tx:
+            asked = Search(
+                tx, profile.space, vector, WANTED, filters or Filters(), lexical, has_own_index=profile.has_own_index
+            )
+            profile.verify(tx)
+            return asked.candidates()
+
+    return under_profile(person.user_hash, ask)
+
+
+def explained(person: Person, filters: Filters | None = None) -> tuple[str | None, list[str]]:
+    """(the index of his own that the search uses, what is wrong with its plan), by what `explain_ann` judges by."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("ANALYZE memory_chunks, memory_tenants")
+    plan, owned = explain_candidates(person.user_hash, default_space(), question(person), WANTED, filters)
+    findings = [*foreign_row_findings(plan, person.user_hash, owned), *plan.own_index_findings(person.user_hash)]
+    return plan.summary()["own_index"], findings
+
+
+def explain_ann(person: Person) -> dict:
+    out = io.StringIO()
+    call_command("explain_ann", "--user", person.user_id, stdout=out, stderr=io.StringIO())
+    return json.loads(out.getvalue())
+
+
+def own_indexes() -> list[str]:
+    return [index.name for index in read_own_indexes(connections["owner"])]
+
+
+def name_of(person: Person) -> str:
+    return OwnIndex(person.user_hash, default_space(), DIMENSION).name
+
+
+def partition_of(person: Person) -> str:
+    with connections["backup"].cursor() as cursor:
+        cursor.execute("SELECT tableoid::regclass::text FROM memory_chunks WHERE user_hash = %s", [person.user_hash])
+        return cursor.fetchone()[0]
+
+
+# -- What a search finds
+
+
+def test_a_big_users_search_is_in_an_index_of_his_own_and_finds_what_an_exact_one_does(alice, bob):
+    store(alice, "a", vectors_of(BIG))
+    store(bob, "a", vectors_of(SMALL))
+    exact = {words: found(alice, words=words) for words in ("", "word0003 word0040")}
+    assert explained(alice) == (None, [])
+    done = maintain()
+    assert (done["built"], done["indexes"], done["waiting"]) == (1, 1, 0)
+    assert done["bytes"] > 0
+    assert own_indexes() == [name_of(alice)]
+    assert explained(alice) == (name_of(alice), [])
+    assert explained(bob) == (None, [])
+    said = explain_ann(alice)
+    assert (said["own_index"], said["filtered"]["own_index"], said["findings"]) == (name_of(alice), None, [])
+    assert {words: found(alice, words=words) for words in exact} == exact
+    assert maintain()["built"] == 0
+
+
+def test_under_a_filter_the_search_stays_exact(alice):
+    store(alice, "a", vectors_of(BIG))
+    store(alice, "rare", vectors_of(3, seed=2), source="mail")
+    maintain()
+    filters = Filters(sources=("mail",))
+    assert explained(alice, filters) == (None, [])
+    assert [candidate.doc_id for candidate in found(alice, filters=filters)] == ["rare"] * 3
+
+
+def test_rows_that_expired_or_are_quarantined_make_room_for_others(alice, superuser):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    nearest = found(alice)
+    for column in ("expires_at", "quarantined_at"):
+        gone = [candidate.chunk_id for candidate in nearest[:20]]
+        superuser.execute(f"UPDATE memory_chunks SET {column} = now() WHERE id = ANY(%s)", [gone])
+        nearest = found(alice)
+        assert len(nearest) == WANTED
+        assert not {candidate.chunk_id for candidate in nearest} & set(gone)
+    assert explained(alice) == (name_of(alice), [])
+
+
+def test_where_the_index_weighs_too_few_it_goes_on_until_there_are_enough(alice, superuser, monkeypatch):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    nearest = [candidate.chunk_id for candidate in found(alice)]
+    superuser.execute("UPDATE memory_chunks SET expires_at = now() WHERE id = ANY(%s)", [nearest])
+    monkeypatch.setattr(search, "USE_OWN_INDEX", search.USE_OWN_INDEX.replace(f"'{EF_SEARCH}'", "'10'"))
+    assert len(found(alice)) == WANTED
+
+
+def test_equal_distances_go_by_document_and_place_in_an_index_too(alice):
+    same = np.repeat(vectors_of(1), 10, axis=0)
+    for doc_id in ("c", "a", "b"):
+        store(alice, doc_id, same)
+    store(alice, "other", vectors_of(BIG, seed=3))
+    before = found(alice, seed=1)
+    maintain()
+    assert explained(alice)[0] is not None
+    after = found(alice, seed=1)
+    assert [(one.doc_id, one.chunk_index) for one in after] == [(one.doc_id, one.chunk_index) for one in before]
+    assert [one.doc_id for one in after] == ["a"] * 10 + ["b"] * 10 + ["c"] * 4
+
+
+def test_what_is_written_and_forgotten_afterwards_is_found_and_is_gone(alice):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    store(alice, "new", vectors_of(1, seed=7))
+    assert found(alice)[0].doc_id == "new"
+    assert explained(alice) == (name_of(alice), [])
+    with bind_tenant(alice.user_hash):
+        delete_document("new")
+    assert {candidate.doc_id for candidate in found(alice)} == {"a"}
+
+
+def test_a_row_that_tells_of_an_index_that_is_gone_costs_no_answer_and_is_put_right(alice, scratch):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    expected = found(alice)
+    with scratch.connect("r1_owner") as owner:
+        owner.execute(f"DROP INDEX {name_of(alice)}")
+    assert found(alice) == expected
+    assert explained(alice)[1] == [
+        "the user's row tells of an index of his own, and there is none: run maintain_indexes"
+    ]
+    with pytest.raises(SystemExit):
+        explain_ann(alice)
+    done = maintain()
+    assert (done["unsaid"], done["built"]) == (1, 1)
+    assert explained(alice) == (name_of(alice), [])
+
+
+# -- Who has one
+
+
+def test_a_user_who_is_big_no_more_loses_it_and_one_in_between_keeps_it(alice):
+    store(alice, "a", vectors_of(BIG - 60))
+    store(alice, "b", vectors_of(60, seed=2))
+    maintain()
+    with bind_tenant(alice.user_hash):
+        delete_document("b")
+        assert maintain()["dropped"] == 0
+        store(alice, "a", vectors_of(SMALL))
+    done = maintain()
+    assert (done["dropped"], done["indexes"], own_indexes()) == (1, 0, [])
+    assert explained(alice) == (None, [])
+    assert len(found(alice)) == WANTED
+
+
+def test_an_erased_users_index_goes(alice):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    with bind_tenant(alice.user_hash):
+        erase_memory()
+    assert maintain()["dropped"] == 1
+    assert own_indexes() == []
+
+
+def test_an_index_is_built_anew_after_all_of_it_was_written_over_twice(alice):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    for _ in range(2):
+        assert maintain()["rebuilt"] == 0
+        store(alice, "a", vectors_of(BIG))
+    store(alice, "a", vectors_of(BIG))
+    assert [maintain()["rebuilt"] for _ in range(2)] == [1, 0]
+    assert own_indexes() == [name_of(alice)]
+
+
+def test_a_build_that_was_killed_is_cleared_away_and_done_again(alice, scratch):
+    store(alice, "a", vectors_of(BIG))
+    with scratch.connect("r1_app") as reader, scratch.connect("r1_owner") as owner:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT set_config('app.user_hash', %s, true)", [alice.user_hash])
+        reader.execute("SELECT count(*) FROM memory_chunks").fetchone()
+        # It waits for the reader's snapshot, as a build does that is killed later.
+        owner.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            owner.execute(OwnIndex(alice.user_hash, default_space(), DIMENSION).statement(partition_of(alice)))
+    assert own_indexes() == [name_of(alice)]
+    done = maintain()
+    assert (done["cleaned"], done["built"], done["indexes"]) == (1, 1, 1)
+    assert explained(alice) == (name_of(alice), [])
+
+
+def test_what_a_run_built_and_was_killed_before_it_could_say_is_said_by_the_next(alice, superuser):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    superuser.execute(
+        "UPDATE memory_tenants SET indexed_space = NULL, indexed_seals = NULL, profile = gen_random_uuid()"
+        " WHERE user_hash = %s",
+        [alice.user_hash],
+    )
+    assert explained(alice) == (None, [])
+    done = maintain()
+    assert (done["said"], done["built"]) == (1, 0)
+    assert explained(alice) == (name_of(alice), [])
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(alice):
+    store(alice, "a", vectors_of(BIG))
+    assert maintain("--dry-run")["built"] == 1
+    assert own_indexes() == []
+
+
+def test_a_partition_has_no_more_than_it_may_and_its_biggest_users_have_them(settings):
+    settings.MEMORY_OWN_INDEX_PER_PARTITION = 2
+    users = [BigUser(f"{n:064x}", "active", 1, 0, 100 + n, None, None) for n in range(4)]
+    plan = planned(users, [], {user.user_hash: f"memory_chunks_p0{n // 3}" for n, user in enumerate(users)})
+    assert [task.user_hash for task in plan.tasks] == [users[n].user_hash for n in (3, 2, 1)]
+    assert plan.waiting == 1
+
+
+@pytest.mark.parametrize("arguments", [["--watch", "0"], ["--watch", "5", "--dry-run"]])
+def test_a_watch_that_cannot_be_is_a_usage_error(arguments):
+    with pytest.raises(CommandError) as refused:
+        maintain(*arguments)
+    assert refused.value.returncode == 2
+
+
+def test_a_second_run_at_once_is_busy(scratch):
+    with scratch.connect("r1_maint") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+        with pytest.raises(CommandError) as refused:
+            maintain()
+    assert refused.value.returncode == 3
+
+
+# -- The audit
+
+
+def test_the_audit_knows_users_own_indexes_and_names_any_other(alice, scratch):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    assert verify_rls_isolation(connections["default"]) == []
+    partition = partition_of(alice)
+    own = OwnIndex(alice.user_hash, default_space(), DIMENSION)
+    others = {
+        "everybodys": f"CREATE INDEX everybodys ON {partition} (space)",
+        "no_predicate": f"CREATE INDEX no_predicate ON {partition} USING hnsw"
+        " ((embedding::halfvec(384)) halfvec_cosine_ops) WHERE vector_dims(embedding) = 384",
+        f"memory_own_{'0' * 32}_1": own.statement(partition).replace(own.name, f"memory_own_{'0' * 32}_1"),
+    }
+    with scratch.connect("r1_owner") as owner:
+        for name, statement in others.items():
+            owner.execute(statement)
+            try:
+                assert verify_rls_isolation(connections["default"]) == [
+                    f"{partition} has the index {name}, which neither the migrations nor `maintain_indexes` make"
+                ]
+            finally:
+                owner.execute(f"DROP INDEX {name}")
