@@ -22,10 +22,11 @@ import psycopg
 from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from memory.errors import KeyUnavailable
 from memory.keys.fingerprints import SINGLE_HMAC_KEY_ID, hmac_key_fingerprints, master_key_fingerprints
-from memory.keys.master_keys import master_keys
 from memory.keys.secret_files import SettingError
 from memory.sealing.key_changes import connect_apart
+from memory.sealing.promotion import read_promoted, wrapping_key
 
 BEAT_SECONDS = 5.0
 LIVE_SECONDS = 30
@@ -127,6 +128,7 @@ class Reporter:
         except SettingError as exc:
             logger.error("what keys this worker holds cannot be said: %s", exc)
             return
+        read_promoted(connection)
         connection.execute(
             _SAY,
             [self._worker_id, socket.gethostname(), os.getpid(), settings.SPECTACULAR_SETTINGS["VERSION"],
@@ -167,7 +169,13 @@ def begin_reports() -> None:
 
 
 def _active_master_key() -> str | None:
-    return master_keys().active_id if settings.MEMORY_KEY_PROVIDER == "local" else None
+    """The id that this process wraps under; None where that is a key server's, or nothing can be wrapped."""
+    if settings.MEMORY_KEY_PROVIDER != "local":
+        return None
+    try:
+        return wrapping_key()[0]
+    except KeyUnavailable:
+        return None
 
 
 def _lacks(held: dict[str, str], key_id: str, fingerprint: str | None) -> bool:

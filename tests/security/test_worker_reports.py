@@ -9,7 +9,6 @@ import pytest
 from django.db import connections, transaction
 
 from memory.keys.fingerprints import fingerprint
-from memory.keys.master_keys import forget_parsed_keys
 from memory.sealing.key_changes import connect_apart
 from memory.sealing.worker_reports import (
     LIVE_SECONDS,
@@ -19,20 +18,11 @@ from memory.sealing.worker_reports import (
     workers_lacking_hmac,
     workers_lacking_master,
 )
+from tests.security.master_keys import hold
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "maint"])
 
 OLD, NEW, OTHER = (os.urandom(32) for _ in range(3))
-
-
-def hold(monkeypatch, **keys: bytes) -> None:
-    """This process holds these master keys from now on, the first of them active."""
-    for name in ("MEMORY_ENCRYPTION_KEY", "MEMORY_ENCRYPTION_KEY_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    texts = [f"{key_id}:{base64.b64encode(key).decode()}" for key_id, key in keys.items()]
-    monkeypatch.setenv("MEMORY_ENCRYPTION_KEYS", ",".join(texts))
-    monkeypatch.setenv("MEMORY_ENCRYPTION_ACTIVE_KEY", next(iter(keys)))
-    forget_parsed_keys()
 
 
 @pytest.fixture
