@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-peers drill-keys profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -163,6 +163,9 @@ bench-stream: $(READY)  ## run 1,200 streams at a service of its own
 
 bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they say
 	@$(PYTHON) deploy/bench/summarize.py $(ARGS)
+
+drill-keys: $(READY)  ## rotate the keys of a service of its own under load, with kill -9 in the middle
+	@$(PYTHON) deploy/drills/keys.py $(ARGS)
 
 profile-query: $(READY)  ## sample where a served query's time goes, by stage
 	@$(PYTHON) deploy/bench/profile_query.py $(ARGS)

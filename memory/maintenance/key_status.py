@@ -134,6 +134,8 @@ def _findings(status: dict[str, Any]) -> Iterator[str]:
             yield f"{named} has wrapped for {key['days']:.0f} days, more than {settings.MEMORY_MASTER_KEY_DAYS}"
         if key["is_local"] and (uses or key["state"] == "active") and key["held_by_workers"] < key["workers"]:
             yield f"{key['workers'] - key['held_by_workers']} live workers lack {named}, which is in use"
+        if key["is_local"] and uses and not (key["workers"] or key["held_here"]):
+            yield f"{named} wraps {uses} keys, and nobody here has it"
         if key["state"] == "retired" and (uses or key["held_by_workers"] or key["held_here"]):
             yield f"{named} is retired, and " + (f"{uses} keys are under it" if uses else "its bytes are held still")
     for key in status["hmac_keys"]:

@@ -1,10 +1,15 @@
-"""manage.py rotate_keys: a master key added, promoted, everything wrapped anew, verified, the old one retired."""
+"""manage.py rotate_keys: a master key added, promoted, everything wrapped anew, verified, the old one retired.
+
+And the runbooks on keys, walked: each command that they give, in their order.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import shlex
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError
@@ -12,7 +17,7 @@ from django.core.management import CommandError
 from memory.erasure import key_remains
 from memory.errors import KeyUnavailable
 from memory.keys.secret_files import SettingError
-from memory.maintenance import master_keys
+from memory.maintenance import data_keys, master_keys
 from memory.rls import tenant_transaction
 from memory.sealing import rewrap as rewrapping
 from memory.sealing.generations import add_generation
@@ -30,6 +35,7 @@ from tests.security.master_keys import hold
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 OLD, NEW, OTHER = (os.urandom(32) for _ in range(3))
+RUNBOOKS = Path(__file__).resolve().parents[2] / "deploy/runbooks"
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +267,87 @@ def test_what_the_old_key_had_wrapped_is_not_left_in_the_tables_files(house, mon
     rotate("--rewrap")
     rotate("--retire", "k1", "--without-backups")
     assert rewritten
+
+
+def commands_of(runbook: str) -> list[list[str]]:
+    """The arguments of each `rotate_keys` in a runbook's blocks, in order."""
+    lines = [line.strip() for line in (RUNBOOKS / f"{runbook}.md").read_text().splitlines()]
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python manage.py rotate_keys")]
+
+
+def test_the_runbook_of_a_rotation_leads_from_the_old_key_to_the_new_one(house, scratch, monkeypatch, worker):
+    worker()
+    walked = []
+    for arguments in commands_of("key_rotation"):
+        if arguments[0] == "--promote":
+            hold(monkeypatch, k1=OLD, k2=NEW)
+            worker()
+        if arguments[0] == "--rewrap":
+            hold(monkeypatch, k1=OLD, k2=NEW, active="k2")
+            worker()
+        if arguments[0] == "--retire":
+            assert "backups" in refusal(*arguments)
+            with scratch.connect() as superuser:
+                superuser.execute("UPDATE memory_master_keys SET unused_since = unused_since - interval '31 days'")
+        if walked[-1:] == ["--retire"]:
+            hold(monkeypatch, k2=NEW)
+            worker()
+        said, code = rotate(*arguments)
+        assert code == 0, (arguments, said)
+        assert all_readable(house), arguments
+        walked.append(arguments[0])
+    assert walked == ["--status", "--promote", "--rewrap", "--verify", "--retire", "--status", "--verify"]
+
+
+def test_the_runbook_of_a_lost_key_finds_it_and_knows_the_copy_that_fits(house, monkeypatch):
+    status, verify = commands_of("key_loss")
+    hold(monkeypatch, k9=OTHER)
+    said, code = rotate(*status)
+    assert (code, said["findings"]) == (1, ["master key k1 wraps 8 keys, and nobody here has it"])
+    assert house[0].get("memory/documents/note").json()["code"] == "key_unavailable"
+    for copy, found in ((None, (0, 8, 0)), (OTHER, (0, 0, 8)), (OLD, (8, 0, 0))):
+        hold(monkeypatch, k9=NEW, **({"k1": copy} if copy else {}))
+        said, _ = rotate(*verify)
+        assert (said["done"], said["unavailable"], said["damaged"]) == found
+    assert all_readable(house)
+
+
+def test_a_user_whose_key_is_lost_for_good_can_erase_his_memory_and_begin_anew(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    hold(monkeypatch, k3=OTHER)
+    with pytest.raises(SettingError):
+        require_promoted_key()
+    assert rotate("--promote", "k3")[0]["promoted"] == "k3"
+    require_promoted_key()
+    person = house[0]
+    forget_profiles()
+    assert person.get("memory/documents/note").status_code == 503
+    assert person.post("memory/erase", {"confirm": person.user_id}).status_code == 200
+    remember(person, "note")
+    assert (under(scratch, person), all_readable([person])) == ({"k3": 2}, True)
+
+
+def test_the_runbook_of_a_stolen_key_leaves_nothing_that_it_or_the_old_data_keys_open(
+    house, scratch, monkeypatch, worker
+):
+    monkeypatch.setattr(data_keys, "APART_SECONDS", 0.0)
+    walked = []
+    for arguments in commands_of("key_compromise"):
+        if arguments[0] == "--promote":
+            hold(monkeypatch, k1=OLD, k2=NEW)
+            worker()
+        if walked[-1:] == ["--promote"]:
+            worker()
+        if walked[-1:] == ["--retire"]:
+            hold(monkeypatch, k2=NEW)
+            worker()
+        arguments = [house[0].user_id if argument == "ID" else argument for argument in arguments]
+        assert rotate(*arguments)[1] == 0, arguments
+        assert all_readable(house), arguments
+        walked.append(arguments[0])
+    assert walked == ["--promote", "--rewrap", "--verify", "--retire", "--data", "--data", "--rewrap"]
+    with scratch.connect() as superuser:
+        oldest = superuser.execute("SELECT min(generation) FROM memory_data_keys").fetchone()
+    assert (oldest, under(scratch)) == ((2,), {"k2": 8})
