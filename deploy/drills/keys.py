@@ -8,8 +8,8 @@
    killed at half and gone on with, verify, retire, `k1` out of the file.
 4. `rotate_keys --data`, killed at half of the rows, and gone on with.
 
-`--only` does one of 3 and 4. Prints what each step did, its rate, and the waits of reads and writes meanwhile. Exit 1 where a request failed, an
-answer differed or a step did not end as it should.
+`--only` does one of 3 and 4. Prints what each step did, its rate, and the waits of reads and writes meanwhile. Exit 1
+where a request failed, an answer differed or a step did not end as it should.
 """
 
 from __future__ import annotations
