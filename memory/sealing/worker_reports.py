@@ -115,6 +115,8 @@ class Reporter:
         try:
             with connect_apart() as connection:
                 self.say(connection)
+                # After the report and not before it: what was promoted in between was not asked of this worker.
+                read_promoted(connection)
                 connection.execute(_FORGET, [KEPT_HOURS])
         except psycopg.Error as exc:
             logger.warning("what keys this worker holds cannot be said yet (%s)", type(exc).__name__)

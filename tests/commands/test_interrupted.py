@@ -131,7 +131,11 @@ def unmigrated(django_db_setup, django_db_blocker, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["flag", "erasures", "replay_erasures", "prune_expired", "explain_ann", "register_space --if-none"]
+    "arguments",
+    [
+        *("flag", "erasures", "replay_erasures", "prune_expired", "explain_ann", "register_space --if-none"),
+        "rotate_keys --status",
+    ],
 )
 def test_on_an_unmigrated_database_a_command_ends_with_one_line_and_exit_code_4(unmigrated, arguments):
     process = command(*arguments.split(), environment=unmigrated)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from memory.erasure import key_remains
 from memory.errors import KeyUnavailable
 from memory.keys.secret_files import SettingError
 from memory.maintenance import data_keys, master_keys
+from memory.maintenance.key_status import status_table
 from memory.rls import tenant_transaction
 from memory.sealing import rewrap as rewrapping
 from memory.sealing.generations import add_generation
@@ -237,6 +239,36 @@ def test_an_old_backups_wrapped_keys_do_not_open_once_the_old_key_is_gone(house,
     assert all_readable([other])
 
 
+def test_an_old_backups_rows_and_their_key_together_open_nothing_either(house, scratch, monkeypatch):
+    monkeypatch.setattr(data_keys, "APART_SECONDS", 0.0)
+    person = house[0]
+    with scratch.connect() as superuser:
+        keys, chunks = (
+            superuser.execute(f"SELECT {columns} FROM {table} WHERE user_hash = %s", [person.user_hash]).fetchone()
+            for table, columns in (
+                ("memory_data_keys", "generation, key_id, sealed_key"), ("memory_chunks", "generation, text_cipher"),
+            )
+        )  # fmt: skip
+        hold(monkeypatch, k1=OLD, k2=NEW)
+        for step in (["--promote", "k2"], ["--rewrap"], ["--data"], ["--retire", "k1", "--without-backups"]):
+            assert rotate(*step)[1] == 0
+        hold(monkeypatch, k2=NEW)
+        superuser.execute("UPDATE memory_chunks SET generation = %s, text_cipher = %s WHERE user_hash = %s",
+                          [*chunks, person.user_hash])  # fmt: skip
+        for key_id, code in (("k1", "key_unavailable"), ("k2", "decryption_failed")):
+            superuser.execute(
+                "DELETE FROM memory_data_keys WHERE user_hash = %s AND generation = 1", [person.user_hash]
+            )
+            superuser.execute("INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key)"
+                              " VALUES (%s, %s, %s, %s)", [person.user_hash, keys[0], key_id, keys[2]])  # fmt: skip
+            forget_profiles()
+            response = person.get("memory/documents/note")
+            assert response.json()["code"] == code
+        said, code = rotate("--data", "--user", person.user_id)
+        assert (code, said["skipped"]) == (4, 1), "such a user is left alone, and named as not done"
+    assert all_readable(house[1:])
+
+
 def test_status_says_where_each_key_stands_and_gives_no_key_and_nobody_away(house, scratch, monkeypatch, worker):
     hold(monkeypatch, k1=OLD, k2=NEW)
     worker()
@@ -255,6 +287,21 @@ def test_status_says_where_each_key_stands_and_gives_no_key_and_nobody_away(hous
         superuser.execute("UPDATE memory_master_keys SET promoted_at = now() - interval '91 days'")
     said, code = rotate("--status", "--table")
     assert code == 1 and "master key k2 has wrapped for 91 days, more than 90" in said["findings"]
+    table = status_table(said)
+    assert re.search(r"^master k1 +old +5 +4 .* 1 of 1 workers$", table, re.MULTILINE), table
+    assert "! master key k2 has wrapped for 91 days, more than 90" in table
+
+
+def test_every_process_forgets_what_it_opened_when_a_key_retires(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    with scratch.connect() as superuser:
+        changes = "SELECT slot, changes FROM memory_key_changes"
+        before = dict(superuser.execute(changes).fetchall())
+        rotate("--retire", "k1", "--without-backups")
+        after = dict(superuser.execute(changes).fetchall())
+    assert len(after) == 256 and all(after[slot] == before.get(slot, 0) + 1 for slot in after)
 
 
 def test_what_the_old_key_had_wrapped_is_not_left_in_the_tables_files(house, monkeypatch):

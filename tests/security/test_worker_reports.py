@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
+import time
 
 import pytest
 from django.db import connections, transaction
 
 from memory.keys.fingerprints import fingerprint
+from memory.keys.secret_files import SettingError
 from memory.sealing.key_changes import connect_apart
+from memory.sealing.promotion import require_promoted_key
 from memory.sealing.worker_reports import (
     LIVE_SECONDS,
     Reporter,
@@ -103,3 +107,35 @@ def test_nobody_says_anything_while_the_reports_are_held(workers):
             with pytest.raises(Exception, match="lock timeout"):
                 Reporter().say(connection)
     assert live_workers(connections["maint"]) == []
+
+
+def test_a_worker_that_starts_during_a_promotion_sees_it_before_it_serves(workers, monkeypatch, superuser):
+    """It says what it holds, waits for the promotion that did not ask it, and must then know of it."""
+    hold(monkeypatch, k1=OLD)
+    reporter = Reporter()
+
+    def begin() -> None:
+        reporter.begin()
+        connections.close_all()
+
+    starting = threading.Thread(target=begin)
+    try:
+        with transaction.atomic(using="maint"):
+            hold_reports(connections["maint"])
+            starting.start()
+            waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'memory_workers'::regclass AND NOT granted)"
+            deadline = time.monotonic() + 60
+            while not superuser.execute(waits).fetchone()[0]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            with connections["maint"].cursor() as cursor:
+                cursor.execute(
+                    "INSERT INTO memory_master_keys (key_id, fingerprint, promoted_at) VALUES ('k2', %s, now())",
+                    [fingerprint(NEW)],
+                )
+        starting.join(60)
+        with pytest.raises(SettingError, match="k2 wraps users' keys"):
+            require_promoted_key()
+    finally:
+        superuser.execute("DELETE FROM memory_master_keys")
+        reporter.end()
