@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers loadtest profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-keys loadtest profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -185,6 +185,9 @@ bench-summarize: $(READY)  ## time summaries of 200 chunks and weigh what they s
 
 loadtest: $(READY)  ## fill 100,000 chunks (ARGS="--chunks 1000000") and load the service at a constant rate; plots
 	@$(PYTHON) deploy/bench/loadtest.py $(ARGS)
+
+drill-keys: $(READY)  ## rotate the keys of a service of its own under load, with kill -9 in the middle
+	@$(PYTHON) deploy/drills/keys.py $(ARGS)
 
 profile-query: $(READY)  ## sample where a served query's time goes, by stage
 	@$(PYTHON) deploy/bench/profile_query.py $(ARGS)

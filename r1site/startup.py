@@ -22,7 +22,9 @@ from memory.language.pipeline import warm_language
 from memory.middleware import token_verifier
 from memory.retrieval.rerank import warm_reranker
 from memory.sealing.keyring import begin_key_watch
+from memory.sealing.promotion import require_promoted_key
 from memory.sealing.providers import require_key_providers
+from memory.sealing.worker_reports import begin_reports
 from r1site.garbage import spare_what_is_loaded
 
 logger = logging.getLogger(__name__)
@@ -79,11 +81,15 @@ def warm_worker() -> None:
         spare_what_is_loaded()
         warm_language(then=spare_what_is_loaded)
         begin_key_watch()
+        begin_reports()
+        require_promoted_key()
         # Last: a database that is away must not leave the models cold.
         if embedder_of(default_space()) is not get_embedder():
             _refuse(["the default embedding space is not that of MEMORY_EMBEDDING_MODEL"])
     except DatabaseError as exc:
         logger.warning("the embedding space cannot be verified yet (%s)", type(exc).__name__)
+    except SettingError as exc:
+        _refuse([str(exc)])
     except MemoryServiceError as exc:
         _refuse([exc.detail])
     finally:

@@ -77,8 +77,10 @@ def _nothing_borrowed():
     from memory.keys.master_keys import forget_parsed_keys
     from memory.keys.receipt_keys import forget_parsed_receipt_keys
     from memory.sealing.keyring import forget_profiles
+    from memory.sealing.promotion import forget_promoted
 
     forget_profiles()
+    forget_promoted()
     forget_parsed_keys()
     forget_parsed_receipt_keys()
     for connection in connections.all(initialized_only=True):

@@ -6,5 +6,5 @@ from memory.migrations._sqlfile import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("memory", "0014_speakers")]
+    dependencies = [("memory", "0015_rotation")]
     operations = [RunSQLFile("0017_own_indexes")]

@@ -7,6 +7,7 @@ rows of all generations alike.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from uuid import uuid4
 
 from memory.errors import KeyUnavailable
@@ -35,19 +36,33 @@ _DELETE_IDEMPOTENCY = "DELETE FROM memory_idempotency WHERE user_hash = %s AND g
 _DELETE_KEY = "DELETE FROM memory_data_keys WHERE user_hash = %s AND generation = %s"
 
 
-def add_generation(tx: TenantTransaction, profile: TenantProfile) -> int:
+@dataclass(frozen=True)
+class NextKey:
+    """The data key that a user's next generation is to be, made and wrapped before there is a transaction."""
+
+    key: DataKey
+    wrapped: SealedKey
+
+    @classmethod
+    def after(cls, profile: TenantProfile) -> NextKey:
+        """The one after `profile`'s newest. Raises KeyUnavailable."""
+        raw, generation = os.urandom(MASTER_KEY_BYTES), profile.generation + 1
+        wrapped = SealedKey.of(raw, profile.user_hash, DATA_KEY_COLUMN, generation)
+        return cls(DataKey(profile.user_hash, generation, raw), wrapped)
+
+
+def add_generation(tx: TenantTransaction, profile: TenantProfile, made: NextKey | None = None) -> int:
     """Give the user a new data key, from this transaction's commit on the one that seals; its generation.
 
-    `tx` is a writing transaction, `profile` the one that stands. Raises StaleKeys where it does not, KeyUnavailable,
+    `tx` is a writing transaction, `profile` the one that stands. `made`: the key, made now where none is given, which
+    holds a connection while a key server is asked. Raises StaleKeys where `profile` does not stand, KeyUnavailable,
     DecryptionFailed.
     """
     profile.verify(tx)
     [blob] = tx.execute(_USER_ID, [tx.user_hash]).fetchone()
     user_id = open_user_id(profile.newest, bytes(blob))
-    generation = profile.generation + 1
-    raw = os.urandom(MASTER_KEY_BYTES)
-    key = DataKey(tx.user_hash, generation, raw)
-    sealed = SealedKey.of(raw, tx.user_hash, DATA_KEY_COLUMN, generation)
+    made = made or NextKey.after(profile)
+    key, sealed, generation = made.key, made.wrapped, made.key.generation
     tx.execute(_RECORD_SEALS, {"user_hash": tx.user_hash})
     tx.execute(INSERT_DATA_KEY, [tx.user_hash, generation, sealed.key_id, sealed.blob])
     tx.execute(_SWITCH, [generation, seal_user_id(key, user_id), uuid4(), tx.user_hash])

@@ -20,6 +20,7 @@ from memory.errors import KeyUnavailable
 from memory.keys.master_keys import has_master_keys, master_keys
 from memory.keys.secret_files import Secret, SettingError
 from memory.keys.transit import NotAuthentic, Transit, TransitAddress
+from memory.sealing.promotion import wrapping_key
 from memory.security import InvalidTag, associated_data, open_sealed, seal
 
 TRANSIT_PREFIX = "transit:"
@@ -51,11 +52,11 @@ class KeyProvider(Protocol):
 
 
 class MasterKeyProvider:
-    """The master keys of the environment (`memory.keys.master_keys`)."""
+    """The master keys of the environment (`memory.keys.master_keys`); which of them wraps, `promotion.py` says."""
 
     def wrap(self, key: bytes, context: KeyContext) -> tuple[str, bytes]:
-        master = master_keys()
-        return master.active_id, seal(key, context.bound_to(master.active_id), master.active)
+        key_id, master = wrapping_key()
+        return key_id, seal(key, context.bound_to(key_id), master)
 
     def unwrap(self, key_id: str, blob: bytes, context: KeyContext) -> bytes:
         if not has_master_keys():
@@ -98,6 +99,14 @@ def unwrap_key(key_id: str, blob: bytes, context: KeyContext) -> bytes:
     return _provider(name).unwrap(key_id, blob, context)
 
 
+def current_key_id() -> str:
+    """The id that a key wrapped now gets: of the master key, or of the key server's newest version.
+
+    Raises KeyUnavailable where nothing can be wrapped now.
+    """
+    return wrap_key(bytes(32), _NOBODYS)[0]
+
+
 def require_key_providers() -> None:
     """Raises SettingError unless the provider of new keys is configured, and what else is configured is sound."""
     if settings.MEMORY_KEY_PROVIDER == "local" or has_master_keys():
@@ -108,8 +117,7 @@ def require_key_providers() -> None:
 
 def probe_key_provider() -> None:
     """Wrap and unwrap a key of nobody's. Raises KeyUnavailable; InvalidTag where the provider contradicts itself."""
-    context = KeyContext("0" * 64, "probe", 0)
-    unwrap_key(*wrap_key(bytes(32), context), context)
+    unwrap_key(*wrap_key(bytes(32), _NOBODYS), _NOBODYS)
 
 
 def forget_key_providers() -> None:
@@ -128,6 +136,7 @@ def _provider(name: str) -> KeyProvider:
 
 
 _LOCAL = MasterKeyProvider()
+_NOBODYS = KeyContext("0" * 64, "probe", 0)
 
 
 @lru_cache(maxsize=1)

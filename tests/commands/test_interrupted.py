@@ -140,6 +140,7 @@ def unmigrated(django_db_setup, django_db_blocker, tmp_path_factory):
         "explain_ann",
         "maintain_indexes",
         "register_space --if-none",
+        "rotate_keys --status",
     ],
 )
 def test_on_an_unmigrated_database_a_command_ends_with_one_line_and_exit_code_4(unmigrated, arguments):

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -181,3 +182,46 @@ def test_what_the_master_key_wrapped_before_opens_beside_what_the_server_wraps(k
         assert {key_id.partition(":")[0] for key_id in wrapped_by(service)} == {"k1", "transit"}
     finally:
         service.stop()
+
+
+def rotate(service: Service, *arguments: str) -> tuple[int, dict]:
+    """`manage.py rotate_keys` beside the service, with its settings: exit code, and what it said."""
+    environment = {**service.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
+    command = [sys.executable, "manage.py", "rotate_keys", *arguments]
+    done = subprocess.run(command, cwd=service.tree, env=environment, capture_output=True, text=True)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"refused": done.stderr}
+
+
+def test_a_deployment_moves_from_the_file_to_the_server_to_its_next_version_and_back(key_server):
+    with running(
+        MEMORY_TRANSIT_URL=key_server.url, MEMORY_TRANSIT_TOKEN=key_server.token, MEMORY_KEY_CACHE_SECONDS="1"
+    ) as service:
+        for user in ("alice", "bob"):
+            assert remember(service, user, "one", f"What {user} said.")[0] == 201
+        tokens = {user: service.token(user) for user in ("alice", "bob")}
+
+        def wrap_by(provider: str) -> None:
+            service.stop()
+            service.environment["MEMORY_KEY_PROVIDER"] = provider
+            service.start()
+
+        def all_is_under(key_id: str) -> None:
+            code, said = rotate(service, "--rewrap")
+            assert (code, said["done"], said["left"]) == (0, 4, 0)
+            assert wrapped_by(service) == {key_id}
+            time.sleep(1.1)
+            for user, token in tokens.items():
+                assert found(service, token) == (200, [f"What {user} said."])
+
+        assert wrapped_by(service) == {"k1"}
+        service.environment["MEMORY_KEY_PROVIDER"] = "transit"
+        code, said = rotate(service, "--rewrap")
+        assert code == 1 and "wrap under k1" in said["refused"], "the worker does not ask the server yet"
+        wrap_by("transit")
+        version = rotate(service, "--status")[1]["wraps"].rpartition(":")[2]
+        all_is_under(f"transit:r1-memory:{version}")
+        key_server.ask("POST", "transit/keys/r1-memory/rotate", {})
+        all_is_under(f"transit:r1-memory:{int(version) + 1}")
+        assert rotate(service, "--retire", f"transit:r1-memory:{version}", "--without-backups")[0] == 0
+        wrap_by("local")
+        all_is_under("k1")

@@ -1,0 +1,244 @@
+"""Keys rotated under load, with kill -9 in the middle of it: `make drill-keys`.
+
+1. Start the whole service with the master key `k1` in a file, two workers and rates off. Store `--users` users of one
+   chunk, one of `--rows` chunks, some readers and some writers.
+2. From here on `--reads` queries and `--writes` writes a second, each timed from the moment that it was due. A reader's
+   answer must be that of before: the same chunks with the same scores. A writer reads at the end what he wrote last.
+3. Walk deploy/runbooks/key_rotation.md: `k2` into the file, promote (refused until the workers have read it), re-wrap,
+   killed at half and gone on with, verify, retire, `k1` out of the file.
+4. `rotate_keys --data`, killed at half of the rows, and gone on with.
+
+`--only` does one of 3 and 4. Prints what each step did, its rate, and the waits of reads and writes meanwhile. Exit 1
+where a request failed, an answer differed or a step did not end as it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+from deploy.bench.chats import load_lines  # noqa: E402
+from deploy.bench.served import Served  # noqa: E402
+from deploy.bench.wire import mint_tokens  # noqa: E402
+from deploy.drills.load import Load, asked  # noqa: E402
+
+READERS, WRITERS, TURNS, QUESTIONS = 4, 4, 20, 5
+PATIENCE_SECONDS = 120.0
+STEP_LIMIT_SECONDS = 3600
+_UNDER = """
+SELECT (SELECT count(*) FROM memory_data_keys WHERE key_id = 'k2')
+    + (SELECT count(*) FROM memory_search_keys WHERE key_id = 'k2')"""
+_KEYS = "SELECT (SELECT count(*) FROM memory_data_keys) + (SELECT count(*) FROM memory_search_keys)"
+_NEW_ROWS = "SELECT count(*) FROM memory_chunks WHERE generation > 1"
+_ROWS = "SELECT count(*) FROM memory_chunks"
+
+
+class Drill:
+    """The service, its key files and the steps."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace):
+        self.options = options
+        self._keys = {"k1": os.urandom(32)}
+        self._keys_file, self._active_file = folder / "keys", folder / "active"
+        self.write_keys("k1")
+        settings = {
+            "MEMORY_ENCRYPTION_KEYS_FILE": str(self._keys_file),
+            "MEMORY_ENCRYPTION_ACTIVE_KEY_FILE": str(self._active_file),
+            "WEB_CONCURRENCY": "2",
+        }
+        self.served = Served(folder / "var", settings=settings)
+        self.environment = {**self.served.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
+        self.failures: list[str] = []
+
+    def write_keys(self, active: str) -> None:
+        """Both files as an operator writes them."""
+        self._active_file.write_text(active)
+        texts = (f"{key_id}:{base64.b64encode(key).decode()}" for key_id, key in self._keys.items())
+        beside = self._keys_file.with_suffix(".new")
+        beside.touch(0o600)
+        beside.write_text(",".join(texts))
+        beside.replace(self._keys_file)
+
+    def expect(self, is_so: bool, what: str) -> None:
+        if not is_so:
+            self.failures.append(what)
+            print(f"FAILED: {what}", file=sys.stderr)
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "manage.py", "rotate_keys", *arguments],
+            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def step(self, *arguments: str) -> tuple[int, dict[str, Any], float]:
+        """(exit code, what it said, seconds)"""
+        started = time.monotonic()
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=STEP_LIMIT_SECONDS)
+        seconds = time.monotonic() - started
+        print(f"  rotate_keys {' '.join(arguments)}: {process.returncode} {out or err}".rstrip(), file=sys.stderr)
+        return process.returncode, json.loads(out) if out else {"refused": err}, seconds
+
+    def killed_at_half(self, done: str, all_of_it: str, *arguments: str) -> float:
+        """How much of its work a step had done, 0 to 1, when it was killed."""
+        with self.served.superuser("r1") as superuser:
+            [total] = superuser.execute(all_of_it).fetchone()
+            [before] = superuser.execute(done).fetchone()
+            process = self.start(*arguments)
+            while process.poll() is None:
+                [now] = superuser.execute(done).fetchone()
+                if now - before >= (total - before) / 2:
+                    process.kill()
+                    break
+                time.sleep(0.01)
+            process.communicate()
+            [now] = superuser.execute(done).fetchone()
+        share = float((now - before) / max(1, total - before))
+        print(f"  killed with {share:.0%} done", file=sys.stderr)
+        self.expect(0.0 < share < 1.0, f"{arguments[0]} ended before it could be killed: give it more to do")
+        return share
+
+    def master_key(self, load: Load) -> dict[str, Any]:
+        """The runbook of a rotation, from the first step to the last."""
+        self._keys["k2"] = os.urandom(32)
+        self.write_keys("k1")
+        load.phase = "promote"
+        code, refusals, deadline = 1, 0, time.monotonic() + PATIENCE_SECONDS
+        while code and time.monotonic() < deadline:
+            code, _, _ = self.step("--promote", "k2")
+            refusals += bool(code)
+            time.sleep(2)
+        self.expect(not code and refusals > 0, "the promotion waits for the workers, and then comes")
+        self.write_keys("k2")
+        # The workers hear of the promotion with their next report.
+        time.sleep(6)
+        load.phase = "re-wrap"
+        self.killed_at_half(_UNDER, _KEYS, "--rewrap")
+        code, said, seconds = self.step("--rewrap")
+        self.expect((code, said.get("left")) == (0, 0), "the second re-wrapping leaves nothing")
+        load.phase = "verify, retire"
+        code, verified, verify_seconds = self.step("--verify")
+        self.expect(code == 0, "every key opens under the new one")
+        code, _, _ = self.step("--retire", "k1", "--without-backups")
+        self.expect(code == 0, "the old key is retired")
+        del self._keys["k1"]
+        self.write_keys("k2")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            _, status, _ = self.step("--status")
+            if all(worker["master_keys"] == ["k2"] for worker in status["workers"]):
+                break
+            time.sleep(5)
+        self.expect(len(status["workers"]) == 2, "two workers are live")
+        self.expect(not status["findings"], "nothing is to be seen to once the old key is gone")
+        rate = said.get("done", 0) / seconds
+        return {
+            "refused_promotions": refusals, "keys_rewrapped": said.get("done"), "keys_a_second": round(rate, 1),
+            "keys_verified": verified.get("done"),
+            "verified_a_second": round(verified.get("done", 0) / verify_seconds, 1),
+        }  # fmt: skip
+
+    def data_keys(self, load: Load) -> dict[str, Any]:
+        """New data keys for everybody."""
+        load.phase = "data keys"
+        self.killed_at_half(_NEW_ROWS, _ROWS, "--data")
+        code, said, seconds = self.step("--data")
+        self.expect(code == 0 and not said.get("waiting"), "the second run ends it")
+        rows = said.get("chunks", 0) + said.get("documents", 0)
+        return {**said, "seconds": round(seconds, 1), "rows_a_second": round(rows / seconds, 1)}
+
+    def run(self) -> dict[str, Any]:
+        options, served = self.options, self.served
+        turns, questions = load_lines(None)
+        with served:
+            subprocess.run(
+                [sys.executable, __file__, "--fill", "--users", str(options.users), "--rows", str(options.rows)],
+                cwd=ROOT, env=self.environment, check=True,
+            )  # fmt: skip
+            names = [f"reader-{n}" for n in range(READERS)] + [f"writer-{n}" for n in range(WRITERS)]
+            tokens = mint_tokens(served.var, names)
+            readers, writers = tokens[:READERS], tokens[READERS:]
+            for number, token in enumerate(readers):
+                documents = [{"doc_id": f"t{n}", "text": turns[number * TURNS + n]} for n in range(TURNS)]
+                asked(served.port, token, "memory/index", {"documents": documents})
+            load = Load(served.port, readers, writers, questions[:QUESTIONS], turns, options.reads, options.writes)
+            load.look_first()
+            with load:
+                load.phase = "before"
+                time.sleep(options.seconds)
+                report = {
+                    name: walk(load)
+                    for name, walk in (("master_key", self.master_key), ("data_keys", self.data_keys))
+                    if options.only in (None, name)
+                }
+                load.phase = "after"
+                time.sleep(options.seconds)
+            self.expect(load.wrote_what_is_read(), "what was written last is what is read")
+            with served.superuser("r1") as superuser:
+                rows = superuser.execute("SELECT count(*) FROM memory_chunks WHERE quarantined_at IS NOT NULL")
+                self.expect(rows.fetchone() == (0,), "nothing is quarantined")
+        report["requests"] = load.report()
+        self.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
+        self.expect(not load.differed, f"{load.differed} answers differed")
+        return report | {"failures": self.failures}
+
+
+def fill(users: int, rows: int) -> None:
+    """In a process of its own, since it is Django's: users of one chunk with two keys each, and one of many rows."""
+    import django
+
+    django.setup()
+    import numpy as np
+    from django.db import connections
+
+    from memory.embedding.spaces import default_space, dimension_of
+    from memory.indexing.slices import Slice
+    from memory.indexing.write import index_memory_batch
+
+    dice, dimension = np.random.default_rng(1), dimension_of(default_space())
+
+    def store(user: str, doc_id: str, chunks: int) -> None:
+        passages = [Slice(f"Passage {n:06} of {doc_id}. ", n * 30, (n + 1) * 30) for n in range(chunks)]
+        text = [Slice(p.text.ljust(30), p.start, p.end) for p in passages]
+        vectors = dice.standard_normal((chunks, dimension)).astype(np.float32)
+        index_memory_batch(connections["default"], user, doc_id, "drill", text, vectors)
+
+    for number in range(users):
+        store(f"key-{number}", "note", 1)
+    for number in range(rows // 200):
+        store("row-0", f"long-{number}", 200)
+    print(f"{users} users and {rows} rows are stored", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--users", type=int, default=300, help="users of one chunk, two keys each (%(default)s)")
+    parser.add_argument("--rows", type=int, default=4000, help="chunks of one user (%(default)s)")
+    parser.add_argument("--reads", type=float, default=20, help="a second (%(default)s)")
+    parser.add_argument("--writes", type=float, default=5, help="a second (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="of load alone, before and after (%(default)s)")
+    parser.add_argument("--only", choices=("master_key", "data_keys"), help="one of the two; else both")
+    parser.add_argument("--fill", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.fill:
+        fill(options.users, options.rows)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="r1-drill-") as folder:
+        Path(folder).chmod(0o755)
+        report = Drill(Path(folder), options).run()
+    print(json.dumps(report, indent=2))
+    return 1 if report["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
