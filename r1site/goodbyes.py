@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from django.conf import settings
 from gunicorn import util
 
 from memory.admission.refusals import LATE
@@ -25,9 +26,8 @@ LINGER_SECONDS = 0.5
 LINGER_MAX_BYTES = 64 * 1024
 # Past this many at once, connections are reset at once.
 LINGERING_MAX = 512
-# How long a client may take to read what is sent from here; and how much of all answers waits for their readers, past
-# which the one that has waited longest is cut.
-SENDING_SECONDS = 20.0
+# How much of all answers waits for readers, who have MEMORY_SEND_SECONDS; past it the one that has waited longest is
+# cut.
 SENDING_MAX_BYTES = 64 * 1024 * 1024
 # Past this many no answer waits: one user's refusals must not take the others' moment.
 LATE_MAX = 256
@@ -164,7 +164,7 @@ class Goodbyes:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _answer(self, connection: socket.socket, late: LateAnswer) -> None:
-        self._sending[connection] = time.monotonic() + SENDING_SECONDS, memoryview(late.content)
+        self._sending[connection] = time.monotonic() + settings.MEMORY_SEND_SECONDS, memoryview(late.content)
         self._selector.register(connection, selectors.EVENT_WRITE)
         while sum(len(left) for _, left in self._sending.values()) > SENDING_MAX_BYTES:
             self._cut(next(iter(self._sending)))

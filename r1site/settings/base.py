@@ -131,6 +131,7 @@ MEMORY_QUERIES_AT_ONCE = env.integer("MEMORY_QUERIES_AT_ONCE", max(4, 2 * cpu_co
 MEMORY_QUERY_SECONDS = env.decimal("MEMORY_QUERY_SECONDS", 2.0, at_least=0.05, at_most=600)
 MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=0.05, at_most=600)
 MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, at_most=3600)
+MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_most=600)
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from memory.api.streaming.client import SEND_LIMIT_SECONDS
 from memory.api.streaming.sse import HEARTBEAT_SECONDS
 from tests.faults.service import running
 from tests.llm_server import STATUS_OK, LLMServer, finish, say
@@ -20,6 +19,7 @@ QUESTION = {"message": "How often is the filter changed?"}
 STREAMS_MAX = 3
 # What should take half a second, on a machine busy with something else.
 GUARD_SECONDS = 15
+SEND_SECONDS = 4
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,7 @@ def service(llm):
     with running(
         MEMORY_LLM_BASE_URL=llm.base_url,
         MEMORY_LLM_STALL_SECONDS="60",
+        MEMORY_SEND_SECONDS=str(SEND_SECONDS),
         MEMORY_STREAMS_MAX=str(STREAMS_MAX),
         # One of them is kept, and two thirds of the others may stream.
         GUNICORN_THREADS=str(STREAMS_MAX * 2),
@@ -162,7 +163,7 @@ def test_a_reader_that_stops_reading_loses_its_stream_and_the_model_its_work(ser
             assert len(other.read_until(lambda events: len(events) > 100)) > 100
         assert llm.gone.wait(GUARD_SECONDS)
         llm.gone.clear()
-        assert llm.gone.wait(SEND_LIMIT_SECONDS + GUARD_SECONDS)
+        assert llm.gone.wait(SEND_SECONDS + GUARD_SECONDS)
 
 
 @contextlib.contextmanager
@@ -191,7 +192,7 @@ def test_readers_of_exports_that_stop_leave_the_worker_its_threads_and_lose_thei
         assert service.call("GET", "/health/live", token)[0] == 200
         # There is one slot for exports, and the reader that has it keeps it no longer than a piece may take.
         assert service.call("GET", "/api/v1/memory/export", tokens[1])[0] == 503
-        deadline = time.monotonic() + SEND_LIMIT_SECONDS + GUARD_SECONDS
+        deadline = time.monotonic() + SEND_SECONDS + GUARD_SECONDS
         while service.call("GET", "/api/v1/memory/export", tokens[1])[0] == 503:
             assert time.monotonic() < deadline, "the slot was not given back"
             time.sleep(0.2)

@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from django.conf import settings
 
 from memory.admission.refusals import LATE
 from r1site import goodbyes
@@ -97,7 +98,7 @@ def test_the_rest_of_a_large_answer_is_sent_as_its_reader_takes_it_and_holds_up_
 
 
 def test_who_does_not_take_his_answer_in_time_is_cut(end_of, monkeypatch):
-    monkeypatch.setattr(goodbyes, "SENDING_SECONDS", 0.2)
+    monkeypatch.setattr(settings, "MEMORY_SEND_SECONDS", 0.2)
     reader = end_of(LateAnswer(time.monotonic(), LARGE))
     time.sleep(1)
     assert len(everything(reader)) < len(LARGE)

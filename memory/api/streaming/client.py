@@ -10,8 +10,10 @@ import contextlib
 import select
 import socket
 
-# One piece of at most PIECE_BYTES must leave within this: a reader of less than 820 bytes a second is let go.
-SEND_LIMIT_SECONDS = 20.0
+from django.conf import settings
+
+# One piece of at most so much must leave within MEMORY_SEND_SECONDS: a reader of less than 820 bytes a second is let
+# go by default.
 PIECE_BYTES = 16 * 1024
 # What the kernel takes off a slow reader's hands, about twice this, and keeps in memory for it.
 SEND_BUFFER_BYTES = 64 * 1024
@@ -28,7 +30,7 @@ class StreamClient:
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._timeout_seconds = self._connection.gettimeout()
-                self._connection.settimeout(SEND_LIMIT_SECONDS)
+                self._connection.settimeout(settings.MEMORY_SEND_SECONDS)
                 self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def has_left(self) -> bool:
