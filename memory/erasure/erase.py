@@ -29,6 +29,8 @@ ERASED_TABLES = {
     "memory_document_sources": ("doc_id", "source_doc_id"),
     "memory_documents": ("doc_id",),
     "memory_idempotency": ("key_mac",),
+    "memory_moved_documents": ("doc_id",),
+    "memory_moves": ("user_hash",),
 }
 # What erases him: without these nothing of the rest opens, or can be searched.
 KEY_TABLES = ("memory_data_keys", "memory_search_keys")

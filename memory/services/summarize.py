@@ -178,7 +178,7 @@ def _store(user_id: str, profile: TenantProfile, scope: SummaryScope, read: Read
         metadata={DERIVED_FROM: list(versions), "summary": _provenance(scope, summary)},
     )
     embedder = embedder_of(profile.space)
-    [chunks] = chunks_of([draft.text], embedder)
+    [chunks] = chunks_of([draft.text], profile.space, embedder)
     embeddings = embedder.embed_passages([each.text for each in chunks], deadline=deadline_at(), user=user_hash)
     document = seal_document(profile, draft, chunks, embeddings)
     with tenant_transaction(user_hash, write=True) as tx:
