@@ -1,0 +1,81 @@
+"""The real command, killed in the middle: the next run goes on, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from django.conf import settings
+
+from tests.db.server import connect
+from tests.moving.memories import answers, rows_by_space
+
+pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
+
+PATIENCE_SECONDS = 60
+_WAITS_FOR_US = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid)))"
+
+# What we hold, so that the command cannot pass, in the order in which it comes there: the user's row, the note of his
+# last document, the row of his move, a row that he leaves behind.
+STOPS = {
+    "before it begins": "SELECT 1 FROM memory_tenants WHERE user_hash = %s FOR UPDATE",
+    "while it copies": "INSERT INTO memory_moved_documents (user_hash, doc_id, version, chunk_count)"
+    " VALUES (%s, 'z', '', 1) RETURNING 1",
+    "before it switches": "SELECT 1 FROM memory_moves WHERE user_hash = %s FOR UPDATE",
+    "while it removes": "SELECT 1 FROM memory_chunks WHERE user_hash = %s AND space = 1 LIMIT 1 FOR UPDATE",
+}
+COPIED = "SELECT count(*) FROM memory_moved_documents WHERE user_hash = %s"
+
+
+def reindex(person, space: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "manage.py", "reindex", "--user", person.user_id, "--space", str(space)],
+        cwd=settings.BASE_DIR, env=os.environ | {"DJANGO_SETTINGS_MODULE": "r1site.settings.test"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def test_a_killed_move_is_gone_on_with_wherever_it_was(keeper, superuser, another_edition):
+    # More than one batch.
+    more = [{"doc_id": f"more/{n}", "text": f"The lighthouse number {n} was lit at dusk."} for n in range(70)]
+    assert keeper.post("memory/index", {"documents": more}).status_code == 201
+    keeper.index("z", "The last one is about a lighthouse too.")
+    before, copied = answers(keeper), []
+    with connect("postgres") as holder:
+        for where, lock in STOPS.items():
+            holder.execute("BEGIN")
+            assert holder.execute(lock, [keeper.user_hash]).fetchone(), where
+            process = reindex(keeper, another_edition)
+            _until_it_waits(holder, superuser, process)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            holder.execute("ROLLBACK")
+            assert answers(keeper) == before, where
+            copied.append(superuser.execute(COPIED, [keeper.user_hash]).fetchone()[0])
+    everything = len(more) + 8
+    assert copied[0] == 0 < copied[1] < everything == copied[2] == copied[3]
+    done = finished(reindex(keeper, another_edition))
+    assert (done["users"], done["moved"], done["failed"], done["damaged"]) == (1, 1, 0, 0)
+    # All of it had been copied by the runs before.
+    assert done["documents"] == 0
+    assert answers(keeper) == before
+    assert set().union(*rows_by_space(superuser, keeper).values()) == {another_edition}
+    assert finished(reindex(keeper, another_edition))["users"] == 0
+
+
+def _until_it_waits(holder, watcher, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not watcher.execute(_WAITS_FOR_US, [holder.info.backend_pid]).fetchone()[0]:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
