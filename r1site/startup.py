@@ -23,6 +23,7 @@ from memory.middleware import token_verifier
 from memory.retrieval.rerank import warm_reranker
 from memory.sealing.keyring import begin_key_watch
 from memory.sealing.providers import require_key_providers
+from memory.sealing.worker_reports import begin_reports
 from r1site.garbage import spare_what_is_loaded
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def warm_worker() -> None:
         spare_what_is_loaded()
         warm_language(then=spare_what_is_loaded)
         begin_key_watch()
+        begin_reports()
         # Last: a database that is away must not leave the models cold.
         require_registered(get_embedder())
         if embedder_of(default_space()) is not get_embedder():

@@ -51,7 +51,8 @@ APP_MAY = {
     **{table: APP_PRIVILEGES for table in TENANT_TABLES},
     **{table: {"SELECT", "INSERT"} for table in APPEND_ONLY_TABLES},
     "memory_key_changes": {"SELECT", "INSERT", "column UPDATE"},
-    **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "django_migrations")},
+    "memory_workers": APP_PRIVILEGES,
+    **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "memory_master_keys", "django_migrations")},
 }
 PARTITIONS = 64
 STAFF_VIEWS = (

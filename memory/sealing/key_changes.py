@@ -65,7 +65,7 @@ class KeyChanges:
     def begin(self) -> None:
         """Look once, before there are keys, so that the first ones need not be forgotten. Never fails."""
         try:
-            with _connect() as connection:
+            with connect_apart() as connection:
                 self.look(connection)
         except psycopg.Error as exc:
             logger.warning("erasures elsewhere cannot be noticed yet (%s)", type(exc).__name__)
@@ -101,7 +101,7 @@ class KeyChanges:
         try:
             while self._goes_on():
                 try:
-                    connection = connection or _connect()
+                    connection = connection or connect_apart()
                     self.look(connection)
                     is_away = False
                 except psycopg.Error as exc:
@@ -125,7 +125,7 @@ class KeyChanges:
             return False
 
 
-def _connect() -> psycopg.Connection:
-    """A connection as the service's role, apart from the pool and from Django."""
+def connect_apart() -> psycopg.Connection:
+    """A connection as the service's role, apart from the pool and from Django; the caller closes it."""
     params = connections["default"].get_connection_params()
     return psycopg.connect(**{"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 5000} | params, autocommit=True)
