@@ -19,7 +19,7 @@ from memory.embedding.embedder import Embedder
 from memory.embedding.process import configured_embedders
 from memory.embedding.space import SCHEME_VERSION, Chunking, Space
 from memory.errors import ModelUnavailable, SpaceMismatch
-from memory.keys.master_keys import tenant_key_check
+from memory.keys.master_keys import tenant_hmac_keys, tenant_key_check
 from memory.limits import CHUNK_MAX_CHARS
 
 _SPACES = "SELECT space, fingerprint, description, is_default, tenant_key_check FROM memory_spaces"
@@ -187,8 +187,17 @@ def space_of(number: int) -> Space:
     return _checked(space)
 
 
+def naming_key() -> bytes:
+    """The tenant HMAC key that new users are named by, of those that this process has. Raises SpaceMismatch.
+
+    As the database said when it was last looked at: whoever makes a user has it said again by the statement that does.
+    """
+    check = space_of(default_space()).tenant_key_check
+    return next(key for key in tenant_hmac_keys() if tenant_key_check(key) == check)
+
+
 def _checked(space: Space) -> Space:
-    if space.tenant_key_check != tenant_key_check():
+    if space.tenant_key_check not in map(tenant_key_check, tenant_hmac_keys()):
         raise SpaceMismatch("MEMORY_TENANT_HMAC_KEY is not the key that this database's users are named by.")
     return space
 

@@ -11,5 +11,5 @@ STATE = [
 
 
 class Migration(migrations.Migration):
-    dependencies = [("memory", "0014_speakers")]
+    dependencies = [("memory", "0015_rotation")]
     operations = [RunSQLFile("0016_moves", STATE)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Protocol
 
 from memory.errors import MemoryServiceError
 from memory.rls import TenantTransaction, tenant_transaction
@@ -18,7 +19,16 @@ INSERT INTO memory_moves (user_hash, from_space, target_hash, space) VALUES (%s,
 _SWITCHED = """
 UPDATE memory_moves SET state = 'removing', switched_at = now()
 WHERE user_hash = %s AND target_hash = %s AND space = %s AND state = 'copying' RETURNING true"""
+_BACK = """
+INSERT INTO memory_moves (user_hash, from_space, target_hash, space, state, switched_at)
+VALUES (%s, %s, %s, %s, 'removing', now())"""
 _END = "DELETE FROM memory_moves WHERE user_hash = %s AND target_hash = %s AND space = %s"
+
+
+class Executes(Protocol):
+    """A tenant's transaction, or a psycopg cursor."""
+
+    def execute(self, sql: str, params: Any = ..., /) -> Any: ...
 
 
 class MoveLost(MemoryServiceError):
@@ -82,6 +92,14 @@ def note_switched(tx: TenantTransaction, move: Move) -> None:
     """The user is where he goes from the commit of `tx` on. Raises MoveLost."""
     if tx.execute(_SWITCHED, [move.user_hash, move.target_hash, move.space]).fetchone() is None:
         raise MoveLost()
+
+
+def note_renamed(cursor: Executes, move: Move) -> None:
+    """The same for a user whose name changes, as r1_maint; under his new name a row says what his old one is."""
+    row = cursor.execute(_SWITCHED, [move.user_hash, move.target_hash, move.space]).fetchone()
+    if row is None:
+        raise MoveLost()
+    cursor.execute(_BACK, [move.target_hash, move.space, move.user_hash, move.space])
 
 
 def end_move(tx: TenantTransaction, move: Move) -> None:

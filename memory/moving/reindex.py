@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from memory.embedding.spaces import embedder_of, space_of
 from memory.errors import Overloaded
+from memory.moving.batches import batches
 from memory.moving.copies import Copier, Place
 from memory.moving.documents import read_documents
 from memory.moving.move import Move, MoveLost, MoveState, begin_move, current_move, note_switched, require_move
+from memory.moving.moved import LAST_DOCUMENTS, ROUNDS_MAX, Moved
 from memory.moving.pace import Pace
 from memory.moving.removal import give_up, remove_left_behind
 from memory.moving.target import remove_copies, replace_copies
@@ -20,13 +21,6 @@ from memory.sealing.keyring import under_profile
 from memory.sealing.profile import TenantProfile
 from memory.sealing.search_keys import add_search_key, open_search_key, switch_space
 
-# One transaction writes so many chunks at most, unless a document has more by itself: its user's other writers wait for
-# it, some 50 ms.
-BATCH_CHUNKS = 64
-# So few documents are copied by the transaction that switches: somebody may write all the time.
-LAST_DOCUMENTS = 8
-ROUNDS_MAX = 100
-
 _COUNTS = """
 UPDATE memory_documents d SET chunk_count = c.chunk_count FROM memory_moved_documents c
 WHERE d.user_hash = %(user_hash)s AND c.user_hash = %(user_hash)s AND c.doc_id = d.doc_id
@@ -35,17 +29,6 @@ _COUNT = """
 UPDATE memory_tenants SET chunk_count = (
     SELECT coalesce(sum(chunk_count), 0) FROM memory_moved_documents WHERE user_hash = %(user_hash)s)
 WHERE user_hash = %(user_hash)s"""
-
-
-@dataclass
-class Moved:
-    """What was done for one user: documents and chunks copied, some more than once; rows removed behind him."""
-
-    documents: int = 0
-    chunks: int = 0
-    rounds: int = 0
-    removed_rows: int = 0
-    finished: bool = False
 
 
 def reindex_user(user_hash: str, space: int, moved: Moved, *, pace: Pace, tell: Callable[[], object]) -> None:
@@ -69,6 +52,8 @@ def reindex_user(user_hash: str, space: int, moved: Moved, *, pace: Pace, tell: 
         tell()
 
     left = current_move(user_hash)
+    if left is not None and left.renames:
+        raise Overloaded("The user is being renamed; run `manage.py rotate_hmac` first.")
     if left is not None and left.state is MoveState.REMOVING:
         remove_left_behind(left, removed)
     elif left is not None and left.space != space:
@@ -116,7 +101,7 @@ class _Reindexing:
         for page in pending_pages(self._move):
             if page.to_remove:
                 self._under_profile(lambda profile, doc_ids=page.to_remove: self._take_away(profile, doc_ids))
-            for batch in _batches(page.to_copy):
+            for batch in batches(page.to_copy):
                 chunks = self._under_profile(lambda profile, doc_ids=batch: self._copy(profile, doc_ids))
                 self._tell()
                 self._pace.spend(chunks)
@@ -181,17 +166,3 @@ def _writing(move: Move, profile: TenantProfile) -> Iterator[TenantTransaction]:
         profile.verify(tx)
         require_move(tx, move)
         yield tx
-
-
-def _batches(documents: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
-    """Doc ids of up to BATCH_CHUNKS chunks together, at least one."""
-    batch: list[str] = []
-    chunks = 0
-    for doc_id, count in documents:
-        if batch and chunks + count > BATCH_CHUNKS:
-            yield batch
-            batch, chunks = [], 0
-        batch.append(doc_id)
-        chunks += count
-    if batch:
-        yield batch

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from memory.moving.move import Move
+from memory.moving.move import Executes, Move
 from memory.rls import tenant_transaction
 
 PAGE_DOCUMENTS = 500
@@ -42,12 +41,6 @@ WITH of_chunks AS MATERIALIZED (
 )
 SELECT coalesce(s.doc_id, c.doc_id), s.doc_id IS NULL
 FROM stored s FULL JOIN copied c ON c.doc_id = s.doc_id WHERE s.version IS DISTINCT FROM c.version LIMIT %(limit)s"""
-
-
-class Executes(Protocol):
-    """A tenant's transaction, or a psycopg cursor."""
-
-    def execute(self, sql: str, params: Any = ..., /) -> Any: ...
 
 
 @dataclass(frozen=True)

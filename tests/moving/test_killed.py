@@ -7,18 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from django.conf import settings
 
 from tests.db.server import connect
 from tests.moving.memories import answers, rows_by_space
+from tests.moving.waiting import PATIENCE_SECONDS, until_it_waits
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
-
-PATIENCE_SECONDS = 60
-_WAITS_FOR_US = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid)))"
 
 # What we hold, so that the command cannot pass, in the order in which it comes there: the user's row, the note of his
 # last document, the row of his move, a row that he leaves behind.
@@ -57,7 +54,7 @@ def test_a_killed_move_is_gone_on_with_wherever_it_was(keeper, superuser, anothe
             holder.execute("BEGIN")
             assert holder.execute(lock, [keeper.user_hash]).fetchone(), where
             process = reindex(keeper, another_edition)
-            _until_it_waits(holder, superuser, process)
+            until_it_waits(holder, superuser, process)
             process.send_signal(signal.SIGKILL)
             process.communicate()
             holder.execute("ROLLBACK")
@@ -72,10 +69,3 @@ def test_a_killed_move_is_gone_on_with_wherever_it_was(keeper, superuser, anothe
     assert answers(keeper) == before
     assert set().union(*rows_by_space(superuser, keeper).values()) == {another_edition}
     assert finished(reindex(keeper, another_edition))["users"] == 0
-
-
-def _until_it_waits(holder, watcher, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not watcher.execute(_WAITS_FOR_US, [holder.info.backend_pid]).fetchone()[0]:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)

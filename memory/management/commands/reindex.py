@@ -8,7 +8,7 @@ from memory.errors import InvalidUserId, MemoryServiceError
 from memory.maintenance.command import Exit, ServiceCommand, failed, usage
 from memory.maintenance.moves import ADVISORY_LOCK, Reindexed, reindex_users
 from memory.moving.pace import Pace
-from memory.security import hmac_user
+from memory.sealing.names import user_hash_of
 
 # What a mover leaves to the service beside it: the scheduler gives it what nobody else wants.
 NICENESS = 10
@@ -39,7 +39,7 @@ class Command(ServiceCommand):
             raise usage("--chunks-per-second is 0 or more")
         done = Reindexed(dry_run)
         try:
-            user_hash = None if user is None else hmac_user(user)
+            user_hash = None if user is None else user_hash_of(user)
         except InvalidUserId as exc:
             raise usage(exc.detail) from None
         _stand_back()

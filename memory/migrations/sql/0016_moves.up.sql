@@ -35,6 +35,17 @@ CREATE TABLE memory_moved_documents (
     CONSTRAINT memory_moved_documents_user_hash_hex CHECK (user_hash ~ '^[0-9a-f]{64}$')
 );
 
+-- The keys that users were and are named by, each by a fingerprint that gives nothing of it away. No tenant data, no key.
+CREATE TABLE memory_hmac_keys (
+    fingerprint  text NOT NULL PRIMARY KEY,
+    named_since  timestamptz,
+    left_at      timestamptz,
+    retired_at   timestamptz
+);
+REVOKE ALL ON memory_hmac_keys FROM PUBLIC;
+GRANT SELECT, INSERT, UPDATE, DELETE ON memory_hmac_keys TO r1_maint;
+GRANT SELECT ON memory_hmac_keys TO r1_backup;
+
 DO $isolation$
 DECLARE
     tenant_table text;
