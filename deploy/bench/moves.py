@@ -29,9 +29,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.bench.served import Served
 from memory.auth.mint import mint
 
-WORDS = (
-    "ferry island lighthouse harbour passport cellar piano beekeeper envelope drawer kitchen roof winter spring".split()
-)
+WORDS = [
+    "ferry",
+    "island",
+    "lighthouse",
+    "harbour",
+    "passport",
+    "cellar",
+    "piano",
+    "beekeeper",
+    "envelope",
+    "drawer",
+    "kitchen",
+    "roof",
+    "winter",
+    "spring",
+]
 QUESTIONS = ("Where is the passport?", "the ferry to the island", "lighthouse in winter")
 # Of a cosine, by the half precision of a vector that was rotated otherwise.
 SCORE_TOLERANCE = 0.003

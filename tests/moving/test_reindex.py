@@ -8,7 +8,6 @@ from django.conf import settings
 from memory.embedding import spaces
 from memory.embedding.process import get_embedder
 from tests.moving.memories import answers, exported, listed, reindexed, repeat, rows_by_space
-from tests.tiny_models import TINY_DIMENSION
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
@@ -45,24 +44,6 @@ def test_a_new_search_key_changes_no_answer(keeper, superuser, another_edition):
     assert spaces_left == {another_edition}
     space, documents, chunks, *there, listed_chunks = counts(superuser, keeper)
     assert (space, [documents, chunks], listed_chunks) == (another_edition, there, chunks)
-
-
-def test_another_model_of_another_dimension_finds_words_as_before(keeper, superuser, next_space):
-    exports = exported(keeper)
-    done = reindexed(keeper, next_space)
-    assert (done.moved, done.failed, done.damaged) == (1, 0, 0)
-    dimensions = "SELECT DISTINCT vector_dims(embedding) FROM memory_chunks WHERE user_hash = %s"
-    assert superuser.execute(dimensions, [keeper.user_hash]).fetchall() == [(TINY_DIMENSION,)]
-    found_now = keeper.query("heat pump in the cellar", thread_id="kitchen", speaker="anna smith").json()["results"]
-    assert found_now[0]["doc_id"] == "turn/3"
-    moved = exported(keeper)
-    assert {doc_id: found["text"] for doc_id, found in moved.items()} == {
-        doc_id: found["text"] for doc_id, found in exports.items()
-    }
-    [berlin] = [each for each in keeper.query('"beekeepers in Berlin"', top_k=1).json()["results"]]
-    assert {entity["text"] for entity in berlin["metadata"]["entities"]} >= {"Berlin"}
-    _, documents, chunks, *there, listed_chunks = counts(superuser, keeper)
-    assert ([documents, chunks], listed_chunks) == (there, chunks)
 
 
 @pytest.mark.parametrize(

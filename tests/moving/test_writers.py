@@ -60,21 +60,22 @@ def at_step(monkeypatch):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_what_is_written_replaced_or_deleted_at_any_moment_is_so_afterwards(
-    keeper, superuser, another_edition, at_step, step
+    scribe, superuser, another_edition, at_step, step
 ):
     def meanwhile() -> None:
-        assert keeper.index("new", "A new lighthouse was built on the cape.").status_code == 201
-        assert keeper.index("turn/2", "The passport is in the safe now.", thread_id="kitchen").status_code == 200
-        assert keeper.delete("memory/documents/turn/3").status_code == 204
-        assert keeper.post("memory/entities", {"doc_id": "new"}).json()["stored"]
+        assert scribe.index("new", "A new lighthouse was built on the cape.").status_code == 201
+        assert scribe.index("turn/2", "The passport is in the safe now.", thread_id="kitchen").status_code == 200
+        assert scribe.delete("memory/documents/turn/3").status_code == 204
+        made = scribe.post("memory/entities", {"doc_id": "long"})
+        assert made.json()["stored"]
 
-    expected = exported(keeper)
+    expected = exported(scribe)
     happened = at_step(step, meanwhile)
-    done = reindexed(keeper, another_edition)
+    done = reindexed(scribe, another_edition)
     assert happened == [step]
     assert (done.moved, done.failed) == (1, 0)
 
-    after = exported(keeper)
+    after = exported(scribe)
     texts = {doc_id: found["text"] for doc_id, found in after.items()}
     # A summary goes with a document that it was made from.
     kept = {
@@ -85,64 +86,64 @@ def test_what_is_written_replaced_or_deleted_at_any_moment_is_so_afterwards(
     assert texts == kept | {
         "new": "A new lighthouse was built on the cape.", "turn/2": "The passport is in the safe now.",
     }  # fmt: skip
-    assert keeper.query("lighthouse").json()["results"][0]["doc_id"] == "new"
-    assert "entities" in keeper.query("lighthouse").json()["results"][0]["metadata"]
-    assert all(each["doc_id"] != "turn/3" for each in keeper.query("heat pump", top_k=50).json()["results"])
-    assert rows_by_space(superuser, keeper)["memory_chunks"] == {another_edition}
+    assert scribe.query("lighthouse").json()["results"][0]["doc_id"] == "new"
+    assert "entities" in scribe.query('"beekeepers in Berlin"').json()["results"][0]["metadata"]
+    assert all(each["doc_id"] != "turn/3" for each in scribe.query("heat pump", top_k=50).json()["results"])
+    assert rows_by_space(superuser, scribe)["memory_chunks"] == {another_edition}
     assert (
         superuser.execute(
-            "SELECT document_count, chunk_count FROM memory_tenants WHERE user_hash = %s", [keeper.user_hash]
+            "SELECT document_count, chunk_count FROM memory_tenants WHERE user_hash = %s", [scribe.user_hash]
         ).fetchone()
         == superuser.execute(
-            "SELECT count(DISTINCT doc_id), count(*) FROM memory_chunks WHERE user_hash = %s", [keeper.user_hash]
+            "SELECT count(DISTINCT doc_id), count(*) FROM memory_chunks WHERE user_hash = %s", [scribe.user_hash]
         ).fetchone()
     )
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_an_erasure_at_any_moment_wins_and_leaves_nothing_in_either_space(
-    keeper, superuser, another_edition, at_step, step
+    scribe, superuser, another_edition, at_step, step
 ):
     receipts = []
-    happened = at_step(step, lambda: receipts.append(keeper.post("memory/erase", {"confirm": keeper.user_id}).json()))
-    done = reindexed(keeper, another_edition)
+    happened = at_step(step, lambda: receipts.append(scribe.post("memory/erase", {"confirm": scribe.user_id}).json()))
+    done = reindexed(scribe, another_edition)
     assert happened == [step]
     assert (done.moved, done.failed) == (0, 0)
     assert receipts[0]["key_destroyed"] and receipts[0]["erased_documents"] == 7
-    assert rows(superuser, keeper).keys() <= {"memory_erasures", "memory_rate_buckets"}
-    assert keeper.query("passport").json()["results"] == []
+    assert rows(superuser, scribe).keys() <= {"memory_erasures", "memory_rate_buckets"}
+    assert scribe.query("passport").json()["results"] == []
 
 
 def test_a_move_of_somebody_who_has_begun_anew_meanwhile_takes_nothing_over(
-    keeper, superuser, another_edition, at_step
+    scribe, superuser, another_edition, at_step
 ):
     def anew() -> None:
-        keeper.post("memory/erase", {"confirm": keeper.user_id})
-        keeper.index("only", "All of this is new.")
+        scribe.post("memory/erase", {"confirm": scribe.user_id})
+        scribe.index("only", "All of this is new.")
 
     at_step(STEPS[1], anew)
-    reindexed(keeper, another_edition)
-    assert {doc_id: found["text"] for doc_id, found in exported(keeper).items()} == {"only": "All of this is new."}
-    assert "memory_moves" not in rows(superuser, keeper)
+    reindexed(scribe, another_edition)
+    assert {doc_id: found["text"] for doc_id, found in exported(scribe).items()} == {"only": "All of this is new."}
+    assert "memory_moves" not in rows(superuser, scribe)
 
 
-def test_nobody_else_is_touched(keeper, bob, superuser, another_edition):
+def test_nobody_else_is_touched(scribe, bob, superuser, another_edition):
     bob.index("ferry", "The ferry leaves at nine.")
     of_bob = "SELECT xmin, * FROM memory_chunks WHERE user_hash = %s"
     before = superuser.execute(of_bob, [bob.user_hash]).fetchall()
-    reindexed(keeper, another_edition)
+    reindexed(scribe, another_edition)
     assert superuser.execute(of_bob, [bob.user_hash]).fetchall() == before
     assert rows_by_space(superuser, bob)["memory_search_keys"] == {1}
 
 
-def test_readers_and_a_writer_beside_a_move_see_a_whole_memory_and_never_fail(keeper, superuser, another_edition):
+def test_readers_and_a_writer_beside_a_move_see_a_whole_memory_and_never_fail(scribe, superuser, another_edition):
     from django.db import connections
 
     stop, failures, answers = threading.Event(), [], []
 
     def read() -> None:
         while not stop.is_set():
-            with bind_tenant(keeper.user_hash):
+            with bind_tenant(scribe.user_hash):
                 results = query_memory(MemoryQuery("passport", top_k=50, rerank=False)).results
             # Of the whole memory: nothing is found twice, and nothing is missing.
             ids = [(each.doc_id, each.chunk_index) for each in results]
@@ -152,7 +153,7 @@ def test_readers_and_a_writer_beside_a_move_see_a_whole_memory_and_never_fail(ke
 
     def write() -> None:
         for number in range(40):
-            response = keeper.index(f"beside/{number}", f"Written beside the move, number {number}.")
+            response = scribe.index(f"beside/{number}", f"Written beside the move, number {number}.")
             if response.status_code != 201:
                 failures.append(response.content)
 
@@ -173,17 +174,17 @@ def test_readers_and_a_writer_beside_a_move_see_a_whole_memory_and_never_fail(ke
     try:
         for _ in range(2):
             for space in (another_edition, 1):
-                assert reindexed(keeper, space).moved == 1
+                assert reindexed(scribe, space).moved == 1
     finally:
         threads[2].join()
         stop.set()
         for thread in threads:
             thread.join()
     assert failures == [] and len(answers) > 4
-    assert {f"beside/{number}" for number in range(40)} <= exported(keeper).keys()
+    assert {f"beside/{number}" for number in range(40)} <= exported(scribe).keys()
 
 
-def test_a_move_that_is_lost_says_so(keeper, another_edition):
-    move = reindex.Move(keeper.user_hash, 1, keeper.user_hash, another_edition)
+def test_a_move_that_is_lost_says_so(scribe, another_edition):
+    move = reindex.Move(scribe.user_hash, 1, scribe.user_hash, another_edition)
     with pytest.raises(MoveLost):
         reindex.remove_left_behind(move, lambda rows: None)
