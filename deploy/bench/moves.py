@@ -5,6 +5,8 @@ new search key (`reindex`) and then another name (`rotate_hmac`), and with --nex
 killed (-9) a few times and run again until it is through. The drill fails where a request fails, where the answers of a
 user who does not write are not those of before (ids, and scores but for the half precision of another rotation), or
 where a write that was acknowledged is not there at the end.
+
+Longer than 250 lines on purpose: a drill is read from its load to its verdict in one piece.
 """
 
 from __future__ import annotations

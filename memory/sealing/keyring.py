@@ -27,7 +27,7 @@ from memory.security import associated_data, hmac_user, open_sealed, seal
 _INSERT_TENANT = """
 INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space, seal_count, created_at)
 SELECT %s, %s, %s, %s, 1, clock_timestamp()
-WHERE EXISTS (SELECT FROM memory_spaces WHERE is_default AND tenant_key_check = %s)
+WHERE NOT EXISTS (SELECT FROM memory_spaces WHERE is_default AND tenant_key_check <> %s)
 ON CONFLICT (user_hash) DO NOTHING RETURNING true"""
 INSERT_DATA_KEY = "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
 INSERT_SEARCH_KEY = "INSERT INTO memory_search_keys (user_hash, space, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
