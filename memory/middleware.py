@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from io import BytesIO
 
 from django.conf import settings
+from django.db import Error
 from django.utils.module_loading import import_string
 
 from memory import metrics
@@ -22,9 +24,11 @@ from memory.auth.tokens import TokenVerifier, bearer_token
 from memory.errors import MemoryServiceError
 from memory.keys.secret_files import SettingError
 from memory.rls import bind_tenant, bound_tenant, give_back_connection
-from memory.security import hmac_user
+from memory.sealing.names import are_being_renamed, user_hash_anew, user_hash_of
 
 PROTECTED_PREFIX = "/api/"
+# Of the look for a user's name, while users are renamed.
+DATABASE_FAILURES = (Error,)
 
 
 @lru_cache(maxsize=1)
@@ -63,13 +67,30 @@ class TenantMiddleware:
         started = time.perf_counter()
         try:
             request.verified_token = token_verifier().verify(bearer_token(request.headers.get("Authorization")))
-            user_hash = hmac_user(request.verified_token.user_id)
-        except (MemoryServiceError, SettingError) as exc:
+            user_hash = user_hash_of(request.verified_token.user_id)
+        except (MemoryServiceError, SettingError, *DATABASE_FAILURES) as exc:
             metrics.auth_refused.labels(getattr(exc, "reason", None) or getattr(exc, "code", "setting")).inc()
             return self.problem_response(request, exc)
         finally:
             metrics.auth_ms.observe((time.perf_counter() - started) * 1000)
         with bind_tenant(user_hash):
+            response = self.get_response(request)
+        if response.status_code == 503 and are_being_renamed():
+            return self._under_the_name_of_now(request, response, user_hash)
+        return response
+
+    def _under_the_name_of_now(self, request, response, user_hash: str):
+        """Who was renamed under way is answered once more, under his new name; anybody else as he was."""
+        try:
+            again = user_hash_anew(request.verified_token.user_id)
+        except (MemoryServiceError, *DATABASE_FAILURES):
+            return response
+        if again == user_hash:
+            return response
+        response.close()
+        if (raw := getattr(request, "raw_body", None)) is not None:
+            request._stream, request._read_started = BytesIO(raw), False
+        with bind_tenant(again):
             return self.get_response(request)
 
 

@@ -52,11 +52,13 @@ __all__ = [
     "refuse_cross_tenant",
     "set_rls_context",
     "tenant_transaction",
+    "under_other_name",
     "verify_rls_isolation",
 ]
 
 USER_HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 SET_CONTEXT = "SELECT set_config('app.user_hash', %s, true)"
+OTHER_NAME = "SELECT true FROM memory_moves WHERE user_hash = %s AND target_hash = %s"
 GET_CONTEXT = "SELECT current_setting('app.user_hash', true)"
 
 _bound: ContextVar[str | None] = ContextVar("memory_bound_tenant", default=None)
@@ -71,6 +73,24 @@ def bind_tenant(user_hash: str) -> Iterator[None]:
     """
     _require_hex(user_hash)
     if _bound.get() not in (None, user_hash):
+        refuse_cross_tenant()
+    token = _bound.set(user_hash)
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+@contextmanager
+def under_other_name(user_hash: str) -> Iterator[None]:
+    """The bound tenant under another name of his for a block: the one that his own row of memory_moves names.
+
+    Raises CrossTenantAttempt where it names no such one. For an erasure, which reaches both places of a user who is
+    being renamed.
+    """
+    with tenant_transaction(reads_state=False) as tx:
+        his = tx.execute(OTHER_NAME, [tx.user_hash, user_hash]).fetchone()
+    if his is None:
         refuse_cross_tenant()
     token = _bound.set(user_hash)
     try:

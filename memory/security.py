@@ -42,12 +42,14 @@ def canonical_user_id(user_id: object) -> str:
     return user_id
 
 
-def hmac_user(user_id: str) -> str:
+def hmac_user(user_id: str, key: bytes | None = None) -> str:
     """The tenant's name in the database: HMAC-SHA256 under MEMORY_TENANT_HMAC_KEY, 64 hex digits.
 
+    Under `key`, where users are being renamed: which name is a user's then, `memory/sealing/names.py` says.
     Raises InvalidUserId when the id is not canonical; the HMAC is then never computed.
     """
-    return hmac.new(tenant_hmac_key(), canonical_user_id(user_id).encode(), hashlib.sha256).hexdigest()
+    secret = tenant_hmac_key() if key is None else key
+    return hmac.new(secret, canonical_user_id(user_id).encode(), hashlib.sha256).hexdigest()
 
 
 def _cipher(key: bytes | AESGCM | None) -> AESGCM:

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 import reranker
 from memory.checks import settings_fit_together
 from memory.embedding.process import configured_embedders, get_embedder
-from memory.embedding.spaces import default_space, embedder_of
+from memory.embedding.spaces import default_space, embedder_of, require_registered
 from memory.errors import MemoryServiceError, UnsafeDatabase
 from memory.isolation.audit import require_safe_database
 from memory.keys.master_keys import tenant_hmac_key
@@ -84,6 +84,7 @@ def warm_worker() -> None:
         begin_reports()
         require_promoted_key()
         # Last: a database that is away must not leave the models cold.
+        require_registered(get_embedder())
         if embedder_of(default_space()) is not get_embedder():
             _refuse(["the default embedding space is not that of MEMORY_EMBEDDING_MODEL"])
     except DatabaseError as exc:

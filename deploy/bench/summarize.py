@@ -36,11 +36,11 @@ def load(user) -> None:
     from memory.indexing.seal import DocumentDraft
     from memory.services.index import active_embedder, chunks_of, index_document
 
-    left, embedder = CHUNKS, active_embedder(user.user_hash)[1]
+    left, place = CHUNKS, active_embedder(user.user_hash)
     for name, text in sorted(topics.items(), key=lambda topic: (-len(topic[1]), topic[0])):
-        [chunks] = chunks_of([text], embedder)
+        [chunks] = chunks_of([text], *place)
         text = text[: chunks[min(left, len(chunks)) - 1].end]
-        [chunks] = chunks_of([text], embedder)
+        [chunks] = chunks_of([text], *place)
         if len(chunks) > left:
             continue
         user.call(index_document, user.user_id, DocumentDraft(f"help/{name}", SOURCE, text))

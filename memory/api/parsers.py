@@ -16,6 +16,7 @@ from memory.admission.turns import Turns
 from memory.errors import BodyTooSlow, MalformedJSON, TenantNotBound
 from memory.formats.strict_json import parse_json
 from memory.rls import bound_tenant
+from memory.sealing.names import are_being_renamed
 
 # A body above this is parsed in its turn, for which it waits so long at most.
 LARGE_BODY_BYTES = 16 * 1024
@@ -76,4 +77,7 @@ def _read_in_time(stream: IO[bytes], request) -> bytes:
     if raw is None or len(raw) < int(request.META.get("CONTENT_LENGTH") or 0):
         raise MalformedJSON("The body could not be read to its end.")
     request._request.is_body_read = True
+    if are_being_renamed():
+        # Whoever is renamed under way has his request carried out once more.
+        request._request.raw_body = raw
     return raw

@@ -14,6 +14,7 @@ from django.conf import settings
 
 from memory.embedding.backends import BackendChoice
 from memory.embedding.embedder import Embedder
+from memory.limits import CHUNK_MAX_TOKENS
 
 _lock = threading.Lock()
 _embedders: tuple[int, tuple[Embedder, ...]] | None = None
@@ -61,7 +62,8 @@ def _configured(prefix: str) -> Embedder:
         revision=getattr(settings, f"{prefix}_REVISION") or None,
         expected_sha256=getattr(settings, f"{prefix}_SHA256") or None,
         expected_files_sha256=getattr(settings, f"{prefix}_FILES_SHA256") or None,
-        max_tokens=settings.MEMORY_CHUNK_TOKENS,
+        # Of every space that this model serves, also of one with longer chunks than new ones get.
+        max_tokens=CHUNK_MAX_TOKENS,
         backend=cast(BackendChoice, settings.MEMORY_EMBED_BACKEND),
         models=settings.MEMORY_MODELS_DIR,
     )

@@ -9,29 +9,14 @@ from django.conf import settings
 from uuid6 import uuid7
 
 from memory.erasure.key_remains import clear_remains_soon
+from memory.erasure.other_name import delete_keys, erase_other_name
+from memory.erasure.tables import BATCH_ROWS, ERASED_TABLES, KEY_TABLES
 from memory.errors import KeyUnavailable
-from memory.isolation.connection import Cursor
 from memory.rls import TenantTransaction, bound_tenant, tenant_transaction
 from memory.sealing.counts import count
 from memory.sealing.key_changes import note_key_change
 from memory.sealing.keyring import forget_profiles
 
-# One statement deletes so many: far below statement_timeout on a slow disk, and other requests get in between.
-BATCH_ROWS = 1_000
-
-# Every table of a user's rows with what orders them beside the user, chunks first: they are the most. Not the
-# rate buckets, since erasing would refill them, and not the ledger.
-ERASED_TABLES = {
-    "memory_chunks": ("id",),
-    "memory_lexical_blocks": ("space", "block", "segment"),
-    "memory_lexical_segments": ("space", "segment"),
-    "memory_lexical_chunks": ("space", "chunk_id"),
-    "memory_document_sources": ("doc_id", "source_doc_id"),
-    "memory_documents": ("doc_id",),
-    "memory_idempotency": ("key_mac",),
-}
-# What erases him: without these nothing of the rest opens, or can be searched.
-KEY_TABLES = ("memory_data_keys", "memory_search_keys")
 # The last of a user whose erasure nobody records: few rows.
 _LAST_TABLES = ("memory_rate_buckets", *KEY_TABLES, "memory_tenants")
 # While a tenant is being erased its counts say what has been erased so far.
@@ -93,6 +78,7 @@ def erase_memory(*, older_than: datetime | None = None) -> Erasure:
     """
     user_hash = bound_tenant()
     begun = _destroy_keys(user_hash, older_than)
+    erase_other_name(user_hash)
     if begun is None:
         with tenant_transaction(user_hash, reads_state=False) as tx:
             now = tx.execute("SELECT now()").fetchone()[0].astimezone(UTC)
@@ -115,6 +101,7 @@ def erase_unrecorded() -> dict[str, int]:
     user_hash = bound_tenant()
     deleted = dict.fromkeys((*ERASED_TABLES, *_LAST_TABLES), 0)
     begun = _destroy_keys(user_hash, None)
+    erase_other_name(user_hash)
     if begun is None:
         return deleted
     forget_profiles(user_hash)
@@ -159,14 +146,10 @@ def _destroy_keys(user_hash: str, older_than: datetime | None) -> _Begun | None:
             if older_than is not None and memory >= older_than:
                 return None
             tx.execute(_MARK, [user_hash])
-        deleted = _delete_keys(tx)
+        deleted = delete_keys(tx)
         note_key_change(tx)
         tx.sync()
     return _Begun(memory, now, {table: cursor.rowcount for table, cursor in deleted.items()})
-
-
-def _delete_keys(tx: TenantTransaction) -> dict[str, Cursor]:
-    return {table: tx.execute(f"DELETE FROM {table} WHERE user_hash = %s", [tx.user_hash]) for table in KEY_TABLES}
 
 
 def _delete_rows(user_hash: str, memory: datetime, table: str) -> int:
@@ -192,7 +175,7 @@ def _finish(user_hash: str, begun: _Begun) -> Erasure:
     """The last step. Where another call has finished first, what that one wrote."""
     with tenant_transaction(user_hash, write=True, reads_state=False, takes_turn=True) as tx:
         if _is_still_erasing(tx, begun.memory):
-            _delete_keys(tx)
+            delete_keys(tx)
             recorded = tx.execute(_RECORD, [uuid7(), _retention(), user_hash])
             tx.execute(_DELETE_TENANT, [user_hash])
         else:

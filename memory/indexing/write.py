@@ -18,8 +18,8 @@ from memory.indexing.store import store_documents
 from memory.isolation.awaited import AwaitedConnection
 from memory.rls import TenantTransaction, give_back_connection, joined_transaction, set_rls_context
 from memory.sealing.keyring import create_tenant
+from memory.sealing.names import user_hash_of
 from memory.sealing.profile import read_profile
-from memory.security import hmac_user
 
 # Seven parameters a row, and PostgreSQL's protocol counts a statement's in 16 bits.
 PASSAGES_MAX = 9_000
@@ -48,7 +48,7 @@ def index_memory_batch(
     except ValueError:
         raise InvalidInput(detail="The passages leave out part of the document.") from None
     draft = DocumentDraft(doc_id, source, text, thread_id, metadata, created_at)
-    user_hash = hmac_user(user_id)
+    user_hash = user_hash_of(user_id)
     space = default_space()
     with joined_transaction(conn, user_hash) as tx:
         return _stored(tx, user_id, space, draft, passages, embeddings)

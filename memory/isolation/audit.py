@@ -37,6 +37,8 @@ TENANT_TABLES = (
     "memory_lexical_blocks",
     "memory_lexical_chunks",
     "memory_lexical_segments",
+    "memory_moved_documents",
+    "memory_moves",
     "memory_rate_buckets",
     "memory_search_keys",
     "memory_tenants",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from memory.keys.derivation import derived_key
-from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_key
+from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_keys
 
 FINGERPRINT_BYTES = 8
 SINGLE_HMAC_KEY_ID = "h1"
+OTHER_HMAC_KEY_ID = "other"
 
 
 def fingerprint(key: bytes) -> str:
@@ -23,4 +24,5 @@ def master_key_fingerprints() -> dict[str, str]:
 
 def hmac_key_fingerprints() -> dict[str, str]:
     """id -> fingerprint of every tenant HMAC key of this process. Raises SettingError."""
-    return {SINGLE_HMAC_KEY_ID: fingerprint(tenant_hmac_key())}
+    ids = (SINGLE_HMAC_KEY_ID, OTHER_HMAC_KEY_ID)
+    return {key_id: fingerprint(key) for key_id, key in zip(ids, tenant_hmac_keys(), strict=False)}

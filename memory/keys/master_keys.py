@@ -5,7 +5,8 @@ Pure: no Django. Two forms, never both:
 * `MEMORY_ENCRYPTION_KEY` = base64 of 32 bytes. Its id is `k1`.
 * `MEMORY_ENCRYPTION_KEYS` = `id:base64,id:base64` with `MEMORY_ENCRYPTION_ACTIVE_KEY` = id.
 
-`MEMORY_TENANT_HMAC_KEY` = base64 of at least 32 bytes.
+`MEMORY_TENANT_HMAC_KEY` = base64 of at least 32 bytes; `MEMORY_TENANT_HMAC_OTHER_KEY` = another one, while users are
+renamed from one to the other.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _single = Secret("MEMORY_ENCRYPTION_KEY")
 _several = Secret("MEMORY_ENCRYPTION_KEYS")
 _active = Secret("MEMORY_ENCRYPTION_ACTIVE_KEY")
 _tenant_hmac = Secret("MEMORY_TENANT_HMAC_KEY")
+_other_tenant_hmac = Secret("MEMORY_TENANT_HMAC_OTHER_KEY")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def parse_master_keys(single: str, several: str, active: str) -> MasterKeys:
 
 _master_keys = ParsedSecrets((_single, _several, _active), parse_master_keys, "the master keys do not fit together")
 _parsed_hmac: bytes | None = None
+_parsed_hmacs: tuple[bytes, ...] | None = None
 
 
 def master_keys() -> MasterKeys:
@@ -124,16 +127,34 @@ def tenant_hmac_key() -> bytes:
     return _parsed_hmac
 
 
-def tenant_key_check() -> bytes:
-    """32 bytes that tell the tenant HMAC key from any other; kept in the database, they give nothing of it away.
+def tenant_hmac_keys() -> tuple[bytes, ...]:
+    """`tenant_hmac_key()`, and behind it MEMORY_TENANT_HMAC_OTHER_KEY where that is set. Raises SettingError.
 
-    Derived under a label of their own, so that they are never what some user's id gives.
+    Read once a process, as that one is.
     """
-    return derived_key(tenant_hmac_key(), "tenant-key-check")
+    global _parsed_hmacs
+    if _parsed_hmacs is None:
+        keys = [tenant_hmac_key()]
+        if text := _other_tenant_hmac.value():
+            keys.append(parse_key("MEMORY_TENANT_HMAC_OTHER_KEY", text, at_least=HMAC_KEY_MIN_BYTES))
+        if len(set(keys)) < len(keys):
+            raise SettingError("MEMORY_TENANT_HMAC_OTHER_KEY is the same key as MEMORY_TENANT_HMAC_KEY")
+        _parsed_hmacs = tuple(keys)
+    return _parsed_hmacs
+
+
+def tenant_key_check(key: bytes | None = None) -> bytes:
+    """32 bytes that tell a tenant HMAC key from any other; kept in the database, they give nothing of it away.
+
+    Of MEMORY_TENANT_HMAC_KEY, where none is given. Derived under a label of their own, so that they are never what some
+    user's id gives.
+    """
+    secret = tenant_hmac_key() if key is None else key
+    return derived_key(secret, "tenant-key-check")
 
 
 def forget_parsed_keys() -> None:
     """Read everything again at the next call. For tests, which change the environment of one process."""
-    global _parsed_hmac
-    _parsed_hmac = None
+    global _parsed_hmac, _parsed_hmacs
+    _parsed_hmac = _parsed_hmacs = None
     _master_keys.forget()

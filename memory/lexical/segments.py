@@ -50,13 +50,16 @@ SELECT %(user_hash)s, %(space)s, c.chunk_id, c.length, c.terms::integer[], c.fre
 FROM unnest(%(chunk_ids)s::uuid[], %(lengths)s::integer[], %(terms)s::text[], %(frequencies)s::text[])
     AS c (chunk_id, length, terms, frequencies)"""
 
-_DELETE_FROM_MEMTABLE = "DELETE FROM memory_lexical_chunks WHERE user_hash = %s AND chunk_id = ANY(%s::uuid[])"
+_DELETE_FROM_MEMTABLE = """
+DELETE FROM memory_lexical_chunks WHERE user_hash = %(user_hash)s AND chunk_id = ANY(%(chunk_ids)s::uuid[])
+  AND (%(space)s::smallint IS NULL OR space = %(space)s::smallint)"""
 
 _FIND_IN_SEGMENTS = """
 SELECT s.space, s.segment, s.live, s.live_chunks, array_agg(c.number::integer - 1), sum(c.length)
 FROM memory_lexical_segments s
 CROSS JOIN LATERAL unnest(s.chunk_ids, s.lengths) WITH ORDINALITY AS c (chunk_id, length, number)
 WHERE s.user_hash = %(user_hash)s AND s.last_id >= %(first)s AND s.first_id <= %(last)s
+  AND (%(space)s::smallint IS NULL OR s.space = %(space)s::smallint)
   AND c.chunk_id = ANY(%(chunk_ids)s::uuid[]) AND get_bit(s.live, c.number - 1) = 1
 GROUP BY s.space, s.segment, s.live, s.live_chunks"""
 
@@ -152,29 +155,34 @@ def _arrays(rows: Iterable[Sequence[int]]) -> list[str]:
     return ["{" + ",".join(map(str, row)) + "}" for row in rows]
 
 
-def remove_terms(tx: TenantTransaction, chunk_ids: Sequence[UUID]) -> None:
-    """Delete the terms of chunks that this transaction deletes, or set tombstones. Takes the tenant row's lock."""
+def remove_terms(tx: TenantTransaction, chunk_ids: Sequence[UUID], space: int | None = None) -> None:
+    """Delete the terms of chunks that this transaction deletes, or set tombstones. Takes the tenant row's lock.
+
+    `chunk_ids`: one for each row that goes. The rows of one space; without it of every space, in which a chunk may
+    stand while its user is being moved.
+    """
     if not chunk_ids:
         return
     tx.execute(_LOCK, [tx.user_hash])
-    from_memtable = tx.execute(_DELETE_FROM_MEMTABLE, [tx.user_hash, list(chunk_ids)])
+    params = {"user_hash": tx.user_hash, "chunk_ids": list(chunk_ids), "space": space}
+    from_memtable = tx.execute(_DELETE_FROM_MEMTABLE, params)
     tx.sync()
     if from_memtable.rowcount == len(chunk_ids):
         return
     span = {"first": min(chunk_ids), "last": max(chunk_ids)}
-    found = tx.execute(_FIND_IN_SEGMENTS, {"user_hash": tx.user_hash, "chunk_ids": list(chunk_ids), **span})
-    for space, segment, live, live_chunks, numbers, length in found.fetchall():
+    found = tx.execute(_FIND_IN_SEGMENTS, params | span)
+    for of_space, segment, live, live_chunks, numbers, length in found.fetchall():
         if live_chunks <= len(numbers):
-            _drop(tx, space, segment)
+            _drop(tx, of_space, segment)
             continue
         mask = bytearray(live)
         for number in numbers:
             mask[number >> 3] &= ~(1 << (number & 7))
-        key = [tx.user_hash, space, segment]
+        key = [tx.user_hash, of_space, segment]
         tx.execute(_SET_TOMBSTONES, [bytes(mask), len(numbers), length, *key])
         if live_chunks - len(numbers) < SEGMENT_LIVE_MIN:
-            compact(tx, space, segment)
-            flush(tx, space)
+            compact(tx, of_space, segment)
+            flush(tx, of_space)
 
 
 def flush(tx: TenantTransaction, space: int, *, segment_chunks: int | None = None) -> int:

@@ -6,5 +6,5 @@ from memory.migrations._sqlfile import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("memory", "0015_rotation")]
+    dependencies = [("memory", "0016_moves")]
     operations = [RunSQLFile("0017_own_indexes")]

@@ -7,7 +7,8 @@ class Space(models.Model):
     """A small integer that stands for one way of making vectors; one answer never mixes two."""
 
     space = models.SmallIntegerField(primary_key=True)
-    fingerprint = models.TextField(unique=True)
+    fingerprint = models.TextField()
+    edition = models.SmallIntegerField(default=1)
     description = models.JSONField()
     is_default = models.BooleanField(default=False)
     tenant_key_check = models.BinaryField()

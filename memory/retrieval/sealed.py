@@ -11,16 +11,19 @@ SEALED = """
 SELECT c.user_hash, c.id, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, d.generation,
        d.speaker_cipher
 FROM memory_chunks c LEFT JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
-WHERE c.user_hash = %(user_hash)s AND c.id = ANY(%(ids)s::uuid[])"""
+WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND c.id = ANY(%(ids)s::uuid[])"""
 
 
 class SealedRows:
-    """The sealed columns of `candidates`, queued in the transaction that found them; `bring()` waits for the server."""
+    """The sealed columns of `candidates`, all of a space, queued in the transaction that found them.
 
-    def __init__(self, tx: TenantTransaction, candidates: Sequence[Candidate]):
+    `bring()` waits for the server.
+    """
+
+    def __init__(self, tx: TenantTransaction, space: int, candidates: Sequence[Candidate]):
         self._user_hash = tx.user_hash
         self._candidates = {candidate.chunk_id: candidate for candidate in candidates}
-        self._found = tx.execute(SEALED, {"user_hash": tx.user_hash, "ids": list(self._candidates)})
+        self._found = tx.execute(SEALED, {"user_hash": tx.user_hash, "space": space, "ids": list(self._candidates)})
 
     def bring(self) -> None:
         """Set them. Raises CrossTenantAttempt if the server ever returned another tenant's row."""

@@ -16,7 +16,7 @@ from django.conf import settings
 
 from memory.embedding.spaces import default_space
 from memory.errors import KeyUnavailable, StaleKeys
-from memory.keys.master_keys import MASTER_KEY_BYTES
+from memory.keys.master_keys import MASTER_KEY_BYTES, tenant_hmac_keys, tenant_key_check
 from memory.rls import TenantTransaction, refuse_cross_tenant, tenant_transaction
 from memory.sealing.key_cache import KeyCache
 from memory.sealing.key_changes import KeyChanges
@@ -26,7 +26,8 @@ from memory.security import associated_data, hmac_user, open_sealed, seal
 
 _INSERT_TENANT = """
 INSERT INTO memory_tenants (user_hash, profile, user_id_cipher, active_space, seal_count, created_at)
-VALUES (%s, %s, %s, %s, 1, clock_timestamp())
+SELECT %s, %s, %s, %s, 1, clock_timestamp()
+WHERE NOT EXISTS (SELECT FROM memory_spaces WHERE is_default AND tenant_key_check <> %s)
 ON CONFLICT (user_hash) DO NOTHING RETURNING true"""
 INSERT_DATA_KEY = "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
 INSERT_SEARCH_KEY = "INSERT INTO memory_search_keys (user_hash, space, key_id, sealed_key) VALUES (%s, %s, %s, %s)"
@@ -111,15 +112,17 @@ class FirstKeys:
 def create_tenant(tx: TenantTransaction, user_id: str, space: int, keys: FirstKeys | None = None) -> TenantProfile:
     """Make the user with his first keys (made now, where none are given), unless another writer just did.
 
-    The profile that stands. Raises KeyUnavailable.
+    The profile that stands. Raises KeyUnavailable, also where new users are not named by this key any more.
     """
-    if hmac_user(user_id) != tx.user_hash:
+    named_by = next((key for key in tenant_hmac_keys() if hmac_user(user_id, key) == tx.user_hash), None)
+    if named_by is None:
         refuse_cross_tenant()
     keys = keys or FirstKeys.made(tx.user_hash, space)
     # Not now(), which is when the transaction began: a user who comes back must be younger than the erasure
     # that this statement may have waited for, or a replay of the ledger would erase them again.
     inserted = tx.execute(
-        _INSERT_TENANT, [tx.user_hash, uuid4(), seal_user_id(keys.data_key, user_id), space]
+        _INSERT_TENANT,
+        [tx.user_hash, uuid4(), seal_user_id(keys.data_key, user_id), space, tenant_key_check(named_by)],
     ).fetchone()
     if inserted:
         data_key, search_key = keys.wrapped_data_key, keys.wrapped_search_key

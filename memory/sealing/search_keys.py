@@ -15,8 +15,10 @@ from memory.rls import TenantTransaction
 from memory.sealing.key_changes import note_key_change
 from memory.sealing.keyring import INSERT_SEARCH_KEY
 from memory.sealing.profile import SEARCH_KEY_COLUMN, SealedKey
+from memory.sealing.user_keys import SearchKey
 
 _HAS_KEY = "SELECT EXISTS (SELECT FROM memory_search_keys WHERE user_hash = %s AND space = %s)"
+_KEY = "SELECT key_id, sealed_key FROM memory_search_keys WHERE user_hash = %s AND space = %s"
 _SWITCH = "UPDATE memory_tenants SET active_space = %s, profile = %s, updated_at = now() WHERE user_hash = %s"
 
 
@@ -32,10 +34,22 @@ def add_search_key(tx: TenantTransaction, space: int) -> None:
     tx.execute(INSERT_SEARCH_KEY, [tx.user_hash, space, sealed.key_id, sealed.blob])
 
 
+def open_search_key(tx: TenantTransaction, space: int) -> SearchKey:
+    """The user's search key of any of his spaces. Raises KeyUnavailable, DecryptionFailed."""
+    row = tx.execute(_KEY, [tx.user_hash, space]).fetchone()
+    if row is None:
+        raise KeyUnavailable()
+    key_id, blob = row
+    return SearchKey(
+        tx.user_hash, space, SealedKey(key_id, bytes(blob)).open(tx.user_hash, SEARCH_KEY_COLUMN, space)
+    )  # fmt: skip
+
+
 def switch_space(tx: TenantTransaction, space: int) -> None:
     """Make `space` the user's active one, from the commit of `tx` on, in every process.
 
-    Moves no row: what was not copied before is not found after. Raises KeyUnavailable without a key of that space.
+    Moves no row: what was not copied before is not found after. `memory/moving/` copies, and looks before it switches.
+    Raises KeyUnavailable without a key of that space.
     """
     _require_tenant(tx)
     if not tx.execute(_HAS_KEY, [tx.user_hash, space]).fetchone()[0]:

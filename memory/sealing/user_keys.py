@@ -69,6 +69,14 @@ class DataKey(UserKey):
         """AES-256-GCM under the sub-key for one purpose."""
         return self.cached(purpose, AESGCM)
 
+    def under(self, user_hash: str) -> DataKey:
+        """The same key for the user under another name."""
+        return DataKey(user_hash, self.generation, self._key)
+
+    def sealed_by(self, wrap: Callable[[bytes, str, int], Made]) -> Made:
+        """`wrap(the 32 bytes, user_hash, generation)`: to be stored."""
+        return wrap(self._key, self.user_hash, self.generation)
+
 
 class SearchKey(UserKey):
     """Rotates a user's vectors and blinds his terms in one space. It outlives the generations of his data key."""
@@ -76,3 +84,11 @@ class SearchKey(UserKey):
     def __init__(self, user_hash: str, space: int, key: bytes):
         super().__init__(user_hash, key)
         self.space = space
+
+    def under(self, user_hash: str) -> SearchKey:
+        """The same key for the user under another name."""
+        return SearchKey(user_hash, self.space, self._key)
+
+    def sealed_by(self, wrap: Callable[[bytes, str, int], Made]) -> Made:
+        """`wrap(the 32 bytes, user_hash, space)`: to be stored."""
+        return wrap(self._key, self.user_hash, self.space)

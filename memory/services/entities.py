@@ -27,7 +27,8 @@ ENTITIES = "entities"  # the member of a chunk's own metadata
 _WRITE = """
 UPDATE memory_chunks c SET meta_cipher = sealed.after, updated_at = now()
 FROM unnest(%s::uuid[], %s::bytea[], %s::bytea[], %s::integer[]) AS sealed (id, before, after, generation)
-WHERE c.user_hash = %s AND c.id = sealed.id AND c.meta_cipher = sealed.before AND c.generation = sealed.generation
+WHERE c.user_hash = %s AND c.id = sealed.id AND c.space = %s::smallint
+  AND c.meta_cipher = sealed.before AND c.generation = sealed.generation
 RETURNING c.id"""
 
 
@@ -59,7 +60,7 @@ def entities_in_text(text: str, labels: Sequence[str] = ()) -> FoundEntities:
     A text has the limits of one that is indexed. Raises TooManyChunks, Overloaded, ModelUnavailable, SpaceMismatch.
     """
     user_hash = bound_tenant()
-    chunks_of([text], active_embedder(user_hash)[1])
+    chunks_of([text], *active_embedder(user_hash))
     model = recognizer(user_hash)
     mentions = _mentions(model, text, labels, user_hash)
     found = [
@@ -172,7 +173,7 @@ def _store(user_hash: str, profile: TenantProfile, sealed: list[tuple[StoredChun
             [chunk.chunk_id for chunk, _ in sealed], [chunk.meta_cipher for chunk, _ in sealed],
             [after for _, after in sealed], [chunk.generation for chunk, _ in sealed],
         ]  # fmt: skip
-        written = tx.execute(_WRITE, [*columns, user_hash]).fetchall()
+        written = tx.execute(_WRITE, [*columns, user_hash, profile.space]).fetchall()
         if len(written) != len(sealed):
             raise _Changed()
         for generation, seals in Counter(chunk.generation for chunk, _ in sealed).items():

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 PAGE_DOCUMENTS = 50
 PAGE_CHUNKS = 200
 
+_RENAMED = "SELECT moved_to FROM memory_tenants WHERE user_hash = %s AND state = 'moved'"
 _BORN = "SELECT created_at FROM memory_tenants WHERE user_hash = %s"
 # By doc_id, which never changes: a document that is there throughout comes exactly once, whatever is written
 # meanwhile. First those that were sent as they are, then those made from others.
@@ -56,7 +57,7 @@ class Export:
     degraded: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Memory:
     """What is exported. `is_whole`: nothing of it is quarantined; a document that does not open ends the export."""
 
@@ -143,10 +144,24 @@ def _page(memory: _Memory, *, after: str, derived: bool) -> list[StoredDocument]
             return [open_document(opening, row, chunks_of.get(row[0], [])) for row in rows]
 
     user_hash = memory.user_hash
-    page = under_profile(user_hash, read)
+    try:
+        page = under_profile(user_hash, read)
+    except KeyUnavailable:
+        memory.user_hash = _new_name(user_hash)
+        return _page(memory, after=after, derived=derived)
     if page is None:
         raise KeyUnavailable()
     return page
+
+
+def _new_name(user_hash: str) -> str:
+    """The name of a user who was renamed while his export goes on. Raises KeyUnavailable where he was not."""
+    with tenant_transaction(user_hash, reads_state=False) as tx:
+        row = tx.execute(_RENAMED, [user_hash]).fetchone()
+    if row is None:
+        raise KeyUnavailable()
+    name: str = row[0]
+    return name
 
 
 def _prefix(rows: list[tuple]) -> list[tuple]:

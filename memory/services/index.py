@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from graphlib import CycleError, TopologicalSorter
 from uuid import UUID
 
@@ -13,7 +13,7 @@ import numpy as np
 from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.embedding.embedder import Embedder
-from memory.embedding.spaces import default_space, embedder_of, overlap_tokens
+from memory.embedding.spaces import chunking_of, default_space, embedder_of
 from memory.errors import FieldError, InvalidInput
 from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
@@ -23,7 +23,7 @@ from memory.indexing.seal import DocumentDraft, SealedDocument, seal_document
 from memory.indexing.slices import Slice
 from memory.indexing.speakers import is_new_speaker
 from memory.indexing.store import store_documents
-from memory.limits import CHUNK_MAX_CHARS, CHUNKS_PER_CALL_MAX
+from memory.limits import CHUNKS_PER_CALL_MAX
 from memory.rls import TenantState, bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile, forget_profiles, under_profile
 from memory.sealing.profile import TenantProfile
@@ -109,7 +109,7 @@ def index_documents(
     )
 
     space, embedder = active_embedder(user_hash)
-    chunks = chunks_of(texts, embedder, field=field)
+    chunks = chunks_of(texts, space, embedder, field=field)
     watch.lap("chunk")
 
     count = sum(map(len, chunks))
@@ -125,7 +125,8 @@ def index_documents(
         if embedded.space != profile.space:
             # Moved to another space since.
             embedder = embedder_of(profile.space)
-            embedded = _embed(chunks_of(texts, embedder, field=field), embedder, profile.space, user_hash)
+            chunks = chunks_of(texts, profile.space, embedder, field=field)
+            embedded = _embed(chunks, embedder, profile.space, user_hash)
             watch.lap("embed")
         sealed = _seal(profile, drafts, embedded)
         watch.lap("seal")
@@ -157,19 +158,13 @@ def active_embedder(user_hash: str) -> tuple[int, Embedder]:
     return space, embedder_of(space)
 
 
-def chunks_of(texts: Sequence[str], embedder: Embedder, *, field: str = "text") -> list[list[Slice]]:
-    """Each text's chunks, as the model of `embedder` counts tokens.
+def chunks_of(texts: Sequence[str], space: int, embedder: Embedder, *, field: str = "text") -> list[list[Slice]]:
+    """Each text's chunks, as its `space` has them and the model of `embedder`, which is of that space, counts tokens.
 
     Raises TooManyChunks on `field` above CHUNKS_PER_CALL_MAX together; how many there are then, nobody counts.
     """
     return chunk_texts(
-        texts,
-        embedder.tokenizer,
-        max_tokens=embedder.max_tokens,
-        overlap_tokens=overlap_tokens(embedder),
-        max_chars=CHUNK_MAX_CHARS,
-        max_chunks=CHUNKS_PER_CALL_MAX,
-        field=field,
+        texts, embedder.tokenizer, max_chunks=CHUNKS_PER_CALL_MAX, field=field, **asdict(chunking_of(space))
     )
 
 

@@ -197,7 +197,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, watch: Stopwatch) -> _Fo
             ranked = ranking.of(candidates)
             evidence = Evidence.of(candidates)
             going_on = ranked[:opening]
-            sealed = SealedRows(tx, [*going_on, *(evidence.passages if evidence.is_doubtful else ())])
+            sealed = SealedRows(tx, profile.space, [*going_on, *(evidence.passages if evidence.is_doubtful else ())])
             surroundings = None
             if query.surroundings:
                 surroundings = Surroundings(tx, profile.space, going_on, query.surroundings)

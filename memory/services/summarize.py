@@ -180,7 +180,7 @@ def _store(user_id: str, profile: TenantProfile, scope: SummaryScope, read: Read
         expires_at=min((chunk.expires_at for chunk in read.chunks if chunk.expires_at is not None), default=None),
     )
     embedder = embedder_of(profile.space)
-    [chunks] = chunks_of([draft.text], embedder)
+    [chunks] = chunks_of([draft.text], profile.space, embedder)
     embeddings = embedder.embed_passages([each.text for each in chunks], deadline=deadline_at(), user=user_hash)
     document = seal_document(profile, draft, chunks, embeddings)
     with tenant_transaction(user_hash, write=True) as tx:

@@ -2,7 +2,7 @@
 
 from django.core.exceptions import ImproperlyConfigured
 
-from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_key
+from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_keys
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import Secret, SettingError
 from r1site.settings import databases, env
@@ -33,7 +33,8 @@ try:
         f"MEMORY_ENCRYPTION_KEYS[{key_id}]" if _several else "MEMORY_ENCRYPTION_KEY": key
         for key_id, key in (master_keys().keys.items() if MEMORY_KEY_PROVIDER == "local" or has_master_keys() else ())
     }
-    _keys["MEMORY_TENANT_HMAC_KEY"] = tenant_hmac_key()
+    _hmac_names = ("MEMORY_TENANT_HMAC_KEY", "MEMORY_TENANT_HMAC_OTHER_KEY")
+    _keys |= dict(zip(_hmac_names, tenant_hmac_keys(), strict=False))
     _keys |= {f"MEMORY_RECEIPT_KEY ({key.key_id})": key.secret for key in receipt_keys()}
 except SettingError as exc:
     raise ImproperlyConfigured(str(exc)) from None

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from memory.admission.rate import Rate
 from memory.embedding.process import get_embedder
+from memory.embedding.spaces import default_space
 from memory.errors import QuotaExceeded
 from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
@@ -27,7 +28,7 @@ WHOLE_CHUNK = "word " * 480
 def text_of(chunks: int) -> str:
     """A text that makes exactly so many chunks."""
     text = SENTENCE if chunks == 1 else WHOLE_CHUNK + "word " * 420 * (chunks - 1)
-    assert len(index_service.chunks_of([text], get_embedder())[0]) == chunks
+    assert len(index_service.chunks_of([text], default_space(), get_embedder())[0]) == chunks
     return text
 
 

@@ -8,9 +8,10 @@ from django.conf import settings
 from memory.embedding import process, spaces
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.search_keys import add_search_key, switch_space
+from tests.moving.memories import exported, reindexed, remember_all
 from tests.tiny_models import TINY_DIMENSION, build_sentence_model
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "owner"])
+pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 FERRY = "The ferry to the island leaves at nine on weekdays."
 CAKE = "Grandmother's cake needs two lemons and a cup of poppy seeds."
@@ -111,3 +112,28 @@ def test_a_switch_elsewhere_is_noticed_before_a_question_is_compared(alice, next
     assert alice.query("ferry").json()["results"] == []
     assert alice.index("cake", CAKE).status_code == 201
     assert alice.query("cake").json()["results"][0]["doc_id"] == "cake"
+
+
+def test_a_whole_memory_is_moved_to_another_model_of_another_dimension(alice, superuser, next_space):
+    remember_all(alice)
+    exports = exported(alice)
+    done = reindexed(alice, next_space)
+    assert (done.moved, done.failed, done.damaged) == (1, 0, 0)
+    dimensions = "SELECT DISTINCT vector_dims(embedding) FROM memory_chunks WHERE user_hash = %s"
+    assert superuser.execute(dimensions, [alice.user_hash]).fetchall() == [(TINY_DIMENSION,)]
+    found_now = alice.query("heat pump in the cellar", thread_id="kitchen", speaker="anna smith").json()["results"]
+    assert found_now[0]["doc_id"] == "turn/3"
+    moved = exported(alice)
+    assert {doc_id: found["text"] for doc_id, found in moved.items()} == {
+        doc_id: found["text"] for doc_id, found in exports.items()
+    }
+    [berlin] = [each for each in alice.query('"beealices in Berlin"', top_k=1).json()["results"]]
+    assert {entity["text"] for entity in berlin["metadata"]["entities"]} >= {"Berlin"}
+    assert (
+        superuser.execute(
+            "SELECT document_count, chunk_count FROM memory_tenants WHERE user_hash = %s", [alice.user_hash]
+        ).fetchone()
+        == superuser.execute(
+            "SELECT count(DISTINCT doc_id), count(*) FROM memory_chunks WHERE user_hash = %s", [alice.user_hash]
+        ).fetchone()
+    )

@@ -49,7 +49,10 @@ def flush_terms(person: Person, *, chunks: int) -> int:
 
 
 def remember_requests(person: Person) -> None:
-    """A row in each table that requests leave behind: an answered key, a rate bucket, an erasure long ago."""
+    """A row in each table that requests leave behind: an answered key, a rate bucket, an erasure long ago.
+
+    And what is noted of a user who is being moved.
+    """
     user_hash = person.user_hash
     with tenant_transaction(user_hash, write=True) as tx:
         tx.execute(
@@ -66,4 +69,12 @@ def remember_requests(person: Person) -> None:
             " (user_hash, id, erased_at, unrecoverable_after, erased_documents, erased_chunks)"
             " VALUES (%s, %s, now(), now(), 1, 1)",
             [user_hash, uuid.uuid4()],
+        )
+        tx.execute(
+            "INSERT INTO memory_moves (user_hash, from_space, target_hash, space) VALUES (%s, 1, %s, 2)",
+            [user_hash, user_hash],
+        )
+        tx.execute(
+            "INSERT INTO memory_moved_documents (user_hash, doc_id, version, chunk_count) VALUES (%s, 'a', '', 1)",
+            [user_hash],
         )

@@ -28,6 +28,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MIGRATIONS = sorted(path.stem for path in (PROJECT / "memory/migrations").glob("[0-9]*.py"))
 MODELS = list(apps.get_app_config("memory").get_models())
 ISOLATION = "0011_isolation"
+MADE_LATER = {"memory_moves", "memory_moved_documents"}
 KINDS_THAT_MUST_BE_THERE = {
     "relations", "columns", "policies", "grants", "constraints", "indexes", "functions", "views", "schemas",
     "default privileges",
@@ -126,7 +127,7 @@ def test_a_migration_taken_back_and_made_again_touches_no_row_of_the_tables_belo
 def test_rows_of_two_users_stood_in_every_tenant_table_while_isolation_was_lifted_and_put_back(walk):
     step = walk.steps[ISOLATION]
     made_so_far = set(TENANT_TABLES) & set(step.before.rows)
-    assert made_so_far == set(TENANT_TABLES)
+    assert made_so_far == set(TENANT_TABLES) - MADE_LATER
     for table in made_so_far:
         assert step.before.rows[table] == step.below.rows[table] == step.after.rows[table]
         assert step.before.rows[table][0] >= 2
