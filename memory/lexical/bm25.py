@@ -152,7 +152,7 @@ selected AS MATERIALIZED (
 
 # The best chunks with ties, and what the vector search found, each with its score, by MaxScore (Turtle & Flood, "Query
 # Evaluation: Strategies and Optimizations", 1995):
-# 1. `depth`: how many best chunks to find. Quarantined ones are dropped later, so there is one more for each.
+# 1. `depth`: how many best chunks to find. Quarantined and expired ones are dropped later: there is one more for each.
 # 2. `threshold`: the units of the last of them by the seed lists alone. A list is essential where its bound reaches
 #    the threshold: a chunk that is in no essential list cannot be among the best.
 # 3. `accumulators`: each chunk's units by the seed and the essential lists.
@@ -166,8 +166,9 @@ dense_addresses AS MATERIALIZED (
     FROM dense d JOIN segments s ON s.first_id <= d.id AND s.last_id >= d.id
 ),
 depth AS MATERIALIZED (
-    SELECT %(limit)s + count(*) AS chunks FROM memory_chunks
-    WHERE user_hash = %(user_hash)s AND quarantined_at IS NOT NULL
+    SELECT %(limit)s
+        + (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND quarantined_at IS NOT NULL)
+        + (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND expires_at <= now()) AS chunks
 ),
 seed_accumulators AS MATERIALIZED (
     SELECT address, sum(units) AS units FROM ({_impacts("l.seeds")}) seed_impacts GROUP BY address

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.errors import LockNotAvailable
 
 from memory.admission.rates import RATE_SETTINGS, bucket_size
 from memory.erasure.key_remains import rewrite_keys
+from memory.errors import KeyUnavailable, Overloaded
 from memory.rls import bind_tenant
 from memory.services.forget import delete_expired
 from memory.services.idempotency import IDEMPOTENCY_HOURS
@@ -33,10 +36,11 @@ _OFF = {"size": 1, "per_second": 1 / 3600}
 
 @dataclass
 class Pruned:
-    """What a run removed, in rows; with `dry_run`, what it would remove."""
+    """What a run removed, in rows; with `dry_run`, what it would remove. `users_left`: whose documents must wait."""
 
     dry_run: bool
     documents: int = 0
+    users_left: int = 0
     answers: int = 0
     buckets: int = 0
     keys_rewritten: bool = False
@@ -55,7 +59,7 @@ def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: 
     """
     with connection.cursor() as cursor:
         progress("documents", 0)
-        for rows in _expired_documents(cursor, pruned.dry_run):
+        for rows in _expired_documents(cursor, pruned):
             pruned.documents += rows
             progress("documents", pruned.documents)
         progress("answers", 0)
@@ -74,9 +78,12 @@ def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: 
         pruned.keys_rewritten = True
 
 
-def _expired_documents(cursor, dry_run: bool) -> Iterator[int]:
-    """How many each transaction deleted, each as the service's own role, bound to one user."""
-    if dry_run:
+def _expired_documents(cursor, pruned: Pruned) -> Iterator[int]:
+    """How many each transaction deleted, each as the service's own role, bound to one user.
+
+    A user whose row is not to be had is counted in `pruned` and passed over.
+    """
+    if pruned.dry_run:
         cursor.execute(f"SELECT count(*) {_EXPIRED_DOCUMENTS}")
         yield cursor.fetchone()[0]
         return
@@ -84,8 +91,15 @@ def _expired_documents(cursor, dry_run: bool) -> Iterator[int]:
     for (user_hash,) in cursor.fetchall():
         rows = BATCH_DOCUMENTS
         while rows == BATCH_DOCUMENTS:
-            with bind_tenant(user_hash):
-                rows = delete_expired(limit=BATCH_DOCUMENTS)
+            try:
+                with bind_tenant(user_hash):
+                    rows = delete_expired(limit=BATCH_DOCUMENTS)
+            except (KeyUnavailable, Overloaded, OperationalError) as exc:
+                if isinstance(exc, OperationalError) and not isinstance(exc.__cause__, LockNotAvailable):
+                    raise
+                # Being erased or moved, or held by somebody: the next run's.
+                pruned.users_left += 1
+                break
             yield rows
 
 

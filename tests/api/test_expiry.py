@@ -87,6 +87,38 @@ def test_the_clean_up_deletes_it_with_what_was_made_from_it_and_nobody_elses(kee
     assert found(bob) == ["door"]
 
 
+def test_a_user_who_is_being_erased_keeps_the_clean_up_from_nobody_else(keeper, bob, superuser, capsys):
+    bob.index("door", TEXT, expires_at=soon(hours=1))
+    for person in (keeper, bob):
+        expire(superuser, person, "door")
+    superuser.execute("UPDATE memory_tenants SET state = 'erasing' WHERE user_hash = %s", [keeper.user_hash])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            call_command("prune_expired")
+    finally:
+        superuser.execute("UPDATE memory_tenants SET state = 'active' WHERE user_hash = %s", [keeper.user_hash])
+    assert ended.value.code == 4
+    assert json.loads(capsys.readouterr().out)["users_left"] == 1
+    left = "SELECT count(*) FROM memory_documents WHERE user_hash = %s"
+    assert superuser.execute(left, [bob.user_hash]).fetchone()[0] == 0
+    call_command("prune_expired")
+    assert superuser.execute(left, [keeper.user_hash]).fetchone()[0] == 1
+
+
+def test_what_has_expired_takes_no_place_among_the_candidates(alice, superuser):
+    for number in range(0, 60, 20):
+        documents = [{"doc_id": f"gone/{n}", "text": "zebra zebra"} for n in range(number, number + 20)]
+        assert alice.post("memory/index", {"documents": documents}).status_code == 201
+    near = [{"doc_id": f"near/{n}", "text": f"A horse with stripes runs over the plain number {n}."} for n in range(40)]
+    alice.post("memory/index", {"documents": near})
+    alice.index("here", "Invoice 4711: one zebra crossing painted, bolts, screws, asphalt, VAT.")
+    superuser.execute(
+        "UPDATE memory_chunks SET expires_at = now() WHERE user_hash = %s AND doc_id LIKE 'gone/%%'", [alice.user_hash]
+    )
+    results = alice.query("zebra", top_k=50, rerank=False).json()["results"]
+    assert "here" in {result["doc_id"] for result in results}
+
+
 def test_a_dry_run_of_the_clean_up_counts_it_and_leaves_it(keeper, superuser, capsys):
     expire(superuser, keeper, "door")
     call_command("prune_expired", "--dry-run")

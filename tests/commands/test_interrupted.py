@@ -84,8 +84,8 @@ def test_a_stopped_prune_says_how_much_is_gone_and_the_next_one_goes_on(alice, s
         said = stopped(process)
     assert said["answers"] >= BATCH_ROWS
     assert said == {
-        "dry_run": False, "documents": 0, "answers": said["answers"], "buckets": 0, "keys_rewritten": False,
-        "interrupted": True,
+        "dry_run": False, "documents": 0, "users_left": 0, "answers": said["answers"], "buckets": 0,
+        "keys_rewritten": False, "interrupted": True,
     }  # fmt: skip
     assert rows(superuser, alice)["memory_idempotency"] == 100
     out, err = command("prune_expired").communicate(timeout=PATIENCE_SECONDS)
