@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import OperationalError
 
 from memory.erasure.key_remains import rewrite_keys
 from memory.keys.fingerprints import master_key_fingerprints
@@ -25,6 +26,9 @@ from memory.sealing.worker_reports import WorkerReport, hold_reports, live_worke
 
 # After a retirement: requests that hold an opened profile from before have ended by then.
 SETTLE_SECONDS = 6.0
+# Requests that write keys wait behind the lock that is waited for, so never as long as r1_app's lock_timeout.
+LOCK_MS = 500
+LOCK_TRIES = 20
 
 _KEYS = """
 (SELECT user_hash, key_id FROM memory_data_keys UNION ALL SELECT user_hash, key_id FROM memory_search_keys) k"""
@@ -56,6 +60,7 @@ ON CONFLICT (key_id) DO UPDATE SET
 _UNUSED = """
 SELECT unused_since + make_interval(days => %(days)s), unused_since + make_interval(days => %(days)s) <= now()
 FROM memory_master_keys WHERE key_id = %(key_id)s"""
+_LOCK_KEYS = "LOCK TABLE memory_data_keys, memory_search_keys IN SHARE MODE"
 _RETIRE = "UPDATE memory_master_keys SET retired_at = coalesce(retired_at, clock_timestamp()) WHERE key_id = %s"
 # So that every process reads its users' keys anew, and none goes on with one as the retired key has wrapped it.
 _FORGET_EVERYWHERE = """
@@ -162,34 +167,59 @@ def verify(
 def retire(connection: BaseDatabaseWrapper, retired: Retired, *, without_backups: bool) -> None:
     """Declare that nothing needs a key any more, so that its bytes may be removed from every worker.
 
-    What it has wrapped is cleared from the key tables' files, and every process forgets what it has opened under it.
-    `without_backups`: no backup of the keys from before is to be restored. Raises Refused where something needs it.
+    From the commit of that on the database takes no key under it. What it has wrapped is cleared from the key tables'
+    files, and every process forgets what it has opened under it. `without_backups`: no backup of the keys from before
+    is to be restored. Raises Refused where something needs it, database errors.
     """
     key_id, current = retired.key_id, current_key_id()
     if key_id == current:
         raise Refused(f"{key_id} wraps new keys; promote another one first")
     _require_everywhere(connection, current)
     _note_use(connection, current)
-    if used := _count(connection, _USED, key_id=key_id):
-        raise Refused(f"{used} keys are wrapped under {key_id}; run `rotate_keys --rewrap` first")
+    _require_unused(connection, key_id)
     with connection.cursor() as cursor:
         cursor.execute(_UNUSED, {"key_id": key_id, "days": settings.MEMORY_KEY_BACKUP_RETENTION_DAYS})
         row = cursor.fetchone()
     if row is None:
         raise Refused(f"no key {key_id} is known here")
-    if not row[1] and not without_backups:
+    needed_until, is_over = row
+    if needed_until is None:
+        raise Refused(f"{key_id} wrapped keys a moment ago; try again")
+    if not is_over and not without_backups:
         raise Refused(
-            f"backups of the keys from before may need {key_id} until {row[0]:%Y-%m-%d}; "
+            f"backups of the keys from before may need {key_id} until {needed_until:%Y-%m-%d}; "
             "with --without-backups it is retired now, and what they hold of it can never be opened"
         )
     retired.held_by = [worker.name for worker in live_workers(connection) if key_id in worker.master_keys]
     if retired.dry_run:
         return
+    _mark_retired(connection, key_id)
     rewrite_keys(connection)
     with connection.cursor() as cursor:
         cursor.execute(_FORGET_EVERYWHERE)
-        cursor.execute(_RETIRE, [key_id])
     time.sleep(SETTLE_SECONDS)
+    _require_unused(connection, key_id)
+
+
+def _mark_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    """Between the last count and the mark nobody writes a key: who was about to waits, and is then refused this one."""
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+                cursor.execute(_LOCK_KEYS)
+                _require_unused(connection, key_id)
+                cursor.execute(_RETIRE, [key_id])
+            return
+        except OperationalError:
+            if not tries_left:
+                raise
+            time.sleep(LOCK_MS / 1000)
+
+
+def _require_unused(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    if used := _count(connection, _USED, key_id=key_id):
+        raise Refused(f"{used} keys are wrapped under {key_id}; run `rotate_keys --rewrap` first")
 
 
 def _require_everywhere(connection: BaseDatabaseWrapper, key_id: str) -> None:

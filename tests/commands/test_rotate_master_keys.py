@@ -10,10 +10,12 @@ import json
 import os
 import re
 import shlex
+import threading
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError
+from psycopg.errors import ObjectNotInPrerequisiteState
 
 from memory.erasure import key_remains
 from memory.errors import KeyUnavailable
@@ -31,12 +33,17 @@ from memory.sealing.worker_reports import LIVE_SECONDS, Reporter
 from tests.commands.rotation import clear, killed_at, rotate, started, under
 from tests.db.memories import remember
 from tests.db.scratch import scratch_database
+from tests.db.server import bind
 from tests.people import Person
 from tests.security.master_keys import hold
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 OLD, NEW, OTHER = (os.urandom(32) for _ in range(3))
+ADD_KEY = (
+    "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key)"
+    " VALUES (%s, 7, %s, decode(repeat('00', 60), 'hex'))"
+)
 RUNBOOKS = Path(__file__).resolve().parents[2] / "deploy/runbooks"
 
 
@@ -205,6 +212,59 @@ def test_a_key_is_not_retired_while_it_wraps_anything_or_a_backup_may_need_it(ho
     assert rotate("--retire", "k1", "--dry-run")[0]["bytes_may_go"] is False
     assert rotate("--retire", "k1")[0]["bytes_may_go"]
     assert "no key k7 is known" in refusal("--retire", "k7")
+
+
+def test_a_key_that_is_being_written_under_the_old_master_key_is_waited_for_and_found(house, scratch, monkeypatch):
+    """Its transaction began before the retirement and commits while that waits."""
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    monkeypatch.setattr(master_keys, "LOCK_MS", 50)
+    counted = master_keys._require_unused
+    with scratch.connect("r1_app") as writer:
+
+        def write_and_count(connection, key_id):
+            monkeypatch.setattr(master_keys, "_require_unused", counted)
+            counted(connection, key_id)
+            bind(writer, house[0].user_hash, local=False)
+            writer.execute("BEGIN")
+            writer.execute(ADD_KEY, [house[0].user_hash, "k1"])
+            threading.Timer(0.3, writer.execute, ["COMMIT"]).start()
+
+        monkeypatch.setattr(master_keys, "_require_unused", write_and_count)
+        assert "1 keys are wrapped under k1" in refusal("--retire", "k1", "--without-backups")
+    with scratch.connect() as superuser:
+        retired = superuser.execute("SELECT retired_at FROM memory_master_keys WHERE key_id = 'k1'").fetchone()
+    assert retired == (None,)
+
+
+def test_the_database_takes_no_key_under_a_retired_master_key(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    rotate("--retire", "k1", "--without-backups")
+    put = "UPDATE {} SET key_id = 'k1' WHERE user_hash = %s"
+    with scratch.connect("r1_app") as writer, scratch.connect("r1_maint") as maint:
+        bind(writer, house[0].user_hash, local=False)
+        for statement, params in (
+            (ADD_KEY, [house[0].user_hash, "k1"]),
+            (put.format("memory_data_keys"), [house[0].user_hash]),
+            (put.format("memory_search_keys"), [house[0].user_hash]),
+        ):
+            for connection in (writer, maint):
+                with pytest.raises(ObjectNotInPrerequisiteState, match="was retired"):
+                    connection.execute(statement, params)
+        writer.execute(ADD_KEY, [house[0].user_hash, "k2"])
+
+
+def test_a_key_whose_last_use_is_not_known_is_not_retired(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    monkeypatch.setattr(master_keys, "_note_use", lambda *_: None)
+    with scratch.connect() as superuser:
+        superuser.execute("UPDATE memory_master_keys SET unused_since = NULL WHERE key_id = 'k1'")
+    assert "k1 wrapped keys a moment ago" in refusal("--retire", "k1")
 
 
 def test_a_key_does_not_retire_while_a_worker_wraps_under_it(house, monkeypatch, worker):
