@@ -113,9 +113,7 @@ def promote(connection: BaseDatabaseWrapper, key_id: str, *, dry_run: bool) -> d
         raise Refused(f"MEMORY_ENCRYPTION_KEYS has no key {key_id} here; add it on every worker first")
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         hold_reports(connection)
-        cursor.execute(_KNOWN, [key_id])
-        if (cursor.fetchone() or [None])[0]:
-            raise Refused(f"{key_id} was retired; an id is used once: give a new key a new one")
+        _require_not_retired(connection, key_id)
         if lacking := workers_lacking_master(connection, key_id, mark):
             raise Refused(_lack(lacking, key_id))
         workers = live_workers(connection)
@@ -147,6 +145,7 @@ def rewrap(
         pace.let(done.done - before)
     done.left = _count(connection, _ELSEWHERE, key_id=done.key_id)
     _note_use(connection, done.key_id)
+    _require_not_retired(connection, done.key_id)
 
 
 def verify(
@@ -233,6 +232,14 @@ def _require_everywhere(connection: BaseDatabaseWrapper, key_id: str) -> None:
             f"{_named(others)} wrap under {others[0].active_master_key}, and this command under {key_id}: "
             "promote the one that is meant, or restart them, and try again some seconds later"
         )
+def _require_not_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN, [key_id])
+        row = cursor.fetchone()
+    if row is not None and row[0]:
+        raise Refused(f"{key_id} was retired; an id is used once: give a new key a new one")
+
+
 
 
 def _lack(workers: list[WorkerReport], key_id: str) -> str:

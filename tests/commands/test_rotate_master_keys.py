@@ -28,7 +28,7 @@ from memory.sealing.generations import add_generation
 from memory.sealing.key_changes import connect_apart
 from memory.sealing.keyring import forget_profiles
 from memory.sealing.profile import read_profile
-from memory.sealing.promotion import require_promoted_key
+from memory.sealing.promotion import forget_promoted, require_promoted_key
 from memory.sealing.worker_reports import LIVE_SECONDS, Reporter
 from tests.commands.rotation import clear, killed_at, rotate, started, under
 from tests.db.memories import remember
@@ -68,6 +68,7 @@ def house(scratch, monkeypatch):
             clear(superuser)
     forget_profiles()
 
+    forget_promoted()
 
 @pytest.fixture
 def worker(house):
@@ -157,6 +158,31 @@ def test_a_worker_that_lacks_the_promoted_key_does_not_start_and_wraps_nothing(h
 
 
 def test_a_rewrap_that_was_killed_is_gone_on_with(house, scratch, monkeypatch):
+def test_a_retired_key_wraps_nothing_though_the_settings_name_it(house, scratch, monkeypatch):
+    """As where a key server has wrapped for a while, and the settings of before are put back."""
+    with scratch.connect() as superuser:
+        superuser.execute("INSERT INTO memory_master_keys (key_id, retired_at) VALUES ('k1', now())")
+    hold(monkeypatch, k1=OLD)
+    with pytest.raises(SettingError, match="k1, which was retired"):
+        require_promoted_key()
+    with pytest.raises(KeyUnavailable):
+        remember(Person.new("unlucky"), "note")
+    refusal("--rewrap")
+    assert all_readable(house), "it opens what it has wrapped"
+    hold(monkeypatch, k2=NEW, k1=OLD)
+    require_promoted_key()
+    remember(Person.new("lucky"), "note")
+
+
+def test_steps_that_asked_no_worker_say_so(house, monkeypatch, worker):
+    hold(monkeypatch, k1=OLD, k2=NEW, k3=OTHER)
+    assert "older release" in rotate("--promote", "k2")[0]["warning"]
+    rotate("--rewrap")
+    assert "older release" in rotate("--retire", "k1", "--without-backups")[0]["warning"]
+    worker()
+    assert "warning" not in rotate("--promote", "k3")[0]
+
+
     hold(monkeypatch, k1=OLD, k2=NEW)
     rotate("--promote", "k2")
     last = max(person.user_hash for person in house)
