@@ -20,7 +20,7 @@ from memory.keys.fingerprints import master_key_fingerprints
 from memory.maintenance.pace import Pace
 from memory.maintenance.users import users_where
 from memory.sealing.promotion import forget_promoted
-from memory.sealing.providers import current_key_id
+from memory.sealing.providers import current_key_id, is_wrapped_with
 from memory.sealing.rewrap import KeyCount, rewrap_keys, verify_keys
 from memory.sealing.worker_reports import WorkerReport, hold_reports, live_workers, workers_lacking_master
 
@@ -222,12 +222,17 @@ def _require_unused(connection: BaseDatabaseWrapper, key_id: str) -> None:
 
 
 def _require_everywhere(connection: BaseDatabaseWrapper, key_id: str) -> None:
-    """Raises Refused unless every live worker opens what `key_id` wraps, and none wraps under another master key."""
+    """Raises Refused unless every live worker opens what `key_id` wraps, and none wraps under anything else."""
     mark = master_key_fingerprints().get(key_id)
     if mark and (lacking := workers_lacking_master(connection, key_id, mark)):
         raise Refused(_lack(lacking, key_id))
-    # None: it has a key server wrap.
-    if others := [worker for worker in live_workers(connection) if worker.active_master_key not in (key_id, None)]:
+    # None: it can wrap nothing.
+    others = [
+        worker
+        for worker in live_workers(connection)
+        if worker.active_master_key and not is_wrapped_with(key_id, worker.active_master_key)
+    ]
+    if others:
         raise Refused(
             f"{_named(others)} wrap under {others[0].active_master_key}, and this command under {key_id}: "
             "promote the one that is meant, or restart them, and try again some seconds later"

@@ -304,6 +304,18 @@ def test_a_key_does_not_retire_while_a_worker_wraps_under_it(house, monkeypatch,
 
 
 def test_an_old_backups_wrapped_keys_do_not_open_once_the_old_key_is_gone(house, scratch, monkeypatch):
+def test_nothing_moves_away_from_a_key_server_while_a_worker_has_it_wrap(house, scratch, monkeypatch, settings, worker):
+    with scratch.connect() as superuser:
+        superuser.execute("INSERT INTO memory_master_keys (key_id, unused_since) VALUES ('transit:r1-memory:1', now())")
+    settings.MEMORY_KEY_PROVIDER = "transit"
+    worker()
+    settings.MEMORY_KEY_PROVIDER = "local"
+    for step in (["--rewrap"], ["--retire", "transit:r1-memory:1", "--without-backups"]):
+        assert "wrap under transit:r1-memory, and this command under k1" in refusal(*step)
+    worker()
+    assert rotate("--retire", "transit:r1-memory:1", "--without-backups")[1] == 0
+
+
     person, other, *_ = house
     with scratch.connect() as superuser:
         kept = superuser.execute("SELECT generation, key_id, sealed_key FROM memory_data_keys WHERE user_hash = %s",
