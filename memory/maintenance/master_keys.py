@@ -1,6 +1,8 @@
 """The life of a master key: promoted, all users' keys wrapped anew under it, verified, and the one before retired.
 
 Each step may be killed at any moment and run again. Users' keys stay the same throughout, so nothing is sealed anew.
+
+Longer than 250 lines on purpose: the steps share what they ask of the workers and of the key tables.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import OperationalError
 
-from memory.erasure.key_remains import rewrite_keys
+from memory.erasure.key_remains import clear_remains
 from memory.keys.fingerprints import master_key_fingerprints
 from memory.maintenance.pace import Pace
 from memory.maintenance.users import users_where
@@ -91,7 +93,11 @@ class Verified(KeyCount):
 
 @dataclass
 class Retired:
-    """A retired key. `held_by`: live workers that have its bytes still, and may lose them now."""
+    """A retired key. `held_by`: live workers that have its bytes still, and may lose them now.
+
+    `files_rewritten`: nothing that it has wrapped is left in the key tables' files. False where they were too large to
+    be rewritten while requests wait, and were vacuumed. `live_workers`: how many were asked.
+    """
 
     key_id: str
     dry_run: bool = False
@@ -99,6 +105,8 @@ class Retired:
 
     def summary(self) -> dict[str, Any]:
         return {**asdict(self), "bytes_may_go": not self.dry_run}
+    files_rewritten: bool = False
+    live_workers: int = 0
 
 
 def promote(connection: BaseDatabaseWrapper, key_id: str, *, dry_run: bool) -> dict[str, Any]:
@@ -193,7 +201,7 @@ def retire(connection: BaseDatabaseWrapper, retired: Retired, *, without_backups
     if retired.dry_run:
         return
     _mark_retired(connection, key_id)
-    rewrite_keys(connection)
+    retired.files_rewritten = clear_remains(connection)
     with connection.cursor() as cursor:
         cursor.execute(_FORGET_EVERYWHERE)
     time.sleep(SETTLE_SECONDS)

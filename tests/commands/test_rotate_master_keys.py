@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError
+from django.db import connections
 from psycopg.errors import ObjectNotInPrerequisiteState
 
 from memory.erasure import key_remains
@@ -402,16 +403,30 @@ def test_every_process_forgets_what_it_opened_when_a_key_retires(house, scratch,
     assert len(after) == 256 and all(after[slot] == before.get(slot, 0) + 1 for slot in after)
 
 
-def test_what_the_old_key_had_wrapped_is_not_left_in_the_tables_files(house, monkeypatch):
-    rewritten = []
-    monkeypatch.setattr(
-        master_keys, "rewrite_keys", lambda maint: rewritten.append(maint) or key_remains.rewrite_keys(maint)
-    )
+@pytest.mark.parametrize(("max_bytes", "is_rewritten"), [(key_remains.REWRITE_MAX_BYTES, True), (0, False)])
+def test_small_key_tables_are_rewritten_and_large_ones_keep_nobody_waiting(
+    house, scratch, monkeypatch, max_bytes, is_rewritten
+):
+    """A rewritten table has another file."""
+    monkeypatch.setattr(key_remains, "REWRITE_MAX_BYTES", max_bytes)
     hold(monkeypatch, k1=OLD, k2=NEW)
     rotate("--promote", "k2")
     rotate("--rewrap")
-    rotate("--retire", "k1", "--without-backups")
-    assert rewritten
+    files = "SELECT pg_relation_filenode('memory_data_keys'), pg_relation_filenode('memory_search_keys')"
+    with scratch.connect() as superuser:
+        before = superuser.execute(files).fetchone()
+        assert rotate("--retire", "k1", "--without-backups")[0]["files_rewritten"] is is_rewritten
+        after = superuser.execute(files).fetchone()
+    assert [new != old for new, old in zip(after, before, strict=True)] == [is_rewritten] * 2
+
+
+def test_a_rewrite_leaves_its_patience_to_nobody(house):
+    with connections["maint"].cursor() as cursor:
+        cursor.execute("SHOW lock_timeout")
+        before = cursor.fetchone()
+        key_remains.rewrite_keys(connections["maint"])
+        cursor.execute("SHOW lock_timeout")
+        assert cursor.fetchone() == before
 
 
 def commands_of(runbook: str) -> list[list[str]]:
