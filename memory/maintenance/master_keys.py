@@ -64,6 +64,10 @@ SELECT unused_since + make_interval(days => %(days)s), unused_since + make_inter
 FROM memory_master_keys WHERE key_id = %(key_id)s"""
 _LOCK_KEYS = "LOCK TABLE memory_data_keys, memory_search_keys IN SHARE MODE"
 _RETIRE = "UPDATE memory_master_keys SET retired_at = coalesce(retired_at, clock_timestamp()) WHERE key_id = %s"
+_NO_WORKER = (
+    "no live worker has said which keys it holds; if the service runs, its workers are of an older release, which "
+    "knows nothing of promotions: update them all, and run this step again"
+)
 # So that every process reads its users' keys anew, and none goes on with one as the retired key has wrapped it.
 _FORGET_EVERYWHERE = """
 INSERT INTO memory_key_changes AS k (slot, changes) SELECT slot, 1 FROM generate_series(0, 255) AS slot
@@ -101,12 +105,13 @@ class Retired:
 
     key_id: str
     dry_run: bool = False
+    files_rewritten: bool = False
+    live_workers: int = 0
     held_by: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        return {**asdict(self), "bytes_may_go": not self.dry_run}
-    files_rewritten: bool = False
-    live_workers: int = 0
+        said = {**asdict(self), "bytes_may_go": not self.dry_run}
+        return said if self.live_workers else said | {"warning": _NO_WORKER}
 
 
 def promote(connection: BaseDatabaseWrapper, key_id: str, *, dry_run: bool) -> dict[str, Any]:
@@ -128,7 +133,8 @@ def promote(connection: BaseDatabaseWrapper, key_id: str, *, dry_run: bool) -> d
         if not dry_run:
             cursor.execute(_PROMOTE, [key_id, mark])
     forget_promoted()
-    return {"promoted": key_id, "dry_run": dry_run, "live_workers": len(workers)}
+    said = {"promoted": key_id, "dry_run": dry_run, "live_workers": len(workers)}
+    return said if workers else said | {"warning": _NO_WORKER}
 
 
 def rewrap(
@@ -139,6 +145,7 @@ def rewrap(
     `connection` is r1_maint's. Raises Refused where a live worker lacks that key, KeyUnavailable, database errors.
     """
     done.key_id = current_key_id()
+    _require_not_retired(connection, done.key_id)
     _require_everywhere(connection, done.key_id)
     total = done.left = _count(connection, _ELSEWHERE, key_id=done.key_id)
     if done.dry_run:
@@ -153,7 +160,6 @@ def rewrap(
         pace.let(done.done - before)
     done.left = _count(connection, _ELSEWHERE, key_id=done.key_id)
     _note_use(connection, done.key_id)
-    _require_not_retired(connection, done.key_id)
 
 
 def verify(
@@ -197,7 +203,9 @@ def retire(connection: BaseDatabaseWrapper, retired: Retired, *, without_backups
             f"backups of the keys from before may need {key_id} until {needed_until:%Y-%m-%d}; "
             "with --without-backups it is retired now, and what they hold of it can never be opened"
         )
-    retired.held_by = [worker.name for worker in live_workers(connection) if key_id in worker.master_keys]
+    workers = live_workers(connection)
+    retired.live_workers = len(workers)
+    retired.held_by = [worker.name for worker in workers if key_id in worker.master_keys]
     if retired.dry_run:
         return
     _mark_retired(connection, key_id)
@@ -224,6 +232,14 @@ def _mark_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
             time.sleep(LOCK_MS / 1000)
 
 
+def _require_not_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN, [key_id])
+        row = cursor.fetchone()
+    if row is not None and row[0]:
+        raise Refused(f"{key_id} was retired; an id is used once: give a new key a new one")
+
+
 def _require_unused(connection: BaseDatabaseWrapper, key_id: str) -> None:
     if used := _count(connection, _USED, key_id=key_id):
         raise Refused(f"{used} keys are wrapped under {key_id}; run `rotate_keys --rewrap` first")
@@ -242,17 +258,9 @@ def _require_everywhere(connection: BaseDatabaseWrapper, key_id: str) -> None:
     ]
     if others:
         raise Refused(
-            f"{_named(others)} wrap under {others[0].active_master_key}, and this command under {key_id}: "
-            "promote the one that is meant, or restart them, and try again some seconds later"
+            f"{_named(others)} wrap under {others[0].active_master_key}, and this command under {key_id}: promote the "
+            "one that is meant, or restart them with the same MEMORY_KEY_PROVIDER, and try again some seconds later"
         )
-def _require_not_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_KNOWN, [key_id])
-        row = cursor.fetchone()
-    if row is not None and row[0]:
-        raise Refused(f"{key_id} was retired; an id is used once: give a new key a new one")
-
-
 
 
 def _lack(workers: list[WorkerReport], key_id: str) -> str:

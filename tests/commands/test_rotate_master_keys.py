@@ -68,8 +68,8 @@ def house(scratch, monkeypatch):
         with scratch.connect() as superuser:
             clear(superuser)
     forget_profiles()
-
     forget_promoted()
+
 
 @pytest.fixture
 def worker(house):
@@ -158,7 +158,6 @@ def test_a_worker_that_lacks_the_promoted_key_does_not_start_and_wraps_nothing(h
     require_promoted_key()
 
 
-def test_a_rewrap_that_was_killed_is_gone_on_with(house, scratch, monkeypatch):
 def test_a_retired_key_wraps_nothing_though_the_settings_name_it(house, scratch, monkeypatch):
     """As where a key server has wrapped for a while, and the settings of before are put back."""
     with scratch.connect() as superuser:
@@ -184,6 +183,7 @@ def test_steps_that_asked_no_worker_say_so(house, monkeypatch, worker):
     assert "warning" not in rotate("--promote", "k3")[0]
 
 
+def test_a_rewrap_that_was_killed_is_gone_on_with(house, scratch, monkeypatch):
     hold(monkeypatch, k1=OLD, k2=NEW)
     rotate("--promote", "k2")
     last = max(person.user_hash for person in house)
@@ -304,7 +304,6 @@ def test_a_key_does_not_retire_while_a_worker_wraps_under_it(house, monkeypatch,
     assert "wrap under k1" in refusal("--rewrap")
 
 
-def test_an_old_backups_wrapped_keys_do_not_open_once_the_old_key_is_gone(house, scratch, monkeypatch):
 def test_nothing_moves_away_from_a_key_server_while_a_worker_has_it_wrap(house, scratch, monkeypatch, settings, worker):
     with scratch.connect() as superuser:
         superuser.execute("INSERT INTO memory_master_keys (key_id, unused_since) VALUES ('transit:r1-memory:1', now())")
@@ -317,6 +316,7 @@ def test_nothing_moves_away_from_a_key_server_while_a_worker_has_it_wrap(house, 
     assert rotate("--retire", "transit:r1-memory:1", "--without-backups")[1] == 0
 
 
+def test_an_old_backups_wrapped_keys_do_not_open_once_the_old_key_is_gone(house, scratch, monkeypatch):
     person, other, *_ = house
     with scratch.connect() as superuser:
         kept = superuser.execute("SELECT generation, key_id, sealed_key FROM memory_data_keys WHERE user_hash = %s",
