@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psycopg
 from django.conf import settings
 
-from memory.errors import KeyUnavailable
+from memory.errors import KeyUnavailable, PromotionUnknown
 from memory.keys.fingerprints import fingerprint
 from memory.keys.master_keys import MasterKeys, has_master_keys, master_keys
 from memory.keys.secret_files import SettingError
@@ -82,13 +82,14 @@ def forget_promoted() -> None:
 def wrapping_key() -> tuple[str, bytes]:
     """(id, 32 bytes) of the master key that wraps new keys.
 
-    Raises KeyUnavailable where the promoted one is not among this process's (no other takes its place), where the one
-    of the settings was retired, and until the database was asked once. SettingError where there is none at all.
+    Raises KeyUnavailable where the promoted one is not among this process's (no other takes its place) and where the
+    one of the settings was retired, PromotionUnknown until the database was asked once. SettingError where there is
+    none at all.
     """
     masters = master_keys()
     standing = _present()
     if standing is None:
-        raise KeyUnavailable(retry_after_seconds=1)
+        raise PromotionUnknown(retry_after_seconds=1)
     promoted = standing.promoted
     if promoted is None:
         if masters.active_id in standing.retired:
