@@ -124,6 +124,10 @@ class KeyUnavailable(MemoryServiceError):
     code = "key_unavailable"
 
 
+class PromotionUnknown(KeyUnavailable):
+    """Which master key wraps new keys is not known yet."""
+
+
 class DatabaseUnavailable(MemoryServiceError):
     code = "database_unavailable"
 

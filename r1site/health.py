@@ -15,7 +15,7 @@ from memory.api.responses.operational import ComponentState, Readiness, liveness
 from memory.embedding.embedder import Embedder
 from memory.embedding.process import configured_embedders, loaded_embedder
 from memory.embedding.spaces import default_space, embedder_of
-from memory.errors import KeyUnavailable, MemoryServiceError
+from memory.errors import KeyUnavailable, MemoryServiceError, PromotionUnknown
 from memory.keys.master_keys import has_master_keys, master_keys, tenant_hmac_key
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError
@@ -145,6 +145,8 @@ def _keys() -> ComponentState:
     known = len(master_keys().keys) if has_master_keys() else 0
     try:
         probe_key_provider()
+    except PromotionUnknown:
+        return ComponentState("degraded", "database", master_keys=known)
     except KeyUnavailable:
         # Users whose keys are open are served, for as long as these are kept: no reason to send them elsewhere.
         return ComponentState("degraded", "key_server", master_keys=known)

@@ -66,6 +66,11 @@ STAFF_VIEWS = (
 )
 SEALED_COLUMNS = {"embedding", "sealed_key", "content_mac"}
 GUARD = "memory_current_user_hash"
+# name -> table: what refuses a user's key under a retired master key.
+TRIGGERS = {
+    "memory_data_keys_not_retired": "memory_data_keys",
+    "memory_search_keys_not_retired": "memory_search_keys",
+}
 
 _TENANT_TEST = f"(user_hash = ( SELECT {GUARD}() AS {GUARD}))"
 # name suffix -> (pg_policy.polcmd, USING, WITH CHECK)
@@ -83,7 +88,12 @@ def verify_rls_isolation(conn: AnyConnection) -> list[str]:
     `conn` is a Django or psycopg connection of the role to be judged, which must be the service's.
     """
     found = read_catalogue(conn)
-    return [*_isolation_findings(found), *_index_findings(found["indexes"]), *verify_roles(conn)]
+    return [
+        *_isolation_findings(found),
+        *_missing_trigger_findings(found["triggers"]),
+        *_index_findings(found["indexes"]),
+        *verify_roles(conn),
+    ]
 
 
 def _isolation_findings(found: dict[str, list[Row]]) -> list[str]:
@@ -99,7 +109,7 @@ def _isolation_findings(found: dict[str, list[Row]]) -> list[str]:
         *_function_findings(found["functions"]),
         *_sealed_column_findings(found["columns"]),
         *_hex_findings(found["hex_checks"]),
-        *(f"{table} has the trigger {name}; the migrations make none" for table, name in found["triggers"]),
+        *_trigger_findings(found["triggers"]),
         *(f"{table} has the rule {name}; the migrations make none" for table, name in found["rules"]),
         *(f"the service can reach {schema}.{name}, outside schema public" for schema, name in found["elsewhere"]),
         *stopping_setting_findings(found["role_settings"], service),
@@ -234,6 +244,20 @@ def _indexes_made() -> frozenset[str]:
     return frozenset(name for names in made for name in names)
 
 
+def _trigger_findings(triggers: list[Row]) -> Iterator[str]:
+    for table, name, source, _ in triggers:
+        if TRIGGERS.get(name) != table or _words(source) != _source("0018_retired_keys", "$retired$"):
+            yield f"{table} has the trigger {name}, which is not one that the migrations make"
+
+
+def _missing_trigger_findings(triggers: list[Row]) -> Iterator[str]:
+    """Not for isolation: users' keys under a retired master key would be lost with it."""
+    enabled = {name for _, name, _, state in triggers if state in "OA"}
+    for name, table in TRIGGERS.items():
+        if name not in enabled:
+            yield f"{table} lacks the trigger {name}: it would take keys under a retired master key"
+
+
 def _function_findings(functions: list[Row]) -> Iterator[str]:
     guards = [rest for name, *rest in functions if name == GUARD and rest[-1] == "public"]
     if not guards:
@@ -243,16 +267,16 @@ def _function_findings(functions: list[Row]) -> Iterator[str]:
             yield f"{GUARD}() is not STABLE"
         if owner == APP_ROLE:
             yield f"{GUARD}() belongs to {APP_ROLE}"
-        if _words(source) != _guard_source():
+        if _words(source) != _source("0001_guard", "$guard$"):
             yield f"{GUARD}() is not the one the migrations make: it may not refuse a missing app.user_hash"
     for name, _, definer, _, _, _ in functions:
         if definer:
             yield f"{name}() is SECURITY DEFINER: it would run with its owner's rights"
 
 
-@lru_cache(maxsize=1)
-def _guard_source() -> str:
-    return _words((SQL_FOLDER / "0001_guard.up.sql").read_text().split("$guard$")[1])
+@lru_cache(maxsize=2)
+def _source(migration: str, quote: str) -> str:
+    return _words((SQL_FOLDER / f"{migration}.up.sql").read_text().split(quote)[1])
 
 
 def _words(text: str) -> str:

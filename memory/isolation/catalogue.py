@@ -79,7 +79,8 @@ SELECT c.relname, pg_get_constraintdef(k.oid) FROM pg_constraint k JOIN pg_class
 WHERE c.relnamespace = 'public'::regnamespace AND k.conname = c.relname || '_user_hash_hex'"""
 
 _TRIGGERS = """
-SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+SELECT c.relname, t.tgname, p.prosrc, t.tgenabled::text
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE c.relnamespace = 'public'::regnamespace AND NOT t.tgisinternal ORDER BY c.relname, t.tgname"""
 
 _QUERIES = {

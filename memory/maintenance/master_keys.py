@@ -1,6 +1,8 @@
 """The life of a master key: promoted, all users' keys wrapped anew under it, verified, and the one before retired.
 
 Each step may be killed at any moment and run again. Users' keys stay the same throughout, so nothing is sealed anew.
+
+Longer than 250 lines on purpose: the steps share what they ask of the workers and of the key tables.
 """
 
 from __future__ import annotations
@@ -13,18 +15,22 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import OperationalError
 
-from memory.erasure.key_remains import rewrite_keys
+from memory.erasure.key_remains import clear_remains
 from memory.keys.fingerprints import master_key_fingerprints
 from memory.maintenance.pace import Pace
 from memory.maintenance.users import users_where
 from memory.sealing.promotion import forget_promoted
-from memory.sealing.providers import current_key_id
+from memory.sealing.providers import current_key_id, is_wrapped_with
 from memory.sealing.rewrap import KeyCount, rewrap_keys, verify_keys
 from memory.sealing.worker_reports import WorkerReport, hold_reports, live_workers, workers_lacking_master
 
 # After a retirement: requests that hold an opened profile from before have ended by then.
 SETTLE_SECONDS = 6.0
+# Requests that write keys wait behind the lock that is waited for, so never as long as r1_app's lock_timeout.
+LOCK_MS = 500
+LOCK_TRIES = 20
 
 _KEYS = """
 (SELECT user_hash, key_id FROM memory_data_keys UNION ALL SELECT user_hash, key_id FROM memory_search_keys) k"""
@@ -56,7 +62,12 @@ ON CONFLICT (key_id) DO UPDATE SET
 _UNUSED = """
 SELECT unused_since + make_interval(days => %(days)s), unused_since + make_interval(days => %(days)s) <= now()
 FROM memory_master_keys WHERE key_id = %(key_id)s"""
+_LOCK_KEYS = "LOCK TABLE memory_data_keys, memory_search_keys IN SHARE MODE"
 _RETIRE = "UPDATE memory_master_keys SET retired_at = coalesce(retired_at, clock_timestamp()) WHERE key_id = %s"
+_NO_WORKER = (
+    "no live worker has said which keys it holds; if the service runs, its workers are of an older release, which "
+    "knows nothing of promotions: update them all, and run this step again"
+)
 # So that every process reads its users' keys anew, and none goes on with one as the retired key has wrapped it.
 _FORGET_EVERYWHERE = """
 INSERT INTO memory_key_changes AS k (slot, changes) SELECT slot, 1 FROM generate_series(0, 255) AS slot
@@ -86,14 +97,21 @@ class Verified(KeyCount):
 
 @dataclass
 class Retired:
-    """A retired key. `held_by`: live workers that have its bytes still, and may lose them now."""
+    """A retired key. `held_by`: live workers that have its bytes still, and may lose them now.
+
+    `files_rewritten`: nothing that it has wrapped is left in the key tables' files. False where they were too large to
+    be rewritten while requests wait, and were vacuumed. `live_workers`: how many were asked.
+    """
 
     key_id: str
     dry_run: bool = False
+    files_rewritten: bool = False
+    live_workers: int = 0
     held_by: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        return {**asdict(self), "bytes_may_go": not self.dry_run}
+        said = {**asdict(self), "bytes_may_go": not self.dry_run}
+        return said if self.live_workers else said | {"warning": _NO_WORKER}
 
 
 def promote(connection: BaseDatabaseWrapper, key_id: str, *, dry_run: bool) -> dict[str, Any]:
@@ -108,16 +126,15 @@ def promote(connection: BaseDatabaseWrapper, key_id: str, *, dry_run: bool) -> d
         raise Refused(f"MEMORY_ENCRYPTION_KEYS has no key {key_id} here; add it on every worker first")
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         hold_reports(connection)
-        cursor.execute(_KNOWN, [key_id])
-        if (cursor.fetchone() or [None])[0]:
-            raise Refused(f"{key_id} was retired; an id is used once: give a new key a new one")
+        _require_not_retired(connection, key_id)
         if lacking := workers_lacking_master(connection, key_id, mark):
             raise Refused(_lack(lacking, key_id))
         workers = live_workers(connection)
         if not dry_run:
             cursor.execute(_PROMOTE, [key_id, mark])
     forget_promoted()
-    return {"promoted": key_id, "dry_run": dry_run, "live_workers": len(workers)}
+    said = {"promoted": key_id, "dry_run": dry_run, "live_workers": len(workers)}
+    return said if workers else said | {"warning": _NO_WORKER}
 
 
 def rewrap(
@@ -128,6 +145,7 @@ def rewrap(
     `connection` is r1_maint's. Raises Refused where a live worker lacks that key, KeyUnavailable, database errors.
     """
     done.key_id = current_key_id()
+    _require_not_retired(connection, done.key_id)
     _require_everywhere(connection, done.key_id)
     total = done.left = _count(connection, _ELSEWHERE, key_id=done.key_id)
     if done.dry_run:
@@ -162,46 +180,86 @@ def verify(
 def retire(connection: BaseDatabaseWrapper, retired: Retired, *, without_backups: bool) -> None:
     """Declare that nothing needs a key any more, so that its bytes may be removed from every worker.
 
-    What it has wrapped is cleared from the key tables' files, and every process forgets what it has opened under it.
-    `without_backups`: no backup of the keys from before is to be restored. Raises Refused where something needs it.
+    From the commit of that on the database takes no key under it. What it has wrapped is cleared from the key tables'
+    files, and every process forgets what it has opened under it. `without_backups`: no backup of the keys from before
+    is to be restored. Raises Refused where something needs it, database errors.
     """
     key_id, current = retired.key_id, current_key_id()
     if key_id == current:
         raise Refused(f"{key_id} wraps new keys; promote another one first")
     _require_everywhere(connection, current)
     _note_use(connection, current)
-    if used := _count(connection, _USED, key_id=key_id):
-        raise Refused(f"{used} keys are wrapped under {key_id}; run `rotate_keys --rewrap` first")
+    _require_unused(connection, key_id)
     with connection.cursor() as cursor:
         cursor.execute(_UNUSED, {"key_id": key_id, "days": settings.MEMORY_KEY_BACKUP_RETENTION_DAYS})
         row = cursor.fetchone()
     if row is None:
         raise Refused(f"no key {key_id} is known here")
-    if not row[1] and not without_backups:
+    needed_until, is_over = row
+    if needed_until is None:
+        raise Refused(f"{key_id} wrapped keys a moment ago; try again")
+    if not is_over and not without_backups:
         raise Refused(
-            f"backups of the keys from before may need {key_id} until {row[0]:%Y-%m-%d}; "
+            f"backups of the keys from before may need {key_id} until {needed_until:%Y-%m-%d}; "
             "with --without-backups it is retired now, and what they hold of it can never be opened"
         )
-    retired.held_by = [worker.name for worker in live_workers(connection) if key_id in worker.master_keys]
+    workers = live_workers(connection)
+    retired.live_workers = len(workers)
+    retired.held_by = [worker.name for worker in workers if key_id in worker.master_keys]
     if retired.dry_run:
         return
-    rewrite_keys(connection)
+    _mark_retired(connection, key_id)
+    retired.files_rewritten = clear_remains(connection)
     with connection.cursor() as cursor:
         cursor.execute(_FORGET_EVERYWHERE)
-        cursor.execute(_RETIRE, [key_id])
     time.sleep(SETTLE_SECONDS)
+    _require_unused(connection, key_id)
+
+
+def _mark_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    """Between the last count and the mark nobody writes a key: who was about to waits, and is then refused this one."""
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+                cursor.execute(_LOCK_KEYS)
+                _require_unused(connection, key_id)
+                cursor.execute(_RETIRE, [key_id])
+            return
+        except OperationalError:
+            if not tries_left:
+                raise
+            time.sleep(LOCK_MS / 1000)
+
+
+def _require_not_retired(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN, [key_id])
+        row = cursor.fetchone()
+    if row is not None and row[0]:
+        raise Refused(f"{key_id} was retired; an id is used once: give a new key a new one")
+
+
+def _require_unused(connection: BaseDatabaseWrapper, key_id: str) -> None:
+    if used := _count(connection, _USED, key_id=key_id):
+        raise Refused(f"{used} keys are wrapped under {key_id}; run `rotate_keys --rewrap` first")
 
 
 def _require_everywhere(connection: BaseDatabaseWrapper, key_id: str) -> None:
-    """Raises Refused unless every live worker opens what `key_id` wraps, and none wraps under another master key."""
+    """Raises Refused unless every live worker opens what `key_id` wraps, and none wraps under anything else."""
     mark = master_key_fingerprints().get(key_id)
     if mark and (lacking := workers_lacking_master(connection, key_id, mark)):
         raise Refused(_lack(lacking, key_id))
-    # None: it has a key server wrap.
-    if others := [worker for worker in live_workers(connection) if worker.active_master_key not in (key_id, None)]:
+    # None: it can wrap nothing.
+    others = [
+        worker
+        for worker in live_workers(connection)
+        if worker.active_master_key and not is_wrapped_with(key_id, worker.active_master_key)
+    ]
+    if others:
         raise Refused(
-            f"{_named(others)} wrap under {others[0].active_master_key}, and this command under {key_id}: "
-            "promote the one that is meant, or restart them, and try again some seconds later"
+            f"{_named(others)} wrap under {others[0].active_master_key}, and this command under {key_id}: promote the "
+            "one that is meant, or restart them with the same MEMORY_KEY_PROVIDER, and try again some seconds later"
         )
 
 

@@ -107,6 +107,24 @@ def current_key_id() -> str:
     return wrap_key(bytes(32), _NOBODYS)[0]
 
 
+def wraps_with() -> str | None:
+    """What wraps this process's new keys: a master key's id, or `transit:NAME`, whose version the key server chooses.
+
+    None where nothing can be wrapped now. Asks no key server. Raises SettingError.
+    """
+    if settings.MEMORY_KEY_PROVIDER != "local":
+        return TRANSIT_PREFIX + settings.MEMORY_TRANSIT_KEY
+    try:
+        return wrapping_key()[0]
+    except KeyUnavailable:
+        return None
+
+
+def is_wrapped_with(key_id: str, wraps: str | None) -> bool:
+    """Whether what wraps as `wraps_with` says may make keys of this id, as far as the newest of a server's goes."""
+    return wraps == (key_id.rpartition(":")[0] if key_id.startswith(TRANSIT_PREFIX) else key_id)
+
+
 def require_key_providers() -> None:
     """Raises SettingError unless the provider of new keys is configured, and what else is configured is sound."""
     if settings.MEMORY_KEY_PROVIDER == "local" or has_master_keys():

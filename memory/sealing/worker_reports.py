@@ -22,11 +22,11 @@ import psycopg
 from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from memory.errors import KeyUnavailable
 from memory.keys.fingerprints import SINGLE_HMAC_KEY_ID, hmac_key_fingerprints, master_key_fingerprints
 from memory.keys.secret_files import SettingError
 from memory.sealing.key_changes import connect_apart
-from memory.sealing.promotion import read_promoted, wrapping_key
+from memory.sealing.promotion import read_promoted
+from memory.sealing.providers import wraps_with
 
 BEAT_SECONDS = 5.0
 LIVE_SECONDS = 30
@@ -51,7 +51,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What one worker said last. `master_keys`, `hmac_keys`: id -> fingerprint of each that it holds."""
+    """What one worker said last.
+
+    `master_keys`, `hmac_keys`: id -> fingerprint of each that it holds. `active_master_key`: as `wraps_with` says.
+    """
 
     worker_id: uuid.UUID
     host: str
@@ -134,7 +137,7 @@ class Reporter:
         connection.execute(
             _SAY,
             [self._worker_id, socket.gethostname(), os.getpid(), settings.SPECTACULAR_SETTINGS["VERSION"],
-             json.dumps(masters), json.dumps(hmacs), _active_master_key(), SINGLE_HMAC_KEY_ID],
+             json.dumps(masters), json.dumps(hmacs), wraps_with(), SINGLE_HMAC_KEY_ID],
         )  # fmt: skip
 
     def end(self) -> None:
@@ -168,16 +171,6 @@ class Reporter:
 def begin_reports() -> None:
     """Let this process say what it holds, from now on. Once a process, after its fork, before it serves."""
     Reporter().begin()
-
-
-def _active_master_key() -> str | None:
-    """The id that this process wraps under; None where that is a key server's, or nothing can be wrapped."""
-    if settings.MEMORY_KEY_PROVIDER != "local":
-        return None
-    try:
-        return wrapping_key()[0]
-    except KeyUnavailable:
-        return None
 
 
 def _lacks(held: dict[str, str], key_id: str, fingerprint: str | None) -> bool:

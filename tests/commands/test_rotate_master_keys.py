@@ -10,10 +10,13 @@ import json
 import os
 import re
 import shlex
+import threading
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError
+from django.db import connections
+from psycopg.errors import ObjectNotInPrerequisiteState
 
 from memory.erasure import key_remains
 from memory.errors import KeyUnavailable
@@ -26,17 +29,22 @@ from memory.sealing.generations import add_generation
 from memory.sealing.key_changes import connect_apart
 from memory.sealing.keyring import forget_profiles
 from memory.sealing.profile import read_profile
-from memory.sealing.promotion import require_promoted_key
+from memory.sealing.promotion import forget_promoted, require_promoted_key
 from memory.sealing.worker_reports import LIVE_SECONDS, Reporter
 from tests.commands.rotation import clear, killed_at, rotate, started, under
 from tests.db.memories import remember
 from tests.db.scratch import scratch_database
+from tests.db.server import bind
 from tests.people import Person
 from tests.security.master_keys import hold
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 OLD, NEW, OTHER = (os.urandom(32) for _ in range(3))
+ADD_KEY = (
+    "INSERT INTO memory_data_keys (user_hash, generation, key_id, sealed_key)"
+    " VALUES (%s, 7, %s, decode(repeat('00', 60), 'hex'))"
+)
 RUNBOOKS = Path(__file__).resolve().parents[2] / "deploy/runbooks"
 
 
@@ -60,6 +68,7 @@ def house(scratch, monkeypatch):
         with scratch.connect() as superuser:
             clear(superuser)
     forget_profiles()
+    forget_promoted()
 
 
 @pytest.fixture
@@ -149,6 +158,31 @@ def test_a_worker_that_lacks_the_promoted_key_does_not_start_and_wraps_nothing(h
     require_promoted_key()
 
 
+def test_a_retired_key_wraps_nothing_though_the_settings_name_it(house, scratch, monkeypatch):
+    """As where a key server has wrapped for a while, and the settings of before are put back."""
+    with scratch.connect() as superuser:
+        superuser.execute("INSERT INTO memory_master_keys (key_id, retired_at) VALUES ('k1', now())")
+    hold(monkeypatch, k1=OLD)
+    with pytest.raises(SettingError, match="k1, which was retired"):
+        require_promoted_key()
+    with pytest.raises(KeyUnavailable):
+        remember(Person.new("unlucky"), "note")
+    refusal("--rewrap")
+    assert all_readable(house), "it opens what it has wrapped"
+    hold(monkeypatch, k2=NEW, k1=OLD)
+    require_promoted_key()
+    remember(Person.new("lucky"), "note")
+
+
+def test_steps_that_asked_no_worker_say_so(house, monkeypatch, worker):
+    hold(monkeypatch, k1=OLD, k2=NEW, k3=OTHER)
+    assert "older release" in rotate("--promote", "k2")[0]["warning"]
+    rotate("--rewrap")
+    assert "older release" in rotate("--retire", "k1", "--without-backups")[0]["warning"]
+    worker()
+    assert "warning" not in rotate("--promote", "k3")[0]
+
+
 def test_a_rewrap_that_was_killed_is_gone_on_with(house, scratch, monkeypatch):
     hold(monkeypatch, k1=OLD, k2=NEW)
     rotate("--promote", "k2")
@@ -207,6 +241,59 @@ def test_a_key_is_not_retired_while_it_wraps_anything_or_a_backup_may_need_it(ho
     assert "no key k7 is known" in refusal("--retire", "k7")
 
 
+def test_a_key_that_is_being_written_under_the_old_master_key_is_waited_for_and_found(house, scratch, monkeypatch):
+    """Its transaction began before the retirement and commits while that waits."""
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    monkeypatch.setattr(master_keys, "LOCK_MS", 50)
+    counted = master_keys._require_unused
+    with scratch.connect("r1_app") as writer:
+
+        def write_and_count(connection, key_id):
+            monkeypatch.setattr(master_keys, "_require_unused", counted)
+            counted(connection, key_id)
+            bind(writer, house[0].user_hash, local=False)
+            writer.execute("BEGIN")
+            writer.execute(ADD_KEY, [house[0].user_hash, "k1"])
+            threading.Timer(0.3, writer.execute, ["COMMIT"]).start()
+
+        monkeypatch.setattr(master_keys, "_require_unused", write_and_count)
+        assert "1 keys are wrapped under k1" in refusal("--retire", "k1", "--without-backups")
+    with scratch.connect() as superuser:
+        retired = superuser.execute("SELECT retired_at FROM memory_master_keys WHERE key_id = 'k1'").fetchone()
+    assert retired == (None,)
+
+
+def test_the_database_takes_no_key_under_a_retired_master_key(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    rotate("--retire", "k1", "--without-backups")
+    put = "UPDATE {} SET key_id = 'k1' WHERE user_hash = %s"
+    with scratch.connect("r1_app") as writer, scratch.connect("r1_maint") as maint:
+        bind(writer, house[0].user_hash, local=False)
+        for statement, params in (
+            (ADD_KEY, [house[0].user_hash, "k1"]),
+            (put.format("memory_data_keys"), [house[0].user_hash]),
+            (put.format("memory_search_keys"), [house[0].user_hash]),
+        ):
+            for connection in (writer, maint):
+                with pytest.raises(ObjectNotInPrerequisiteState, match="was retired"):
+                    connection.execute(statement, params)
+        writer.execute(ADD_KEY, [house[0].user_hash, "k2"])
+
+
+def test_a_key_whose_last_use_is_not_known_is_not_retired(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    rotate("--rewrap")
+    monkeypatch.setattr(master_keys, "_note_use", lambda *_: None)
+    with scratch.connect() as superuser:
+        superuser.execute("UPDATE memory_master_keys SET unused_since = NULL WHERE key_id = 'k1'")
+    assert "k1 wrapped keys a moment ago" in refusal("--retire", "k1")
+
+
 def test_a_key_does_not_retire_while_a_worker_wraps_under_it(house, monkeypatch, worker):
     worker()
     hold(monkeypatch, k1=OLD, k2=NEW, active="k2")
@@ -215,6 +302,18 @@ def test_a_key_does_not_retire_while_a_worker_wraps_under_it(house, monkeypatch,
     worker()
     hold(monkeypatch, k1=OLD, k2=NEW, active="k2")
     assert "wrap under k1" in refusal("--rewrap")
+
+
+def test_nothing_moves_away_from_a_key_server_while_a_worker_has_it_wrap(house, scratch, monkeypatch, settings, worker):
+    with scratch.connect() as superuser:
+        superuser.execute("INSERT INTO memory_master_keys (key_id, unused_since) VALUES ('transit:r1-memory:1', now())")
+    settings.MEMORY_KEY_PROVIDER = "transit"
+    worker()
+    settings.MEMORY_KEY_PROVIDER = "local"
+    for step in (["--rewrap"], ["--retire", "transit:r1-memory:1", "--without-backups"]):
+        assert "wrap under transit:r1-memory, and this command under k1" in refusal(*step)
+    worker()
+    assert rotate("--retire", "transit:r1-memory:1", "--without-backups")[1] == 0
 
 
 def test_an_old_backups_wrapped_keys_do_not_open_once_the_old_key_is_gone(house, scratch, monkeypatch):
@@ -304,16 +403,30 @@ def test_every_process_forgets_what_it_opened_when_a_key_retires(house, scratch,
     assert len(after) == 256 and all(after[slot] == before.get(slot, 0) + 1 for slot in after)
 
 
-def test_what_the_old_key_had_wrapped_is_not_left_in_the_tables_files(house, monkeypatch):
-    rewritten = []
-    monkeypatch.setattr(
-        master_keys, "rewrite_keys", lambda maint: rewritten.append(maint) or key_remains.rewrite_keys(maint)
-    )
+@pytest.mark.parametrize(("max_bytes", "is_rewritten"), [(key_remains.REWRITE_MAX_BYTES, True), (0, False)])
+def test_small_key_tables_are_rewritten_and_large_ones_keep_nobody_waiting(
+    house, scratch, monkeypatch, max_bytes, is_rewritten
+):
+    """A rewritten table has another file."""
+    monkeypatch.setattr(key_remains, "REWRITE_MAX_BYTES", max_bytes)
     hold(monkeypatch, k1=OLD, k2=NEW)
     rotate("--promote", "k2")
     rotate("--rewrap")
-    rotate("--retire", "k1", "--without-backups")
-    assert rewritten
+    files = "SELECT pg_relation_filenode('memory_data_keys'), pg_relation_filenode('memory_search_keys')"
+    with scratch.connect() as superuser:
+        before = superuser.execute(files).fetchone()
+        assert rotate("--retire", "k1", "--without-backups")[0]["files_rewritten"] is is_rewritten
+        after = superuser.execute(files).fetchone()
+    assert [new != old for new, old in zip(after, before, strict=True)] == [is_rewritten] * 2
+
+
+def test_a_rewrite_leaves_its_patience_to_nobody(house):
+    with connections["maint"].cursor() as cursor:
+        cursor.execute("SHOW lock_timeout")
+        before = cursor.fetchone()
+        key_remains.rewrite_keys(connections["maint"])
+        cursor.execute("SHOW lock_timeout")
+        assert cursor.fetchone() == before
 
 
 def commands_of(runbook: str) -> list[list[str]]:

@@ -445,6 +445,22 @@ MUTATIONS |= {
         "memory_documents has the trigger copies",
         None,
     ),
+    "a trigger that lets retired master keys pass": (
+        ["CREATE OR REPLACE FUNCTION memory_refuse_retired_master_key() RETURNS trigger"
+         " LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"],
+        "memory_data_keys has the trigger memory_data_keys_not_retired, which is not one",
+        None,
+    ),
+    "a trigger too few": (
+        ["DROP TRIGGER memory_search_keys_not_retired ON memory_search_keys"],
+        "memory_search_keys lacks the trigger memory_search_keys_not_retired",
+        None,
+    ),
+    "a trigger that does nothing": (
+        ["ALTER TABLE memory_data_keys DISABLE TRIGGER memory_data_keys_not_retired"],
+        "memory_data_keys lacks the trigger memory_data_keys_not_retired",
+        None,
+    ),
     "a service that starts every session bound to somebody": (
         ["ALTER ROLE r1_app SET app.user_hash = 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff'"],
         "the service's sessions start with app.user_hash set",

@@ -10,10 +10,12 @@ import time
 import pytest
 from django.db import connections, transaction
 
+from memory.errors import KeyUnavailable
 from memory.keys.fingerprints import fingerprint
 from memory.keys.secret_files import SettingError
+from memory.sealing import promotion
 from memory.sealing.key_changes import connect_apart
-from memory.sealing.promotion import require_promoted_key
+from memory.sealing.promotion import forget_promoted, require_promoted_key, wrapping_key
 from memory.sealing.worker_reports import (
     LIVE_SECONDS,
     Reporter,
@@ -139,3 +141,56 @@ def test_a_worker_that_starts_during_a_promotion_sees_it_before_it_serves(worker
     finally:
         superuser.execute("DELETE FROM memory_master_keys")
         reporter.end()
+
+
+@pytest.fixture
+def promoted(superuser, monkeypatch):
+    """k2 is promoted, and this process, which would wrap under k1 by its settings, has not read it yet."""
+    superuser.execute(
+        "INSERT INTO memory_master_keys (key_id, fingerprint, promoted_at) VALUES ('k2', %s, now())", [fingerprint(NEW)]
+    )
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    yield
+    superuser.execute("DELETE FROM memory_master_keys")
+    forget_promoted()
+
+
+def wrapped_by() -> str | None:
+    try:
+        return wrapping_key()[0]
+    except KeyUnavailable:
+        return None
+
+
+def test_nothing_is_wrapped_until_it_is_known_which_key_is_promoted(promoted, superuser):
+    with superuser.transaction():
+        superuser.execute("LOCK TABLE memory_master_keys IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(KeyUnavailable):
+            wrapping_key()
+        require_promoted_key()
+    forget_promoted()
+    assert wrapped_by() == "k2"
+    with superuser.transaction():
+        superuser.execute("LOCK TABLE memory_master_keys IN ACCESS EXCLUSIVE MODE")
+        promotion._next_read = 0.0
+        assert wrapped_by() == "k2", "what was read once stands"
+
+
+def test_who_asks_while_another_one_reads_for_the_first_time_does_not_wrap_by_the_settings(promoted, superuser):
+    found: list[str | None] = []
+    threads = [threading.Thread(target=lambda: found.append(wrapped_by())) for _ in range(3)]
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'memory_master_keys'::regclass AND NOT granted)"
+    with superuser.transaction():
+        superuser.execute("LOCK TABLE memory_master_keys IN ACCESS EXCLUSIVE MODE")
+        threads[0].start()
+        deadline = time.monotonic() + 60
+        while not superuser.execute(waits).fetchone()[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for thread in threads[1:]:
+            thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join(60)
+    # None: the lock was held for longer than the service waits for one.
+    assert len(found) == 3 and set(found) <= {"k2", None}

@@ -9,7 +9,8 @@ CREATE TABLE memory_workers (
     seen_at            timestamptz NOT NULL DEFAULT now(),
     master_keys        jsonb NOT NULL,
     hmac_keys          jsonb NOT NULL,
-    -- What it would wrap a new key with, and name a new user by. NULL where a key server wraps.
+    -- What it would wrap a new key with, `transit:NAME` where a key server does, NULL where nothing can; and what it
+    -- would name a new user by.
     active_master_key  text,
     active_hmac_key    text
 ) WITH (fillfactor = 50);

@@ -1,0 +1,3 @@
+DROP TRIGGER memory_search_keys_not_retired ON memory_search_keys;
+DROP TRIGGER memory_data_keys_not_retired ON memory_data_keys;
+DROP FUNCTION memory_refuse_retired_master_key();
