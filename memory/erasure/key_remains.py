@@ -2,8 +2,8 @@
 
 A deleted row's bytes stay in the file until a VACUUM, and what was last on its page stays even then, until another row
 comes there. Only VACUUM FULL leaves nothing behind. It locks each key table while it runs, so after an erasure the
-service rewrites small ones only, and vacuums large ones; `manage.py prune_expired` rewrites any. Before
-PostgreSQL 17 the owner alone may, so the command does it there and the service does not.
+service rewrites small ones only, and vacuums large ones; so does `rotate_keys --retire`. `manage.py prune_expired`
+rewrites any. Before PostgreSQL 17 the owner alone may, so the commands do it there and the service does not.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 
 import psycopg
 from django.db import connections
-from django.db.utils import OperationalError
+from django.db.utils import DatabaseError, InterfaceError, OperationalError
 
 # Transactions that began before an erasure keep its row from being cleared: r1_app's have ended by then.
 SETTLE_SECONDS = 15.0
@@ -57,20 +58,44 @@ def rewrite_keys(maint) -> None:
     `maint` is a Django connection outside a transaction. Requests wait while it runs. Raises database errors, among
     them OperationalError where the table was in use at every try.
     """
+    _vacuum(maint, _REWRITE, lock_ms=COMMAND_LOCK_MS)
+
+
+def clear_remains(maint) -> bool:
+    """Clear them while requests go on: True where the tables are small and were rewritten, False for a VACUUM.
+
+    After that some of what was last on its page may be left, until `rewrite_keys`. Otherwise as that.
+    """
+    with maint.cursor() as cursor:
+        cursor.execute(_SIZE)
+        is_small = cursor.fetchone()[0] <= REWRITE_MAX_BYTES
+    if is_small:
+        _vacuum(maint, _REWRITE, lock_ms=COMMAND_LOCK_MS)
+    else:
+        _vacuum(maint, _VACUUM, lock_ms=VACUUM_LOCK_MS)
+    return is_small
+
+
+def _vacuum(maint, statement: str, *, lock_ms: int) -> None:
     maint.ensure_connection()
     may = maint.pg_version >= GRANTED_FROM_VERSION
     connection = maint if may else connections["owner"]
     try:
         with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = {COMMAND_LOCK_MS}")
-            for tries_left in reversed(range(COMMAND_TRIES)):
-                try:
-                    cursor.execute(_REWRITE)
-                    return
-                except OperationalError:
-                    if not tries_left:
-                        raise
-                    time.sleep(COMMAND_LOCK_MS / 1000)
+            cursor.execute(f"SET lock_timeout = {lock_ms}")
+            try:
+                for tries_left in reversed(range(COMMAND_TRIES)):
+                    try:
+                        cursor.execute(statement)
+                        return
+                    except OperationalError:
+                        if not tries_left:
+                            raise
+                        time.sleep(COMMAND_LOCK_MS / 1000)
+            finally:
+                # What the command does next waits as long as its role may. A connection that was lost has no setting.
+                with suppress(DatabaseError, InterfaceError):
+                    cursor.execute("RESET lock_timeout")
     finally:
         if not may:
             connection.close()

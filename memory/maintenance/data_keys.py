@@ -16,7 +16,7 @@ from typing import Any
 from django.db import Error, OperationalError, ProgrammingError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from memory.erasure.key_remains import rewrite_keys
+from memory.erasure.key_remains import clear_remains
 from memory.errors import DecryptionFailed, KeyUnavailable, StaleKeys
 from memory.indexing.reseal import reseal
 from memory.maintenance.data_rotation import DataRotation, NoSuchUser
@@ -161,8 +161,7 @@ def _look_back(connection: BaseDatabaseWrapper, done: DataRotation, user_hash: s
     if not done.retired:
         return
     try:
-        rewrite_keys(connection)
-        done.files_cleared = True
+        done.files_cleared = clear_remains(connection)
     except OperationalError as exc:
         _why(exc)
         # The tables were in use at every try: `prune_expired` does it.

@@ -19,7 +19,8 @@ class DataRotation(Resealed):
     `needed_by`: by how many rows and answers, by their kind. `skipped`: users who were left alone, each once: a key or
     the user id does not open (`damaged`), a key cannot be had or he is being moved or erased (`unavailable`), somebody
     else held his rows (`busy`). `started_at`: when the run over all users began. `users_left`: who has no new key yet.
-    `files_cleared`: whether what the retired keys left in their tables' files is gone; None where none retired.
+    `files_cleared`: whether what the retired keys left in their tables' files is gone, for which large tables are not
+    rewritten while requests go on; None where none retired.
     """
 
     keys: int = 0

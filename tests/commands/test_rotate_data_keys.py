@@ -8,6 +8,7 @@ import os
 import pytest
 from django.core.management import CommandError
 
+from memory.erasure import key_remains
 from memory.indexing import reseal as resealing
 from memory.maintenance import data_keys
 from memory.rls import bind_tenant
@@ -255,6 +256,12 @@ def test_the_old_keys_are_not_left_in_their_tables_file(people, superuser):
     assert in_the_file() == [True, True]
     assert rotate("--data")[0]["files_cleared"] is True
     assert in_the_file() == [False, False]
+
+
+def test_large_key_tables_are_not_rewritten_while_requests_go_on(people, monkeypatch):
+    monkeypatch.setattr(key_remains, "REWRITE_MAX_BYTES", 0)
+    said, code = rotate("--data")
+    assert (said["retired"], said["files_cleared"], code) == (2, False, 0)
 
 
 def test_a_run_that_was_killed_goes_on_and_gives_nobody_a_second_key(people, scratch, superuser):
