@@ -10,9 +10,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.errors import MemoryServiceError
 from memory.keys.fingerprints import hmac_key_fingerprints, master_key_fingerprints
+from memory.maintenance.old_keys import needs_of_old_keys
 from memory.sealing.counts import SEALS_ALERT, SEALS_REFUSE
+from memory.sealing.generations import IDEMPOTENCY_HOURS
 from memory.sealing.providers import current_key_id
 from memory.sealing.worker_reports import WorkerReport, live_workers
+
+# Longer than a rotation takes: what is left of one by then, somebody should see to.
+OLD_KEY_DAYS = 1.0
 
 # A key that nobody promoted has wrapped from the first on what is under it now.
 _MASTER = """
@@ -30,11 +35,16 @@ _DATA = """
 SELECT count(*), count(DISTINCT user_hash), count(*) - count(DISTINCT user_hash),
        extract(epoch FROM now() - min(created_at))::float8 / 86400
 FROM memory_data_keys"""
+# Newest keys that have been it for longer than an answer is promised, with older ones beside them.
+_OVERDUE = """
+SELECT count(*) FROM memory_data_keys o JOIN memory_tenants t USING (user_hash)
+JOIN memory_data_keys n ON n.user_hash = t.user_hash AND n.generation = t.generation
+WHERE o.generation <> t.generation AND n.created_at < now() - make_interval(hours => %(hours)s)"""
 _SEALS = """
 SELECT coalesce(max(seals), 0), count(*) FILTER (WHERE seals >= %(alert)s), count(*) FILTER (WHERE seals >= %(refuse)s)
 FROM (SELECT seal_count AS seals FROM memory_tenants UNION ALL SELECT seal_count FROM memory_data_keys) s"""
 _RUN = """
-SELECT r.started_at::text, (
+SELECT r.started_at::text, extract(epoch FROM now() - r.started_at)::float8 / 86400, (
     SELECT count(*) FROM memory_tenants t JOIN memory_data_keys k USING (user_hash, generation)
     WHERE k.created_at < r.started_at)
 FROM memory_key_rotations r WHERE r.finished_at IS NULL"""
@@ -51,6 +61,7 @@ def key_status(connection: BaseDatabaseWrapper) -> dict[str, Any]:
         wraps = None
     [data] = _rows(connection, _DATA)
     [seals] = _rows(connection, _SEALS, alert=SEALS_ALERT, refuse=SEALS_REFUSE)
+    [[overdue]] = _rows(connection, _OVERDUE, hours=IDEMPOTENCY_HOURS)
     run = _rows(connection, _RUN)
     status: dict[str, Any] = {
         "provider": settings.MEMORY_KEY_PROVIDER,
@@ -59,9 +70,12 @@ def key_status(connection: BaseDatabaseWrapper) -> dict[str, Any]:
         "hmac_keys": _hmac_keys(connection, workers),
         "data_keys": {
             "users": data[1], "keys": data[0], "old_generations": data[2], "oldest_days": _days(data[3]),
+            "overdue": overdue, "needed_by": needs_of_old_keys(connection)[1] if data[2] else {},
             "most_seals": seals[0], "past_2_31_seals": seals[1], "spent_at_2_32_seals": seals[2],
         },
-        "data_rotation": {"started_at": run[0][0], "users_left": run[0][1]} if run else None,
+        "data_rotation": (
+            {"started_at": run[0][0], "days": _days(run[0][1]), "users_left": run[0][2]} if run else None
+        ),
         "workers": [
             {"name": worker.name, "version": worker.version, "started_at": worker.started_at.isoformat(),
              "seen_at": worker.seen_at.isoformat(), "wraps": worker.active_master_key,
@@ -128,6 +142,7 @@ def _hmac_keys(connection: BaseDatabaseWrapper, workers: list[WorkerReport]) -> 
 def _findings(status: dict[str, Any]) -> Iterator[str]:
     if status["wraps"] is None:
         yield "no new key can be wrapped by this process now"
+    wraps_for_days = next((key["days"] or 0 for key in status["master_keys"] if key["state"] == "active"), 0)
     for key in status["master_keys"]:
         named, uses = f"master key {key['key_id']}", key["data_keys"] + key["search_keys"]
         if key["state"] == "active" and key["is_local"] and (key["days"] or 0) > settings.MEMORY_MASTER_KEY_DAYS:
@@ -138,6 +153,8 @@ def _findings(status: dict[str, Any]) -> Iterator[str]:
             yield f"{named} wraps {uses} keys, and nobody here has it"
         if key["state"] == "retired" and (uses or key["held_by_workers"] or key["held_here"]):
             yield f"{named} is retired, and " + (f"{uses} keys are under it" if uses else "its bytes are held still")
+        if key["state"] == "old" and wraps_for_days >= OLD_KEY_DAYS:
+            yield f"{uses} keys are under {named} still, which wraps no new ones: rotate_keys --rewrap"
     for key in status["hmac_keys"]:
         if (key["days"] or 0) > settings.MEMORY_HMAC_KEY_DAYS:
             yield f"HMAC key {key['key_id']} is {key['days']:.0f} days old, more than {settings.MEMORY_HMAC_KEY_DAYS}"
@@ -145,6 +162,16 @@ def _findings(status: dict[str, Any]) -> Iterator[str]:
             yield f"{key['workers'] - key['held_by_workers']} live workers lack HMAC key {key['key_id']}"
     if status["data_keys"]["past_2_31_seals"]:
         yield f"{status['data_keys']['past_2_31_seals']} data keys have sealed 2^31 times or more: rotate_keys --data"
+
+    data, run = status["data_keys"], status["data_rotation"]
+    if data["overdue"]:
+        needs = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in data["needed_by"].items() if count)
+        yield (
+            f"{data['overdue']} data keys were replaced more than {IDEMPOTENCY_HOURS} hours ago and are there still"
+            f"{f', for {needs}' if needs else ''}: rotate_keys --data --clear"
+        )
+    if run and run["days"] >= OLD_KEY_DAYS:
+        yield f"new data keys for all are given since {run['started_at']}, {run['users_left']} users have none yet"
 
 
 def _held(key: dict[str, Any]) -> str:

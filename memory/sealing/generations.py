@@ -10,13 +10,15 @@ import os
 from dataclasses import dataclass
 from uuid import uuid4
 
-from memory.errors import KeyUnavailable
+from memory import metrics
+from memory.errors import DecryptionFailed, KeyUnavailable
 from memory.keys.master_keys import MASTER_KEY_BYTES
 from memory.rls import TenantTransaction
 from memory.sealing.key_changes import note_key_change
 from memory.sealing.keyring import INSERT_DATA_KEY, open_user_id, seal_user_id
 from memory.sealing.profile import DATA_KEY_COLUMN, RENEW_PROFILE, SealedKey, TenantProfile
 from memory.sealing.user_keys import DataKey
+from memory.security import InvalidTag
 
 IDEMPOTENCY_HOURS = 24
 
@@ -60,7 +62,11 @@ def add_generation(tx: TenantTransaction, profile: TenantProfile, made: NextKey 
     """
     profile.verify(tx)
     [blob] = tx.execute(_USER_ID, [tx.user_hash]).fetchone()
-    user_id = open_user_id(profile.newest, bytes(blob))
+    try:
+        user_id = open_user_id(profile.newest, bytes(blob))
+    except InvalidTag:
+        metrics.decrypt_failed.labels("user_id_cipher").inc()
+        raise DecryptionFailed() from None
     made = made or NextKey.after(profile)
     key, sealed, generation = made.key, made.wrapped, made.key.generation
     tx.execute(_RECORD_SEALS, {"user_hash": tx.user_hash})

@@ -6,7 +6,9 @@ import json
 import os
 
 import pytest
+from django.core.management import CommandError
 
+from memory.erasure import key_remains
 from memory.indexing import reseal as resealing
 from memory.maintenance import data_keys
 from memory.rls import bind_tenant
@@ -138,7 +140,7 @@ def test_one_user_alone_has_a_new_key_where_one_is_named(people, superuser):
     assert people[0].user_hash not in json.dumps(said) and people[0].user_id not in json.dumps(said)
 
 
-def test_a_remembered_answer_keeps_the_old_key_for_its_24_hours_and_the_run_with_it(people, superuser):
+def test_a_remembered_answer_keeps_the_old_key_for_its_24_hours(people, superuser):
     alice = people[0]
 
     def send():
@@ -146,16 +148,120 @@ def test_a_remembered_answer_keeps_the_old_key_for_its_24_hours_and_the_run_with
 
     first = send()
     said, code = rotate("--data")
-    assert (said["retired"], said["waiting"], code) == (1, 1, 4)
+    assert (said["retired"], said["waiting"], said["needed_by"]["answers"], code) == (1, 1, 1, 1)
     assert of_rows(superuser, alice)["sea"] == (2,) and live(superuser, alice) == [1, 2]
     again = send()
     assert again.content == first.content and "Idempotent-Replayed" in again
-    assert rotate("--status")[0]["data_rotation"]["users_left"] == 0
+    assert rotate("--status")[0]["data_rotation"] is None, "everybody has a new key, so the run is over"
+    said, code = rotate("--data", "--clear")
+    assert (said["keys"], said["retired"], said["waiting"], code) == (0, 0, 1, 4), "it goes by itself: try again"
     superuser.execute("UPDATE memory_idempotency SET created_at = created_at - interval '25 hours'")
-    said, code = rotate("--data")
+    said, code = rotate("--data", "--clear")
     assert (said["keys"], said["retired"], said["waiting"], code) == (0, 1, 0, 0)
     assert [live(superuser, person) for person in people] == [[2], [2]]
     assert rotate("--data")[0]["keys"] == 2, "the next one is a run of its own"
+
+
+def damage_text(superuser, person: Person) -> None:
+    superuser.execute(
+        "UPDATE memory_chunks SET text_cipher = set_byte(text_cipher, 20, get_byte(text_cipher, 20) # 1)"
+        " WHERE user_hash = %s AND doc_id = 'ferry'",
+        [person.user_hash],
+    )
+
+
+def test_an_old_key_that_is_still_needed_keeps_nobody_from_the_next_new_one(people, superuser):
+    alice, bob = people
+    damage_text(superuser, alice)
+    said, code = rotate("--data")
+    assert (said["keys"], said["waiting"], code) == (2, 1, 1)
+    assert said["needed_by"] == {"documents": 1, "chunks": 0, "quarantined_chunks": 1, "answers": 0}
+    said, code = rotate("--data")
+    assert (said["keys"], said["waiting"], code) == (2, 1, 1)
+    said, code = rotate("--data", "--user", alice.user_id)
+    assert (said["keys"], said["waiting"], code) == (1, 1, 1)
+    assert (live(superuser, alice), live(superuser, bob)) == ([1, 4], [3])
+    assert rotate("--data", "--clear")[1] == 1, "another look changes nothing"
+    alice.index("ferry", TEXTS["ferry"])
+    said, code = rotate("--data", "--clear", "--user", alice.user_id)
+    assert (said["keys"], said["retired"], code, live(superuser, alice)) == (0, 1, 0, [4])
+
+
+def test_an_old_key_that_stays_too_long_is_a_finding(people, superuser):
+    damage_text(superuser, people[0])
+    rotate("--data")
+    assert rotate("--status")[0]["findings"] == []
+    superuser.execute("UPDATE memory_data_keys SET created_at = created_at - interval '25 hours'")
+    said, code = rotate("--status")
+    assert (code, said["data_keys"]["overdue"]) == (1, 1)
+    [finding] = said["findings"]
+    assert "1 data keys were replaced" in finding and "1 documents, 1 quarantined chunks" in finding
+
+
+def test_a_user_whose_id_does_not_open_keeps_nobody_else_from_a_new_key(people, superuser):
+    damaged, other = sorted(people, key=lambda person: person.user_hash)
+    superuser.execute(
+        "UPDATE memory_tenants SET user_id_cipher = set_byte(user_id_cipher, 20, get_byte(user_id_cipher, 20) # 1)"
+        " WHERE user_hash = %s",
+        [damaged.user_hash],
+    )
+    for generation in (2, 3):
+        said, code = rotate("--data")
+        assert (said["keys"], said["skipped"], said["damaged"], said["users_left"], code) == (1, 1, 1, 1, 1)
+        assert (live(superuser, damaged), live(superuser, other)) == ([1], [generation])
+    assert rotate("--data", "--user", damaged.user_id)[1] == 1
+
+
+def test_a_user_whose_row_is_held_has_his_turn_in_the_next_run_and_the_others_in_this_one(people, scratch, superuser):
+    busy, other = sorted(people, key=lambda person: person.user_hash)
+    with scratch.connect() as holder:
+        holder.execute("BEGIN")
+        holder.execute("SELECT 1 FROM memory_tenants WHERE user_hash = %s FOR UPDATE", [busy.user_hash])
+        said, code = rotate("--data")
+        holder.execute("ROLLBACK")
+    assert (said["keys"], said["skipped"], said["busy"], said["users_left"], code) == (1, 1, 1, 1, 4)
+    assert (live(superuser, busy), live(superuser, other)) == ([1], [2])
+    assert rotate("--status")[0]["data_rotation"]["users_left"] == 1
+    assert rotate("--data", "--dry-run")[0]["users_left"] == 1
+    assert rotate("--data", "--new-run", "--dry-run")[0]["users_left"] == 2
+    said, code = rotate("--data")
+    assert (said["keys"], code, live(superuser, busy), live(superuser, other)) == (1, 0, [2], [2])
+
+
+def test_another_run_begins_where_one_has_not_ended_when_it_is_asked_for(people, superuser):
+    superuser.execute("INSERT INTO memory_key_rotations (started_at) VALUES (now() - interval '3 days')")
+    assert rotate("--data")[0]["keys"] == 0, "everybody's key is younger than that run"
+    superuser.execute("INSERT INTO memory_key_rotations (started_at) VALUES (now() - interval '3 days')")
+    said, code = rotate("--data", "--new-run")
+    assert (said["keys"], code) == (2, 0)
+    assert superuser.execute("SELECT count(*) FROM memory_key_rotations WHERE finished_at IS NULL").fetchone() == (0,)
+
+
+def test_a_user_who_is_not_there_is_no_rotation_that_is_done(people):
+    for arguments in ([], ["--dry-run"], ["--clear"]):
+        with pytest.raises(CommandError, match="no such user") as raised:
+            rotate("--data", "--user", "nobody", *arguments)
+        assert raised.value.returncode == 2
+
+
+def test_the_old_keys_are_not_left_in_their_tables_file(people, superuser):
+    old = [bytes(blob) for (blob,) in superuser.execute("SELECT sealed_key FROM memory_data_keys").fetchall()]
+
+    def in_the_file() -> list[bool]:
+        superuser.execute("CHECKPOINT")
+        read = "SELECT pg_read_binary_file(pg_relation_filepath('memory_data_keys'))"
+        held = bytes(superuser.execute(read).fetchone()[0])
+        return [blob in held for blob in old]
+
+    assert in_the_file() == [True, True]
+    assert rotate("--data")[0]["files_cleared"] is True
+    assert in_the_file() == [False, False]
+
+
+def test_large_key_tables_are_not_rewritten_while_requests_go_on(people, monkeypatch):
+    monkeypatch.setattr(key_remains, "REWRITE_MAX_BYTES", 0)
+    said, code = rotate("--data")
+    assert (said["retired"], said["files_cleared"], code) == (2, False, 0)
 
 
 def test_a_run_that_was_killed_goes_on_and_gives_nobody_a_second_key(people, scratch, superuser):
@@ -216,25 +322,23 @@ def test_a_user_erased_meanwhile_stays_erased(people, superuser, monkeypatch, ta
 def test_entities_found_meanwhile_are_not_lost(alice, superuser, monkeypatch):
     during(monkeypatch, "memory_chunks", lambda: alice.post("memory/entities", {"doc_id": "boiler"}))
     said, code = rotate("--data", "--user", alice.user_id)
-    assert (said["lost"], code) == (1, 4), "the chunk is under its old key still, so that one is needed"
+    assert (said["lost"], code) == (1, 1), "the chunk is under its old key still, so that one is needed"
     assert "entities" in alice.query("heat pump").json()["results"][0]["metadata"]
-    assert rotate("--data", "--user", alice.user_id)[1] == 0
+    assert rotate("--data", "--clear", "--user", alice.user_id)[1] == 0
     assert "entities" in alice.query("heat pump").json()["results"][0]["metadata"]
     assert live(superuser, alice) == [2]
 
 
 def test_damaged_and_quarantined_rows_are_left_and_reported_and_keep_their_key(alice, superuser):
-    superuser.execute(
-        "UPDATE memory_chunks SET text_cipher = set_byte(text_cipher, 20, get_byte(text_cipher, 20) # 1)"
-        " WHERE user_hash = %s AND doc_id = 'ferry'",
-        [alice.user_hash],
-    )
+    damage_text(superuser, alice)
     said, code = rotate("--data", "--user", alice.user_id)
-    assert (said["chunks"], said["documents"], said["left"], said["waiting"], code) == (2, 2, 2, 1, 4)
+    assert (said["chunks"], said["documents"], said["left"], said["waiting"], code) == (2, 2, 2, 1, 1)
     assert alice.query("ferry").json()["degraded"] == ["quarantined"]
-    assert rotate("--data", "--user", alice.user_id)[0]["left"] == 1, "the quarantined chunk is not even looked at"
+    assert rotate("--data", "--clear", "--user", alice.user_id)[0]["left"] == 1, (
+        "the quarantined chunk is not even looked at"
+    )
     alice.index("ferry", TEXTS["ferry"])
-    assert rotate("--data", "--user", alice.user_id)[1] == 0
+    assert rotate("--data", "--clear", "--user", alice.user_id)[1] == 0
     assert live(superuser, alice) == [2]
 
 

@@ -197,6 +197,59 @@ def test_a_rewrap_that_was_killed_is_gone_on_with(house, scratch, monkeypatch):
     assert all_readable(house)
 
 
+def test_a_rewrap_whose_key_goes_away_says_how_far_it_came_and_is_gone_on_with(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    wrap_key, wrapped = rewrapping.wrap_key, []
+
+    def wrap_four(key, context):
+        if len(wrapped) == 4:
+            raise KeyUnavailable()
+        wrapped.append(context)
+        return wrap_key(key, context)
+
+    monkeypatch.setattr(rewrapping, "wrap_key", wrap_four)
+    said, code = rotate("--rewrap")
+    assert (said["done"], said["left"], said["key_unavailable"], code) == (4, 4, True, 4)
+    monkeypatch.setattr(rewrapping, "wrap_key", wrap_key)
+    said, code = rotate("--rewrap")
+    assert (said["done"], code, under(scratch)) == (4, 0, {"k2": 8})
+
+
+def test_a_key_that_does_not_open_is_a_finding_and_no_reason_to_rewrap_again(house, scratch, monkeypatch):
+    hold(monkeypatch, k1=OLD, k2=NEW)
+    rotate("--promote", "k2")
+    with scratch.connect() as superuser:
+        superuser.execute(
+            "UPDATE memory_search_keys SET sealed_key = set_byte(sealed_key, 20, get_byte(sealed_key, 20) # 1)"
+            " WHERE user_hash = %s",
+            [house[0].user_hash],
+        )
+        for done in (7, 0):
+            said, code = rotate("--rewrap")
+            assert (said["done"], said["left"], said["damaged"], code) == (done, 1, 1, 1)
+        superuser.execute("UPDATE memory_master_keys SET promoted_at = now() - interval '2 days' WHERE key_id = 'k2'")
+    said, code = rotate("--status")
+    assert (code, [finding for finding in said["findings"] if "k1" in finding]) == (
+        1, ["1 keys are under master key k1 still, which wraps no new ones: rotate_keys --rewrap"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--promote", ""], ["--retire", " "], ["--rewrap", "--without-backups"], ["--verify", "--dry-run"],
+        ["--status", "--dry-run"], ["--rewrap", "--user", "anna"], ["--verify", "--clear"], ["--rewrap", "--new-run"],
+        ["--data", "--clear", "--new-run"], ["--data", "--user", "anna", "--new-run"], ["--data", "--table"],
+        ["--retire", "k1", "--rate", "1"],
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_before_anything_is_done(arguments):
+    with pytest.raises(CommandError) as raised:
+        rotate(*arguments)
+    assert raised.value.returncode == 2
+
+
 def test_a_user_who_is_erased_meanwhile_stays_erased_and_a_key_replaced_meanwhile_stays_replaced(
     house, scratch, monkeypatch
 ):
@@ -364,7 +417,7 @@ def test_an_old_backups_rows_and_their_key_together_open_nothing_either(house, s
             response = person.get("memory/documents/note")
             assert response.json()["code"] == code
         said, code = rotate("--data", "--user", person.user_id)
-        assert (code, said["skipped"]) == (4, 1), "such a user is left alone, and named as not done"
+        assert (code, said["skipped"]) == (1, 1), "such a user is left alone, and named as not done"
     assert all_readable(house[1:])
 
 
@@ -507,7 +560,7 @@ def test_the_runbook_of_a_stolen_key_leaves_nothing_that_it_or_the_old_data_keys
         assert rotate(*arguments)[1] == 0, arguments
         assert all_readable(house), arguments
         walked.append(arguments[0])
-    assert walked == ["--promote", "--rewrap", "--verify", "--retire", "--data", "--data", "--rewrap"]
+    assert walked == ["--promote", "--rewrap", "--verify", "--retire", *["--data"] * 4, "--rewrap"]
     with scratch.connect() as superuser:
         oldest = superuser.execute("SELECT min(generation) FROM memory_data_keys").fetchone()
     assert (oldest, under(scratch)) == ((2,), {"k2": 8})
