@@ -6,5 +6,5 @@ from memory.migrations._sqlfile import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("memory", "0017_own_indexes")]
-    operations = [RunSQLFile("0021_expiring_chunks")]
+    dependencies = [("memory", "0018_retired_keys")]
+    operations = [RunSQLFile("0019_expiring_chunks")]
