@@ -30,6 +30,8 @@ ADVISORY_LOCK = 0x52314958
 CHURN_MAX = 2
 # Text, metadata and vector; a document's own seals come on top, so churn is over- rather than underestimated.
 SEALS_PER_CHUNK = 3
+# Who is renamed has another row by then, and another index: the old name's has none of his chunks.
+_KEPT_STATES = ("active", "moving")
 # When a server notices that a killed run's connection is gone, and gives up what it builds for it.
 CHECK_CLIENT = "5s"
 
@@ -134,7 +136,7 @@ def planned(users: Sequence[BigUser], indexes: Sequence[FoundIndex], partition_o
 
 def _keeps(user: BigUser, index: FoundIndex) -> bool:
     is_big = user.chunk_count >= settings.MEMORY_OWN_INDEX_DROP_CHUNKS
-    return is_big and user.state != "erasing" and user.active_space == index.own.space
+    return is_big and user.state in _KEPT_STATES and user.active_space == index.own.space
 
 
 def _task(act: Act, index: FoundIndex) -> Task:
