@@ -20,6 +20,7 @@ from memory.indexing.write import index_memory_batch
 from memory.isolation.own_index import EF_SEARCH, OwnIndex, read_own_indexes
 from memory.lexical.bm25 import lexical_query
 from memory.maintenance.own_indexes import ADVISORY_LOCK, BigUser, planned
+from memory.migrations._sqlfile import SQL_FOLDER
 from memory.retrieval import search
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.plan import explain_candidates, foreign_row_findings
@@ -327,6 +328,18 @@ def test_a_second_run_at_once_is_busy(scratch):
         with pytest.raises(CommandError) as refused:
             maintain()
     assert refused.value.returncode == 3
+
+
+def test_the_migration_taken_back_drops_what_a_killed_rebuild_left_too(alice, scratch):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    own = OwnIndex(alice.user_hash, default_space(), DIMENSION)
+    with scratch.connect("r1_owner") as owner:
+        owner.execute(own.statement(partition_of(alice)).replace(own.name, f"{own.name}_ccnew"))
+        with owner.transaction(force_rollback=True):
+            owner.execute((SQL_FOLDER / "0017_own_indexes.down.sql").read_text())
+            left = owner.execute("SELECT relname FROM pg_class WHERE relname ~ '^memory_own_'").fetchall()
+    assert left == []
 
 
 # -- The audit
