@@ -13,7 +13,8 @@ from memory.embedding.embedder import Embedder
 from memory.errors import KeyUnavailable
 from memory.isolation.own_index import read_own_indexes
 from memory.maintenance.hmac_keys import Refused, keys_to_rotate, known_keys
-from memory.maintenance.own_indexes import carried_out, plan
+from memory.maintenance.index_builds import carried_out
+from memory.maintenance.own_indexes import plan
 from memory.moving import rename
 from memory.rls import tenant_transaction
 from memory.sealing import names
