@@ -57,30 +57,25 @@ _DENSE = f"""
 _TIES = 24
 _DENSE_IN_OWN_INDEX = f"""
     WITH in_index AS MATERIALIZED (
-        SELECT *
-        FROM (
+        SELECT * FROM (
             SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
             FROM memory_chunks
             WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
             ORDER BY {{vectors}} <=> %(vector)s::halfvec
             LIMIT %(limit)s::bigint + {_TIES}
         ) nearest
-        ORDER BY distance, doc_id, chunk_index
-        LIMIT %(limit)s
+        ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s
     )
-    SELECT {{columns}}
-    FROM (
+    SELECT {{columns}} FROM (
         SELECT * FROM in_index WHERE (SELECT count(*) FROM in_index) >= %(limit)s
         UNION ALL
         (SELECT {KNOWN}, embedding <=> %(vector)s::halfvec AS distance
          FROM memory_chunks
          WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
            AND (SELECT count(*) FROM in_index) < %(limit)s
-         ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index
-         LIMIT %(limit)s)
+         ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
     ) nearest
-    ORDER BY distance, doc_id, chunk_index
-    LIMIT %(limit)s"""
+    ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
 # For the transaction. Rows that have expired, or are deleted and not yet vacuumed, count among those that the index
 # weighs. Where too few others are among them the search is exact: a scan that went on (hnsw.iterative_scan) would
 # end somewhere, and then give what it has passed by, which are not the nearest.

@@ -24,6 +24,7 @@ from memory.isolation.own_index import EF_SEARCH, FoundIndex, OwnIndex, own_inde
 from memory.lexical.bm25 import lexical_query
 from memory.maintenance import index_builds
 from memory.maintenance.index_builds import carried_out
+from memory.maintenance.index_recall import recall_of
 from memory.maintenance.own_indexes import ADVISORY_LOCK, Act, BigUser, Task, plan, planned
 from memory.management.commands import maintain_indexes
 from memory.migrations._sqlfile import SQL_FOLDER
@@ -254,6 +255,26 @@ def test_a_row_that_tells_of_an_index_that_is_gone_costs_no_answer_and_is_put_ri
     done = maintain()
     assert (done["unsaid"], done["built"]) == (1, 1)
     assert explained(alice) == (name_of(alice), [])
+
+
+def test_what_an_index_finds_is_measured_before_a_search_uses_it(alice, superuser):
+    store(alice, "a", vectors_of(BIG))
+    maintain()
+    assert recall_of(alice.user_hash, default_space()) == 1.0
+    # Rows that it does not hold.
+    superuser.execute("SET allow_system_table_mods = on")
+    is_ready = "UPDATE pg_index SET indisready = %s WHERE indexrelid = %s::regclass"
+    superuser.execute(is_ready, [False, name_of(alice)])
+    store(alice, "b", vectors_of(BIG, seed=2))
+    superuser.execute(is_ready, [True, name_of(alice)])
+    superuser.execute(
+        "UPDATE memory_tenants SET indexed_space = NULL, indexed_seals = NULL, profile = gen_random_uuid()"
+        " WHERE user_hash = %s",
+        [alice.user_hash],
+    )
+    assert 0.2 < recall_of(alice.user_hash, default_space()) < 0.9
+    done = maintain()
+    assert (done["said"], done["inaccurate"], own_indexes()) == (0, 1, [])
 
 
 def test_an_index_that_finds_too_little_is_not_used_and_not_tried_again_before_much_is_new(alice, monkeypatch):
