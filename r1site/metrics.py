@@ -110,8 +110,13 @@ def observe_own_indexes() -> None:
     with _own_indexes_look:
         if time.monotonic() - _own_indexes_seen < OWN_INDEXES_SECONDS:
             return
-        _own_indexes_seen = math.inf
-    threading.Thread(target=_look_at_own_indexes, name="own-indexes", daemon=True).start()
+        before, _own_indexes_seen = _own_indexes_seen, math.inf
+    try:
+        threading.Thread(target=_look_at_own_indexes, name="own-indexes", daemon=True).start()
+    except RuntimeError as exc:
+        # No more threads at the moment: the next scrape tries again.
+        _own_indexes_seen = before
+        logger.warning("users' own indexes cannot be counted (%s)", exc)
 
 
 def _look_at_own_indexes() -> None:

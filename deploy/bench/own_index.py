@@ -136,15 +136,18 @@ def build() -> list[dict]:
     """Carry out what `maintain_indexes` would: seconds and megabytes of each act."""
     from django.db import connections
 
-    from memory.isolation.own_index import read_own_indexes
-    from memory.maintenance.own_indexes import carried_out, plan
+    from memory.maintenance.index_builds import carried_out
+    from memory.maintenance.own_indexes import plan
 
     found, started = [], time.perf_counter()
-    for task in carried_out(plan(connections["maint"]).tasks):
+    for task, ending in carried_out(plan(connections["maint"]).tasks):
         seconds, started = time.perf_counter() - started, time.perf_counter()
-        sizes = {index.name: index.size_bytes for index in read_own_indexes(connections["maint"])}
-        megabytes = round(sizes.get(task.name, 0) / 2**20, 1)
-        found.append({"act": str(task.act), "seconds": round(seconds, 1), "megabytes": megabytes})
+        with connections["maint"].cursor() as cursor:
+            cursor.execute("SELECT coalesce(pg_relation_size(to_regclass(%s)), 0)", [task.name])
+            megabytes = round(cursor.fetchone()[0] / 2**20, 1)
+        found.append(
+            {"act": str(task.act), "ending": str(ending), "seconds": round(seconds, 1), "megabytes": megabytes}
+        )
         print(found[-1], file=sys.stderr)
     return found
 

@@ -1,7 +1,8 @@
 """Memories in bulk through the service's own write path, all but the embedding model: sealed, rotated, blinded, stored.
 
 Texts are turns of chats (deploy/bench/chats.py); the model has embedded each of them once, and a chunk's vector is one
-of these with noise, so that its neighbourhood is that of real embeddings. A quarter of a user's chunks are turns of one
+of these with noise, so that its neighbourhood is that of real embeddings. Some are the very same again, as greetings
+are: equal vectors, which a vector index takes worst. A quarter of a user's chunks are turns of one
 chunk in threads, by two speakers; the others are documents of 20.
 """
 
@@ -18,6 +19,8 @@ THREAD_TURNS, CHUNKS_PER_DOCUMENT = 30, 20
 SPEAKERS = ("Alice", "Bob")
 # The length of the noise beside a vector of length 1: about 0.94 of the cosine is left.
 NOISE = 0.35
+# So many chunks are one of so few texts, without noise.
+REPEATED_SHARE, REPEATED_TEXTS = 0.02, 20
 # In one transaction.
 BATCH_CHUNKS = 400
 FIRST = datetime(2025, 1, 1, tzinfo=UTC)
@@ -51,12 +54,16 @@ class Pool:
         return np.concatenate([embedder.embed_passages(batch) for batch in batches])
 
     def draw(self, count: int):
-        """(`count` texts, their vectors float32[n, d] with noise)"""
+        """(`count` texts, their vectors float32[n, d], most of them with noise)"""
         import numpy as np
 
         chosen = [self._dice.randrange(len(self.texts)) for _ in range(count)]
+        repeated = [at for at in range(count) if self._dice.random() < REPEATED_SHARE]
+        for at in repeated:
+            chosen[at] = self._dice.randrange(min(REPEATED_TEXTS, len(self.texts)))
         noise = self._numbers.standard_normal((count, self._vectors.shape[1]))
         noise *= NOISE / np.linalg.norm(noise, axis=1, keepdims=True)
+        noise[repeated] = 0
         vectors = self._vectors[chosen] + noise
         return [self.texts[at] for at in chosen], vectors.astype(np.float32)
 

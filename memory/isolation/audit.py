@@ -17,7 +17,7 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.errors import UnsafeDatabase
-from memory.isolation.catalogue import read_catalogue
+from memory.isolation.catalogue import read_catalogue, read_indexes
 from memory.isolation.connection import Row
 from memory.isolation.own_index import own_index_of
 from memory.isolation.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
@@ -91,7 +91,7 @@ def verify_rls_isolation(conn: AnyConnection) -> list[str]:
     return [
         *_isolation_findings(found),
         *_missing_trigger_findings(found["triggers"]),
-        *_index_findings(found["indexes"]),
+        *_index_findings(read_indexes(conn)),
         *verify_roles(conn),
     ]
 
@@ -233,8 +233,9 @@ def _app_may(relation: str) -> set[str]:
 def _index_findings(indexes: list[Row]) -> Iterator[str]:
     """What no migration makes and is no user's own: its order and its cost could tell one user of another."""
     made = _indexes_made()
-    for table, name, *found in indexes:
-        if name not in made and own_index_of(name, table, *found) is None:
+    for table, name, definition, is_valid in indexes:
+        is_gone = definition is None
+        if not is_gone and name not in made and own_index_of(name, table, definition, is_valid) is None:
             yield f"{table} has the index {name}, which neither the migrations nor `maintain_indexes` make"
 
 

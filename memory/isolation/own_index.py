@@ -19,7 +19,7 @@ M, EF_CONSTRUCTION = 24, 200
 # How many candidates a search weighs.
 EF_SEARCH = 200
 PREFIX = "memory_own_"
-# A search under conditions goes on until it has enough rows from here on (hnsw.iterative_scan).
+# From here on the planner knows what an HNSW scan costs, and takes it where it is the quicker one.
 PGVECTOR_MIN = (0, 8)
 TABLE = "memory_chunks"
 
@@ -36,8 +36,7 @@ _DEFINITION = re.compile(
 
 # Every index of a tenant's table or its partitions but those of constraints and those that are a partition of another.
 INDEXES = """
-SELECT t.relname::text, c.relname::text, pg_get_indexdef(i.indexrelid), i.indisvalid AND i.indisready,
-       pg_relation_size(i.indexrelid)
+SELECT t.relname::text, c.relname::text, pg_get_indexdef(i.indexrelid), i.indisvalid AND i.indisready
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
 WHERE t.relnamespace = 'public'::regnamespace
   AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = 'user_hash' AND NOT a.attisdropped)
@@ -80,7 +79,6 @@ class FoundIndex:
     partition: str
     own: OwnIndex
     is_valid: bool
-    size_bytes: int
 
 
 def vector_column(dimension: int) -> str:
@@ -88,15 +86,18 @@ def vector_column(dimension: int) -> str:
     return f"embedding::halfvec({dimension})"
 
 
-def own_index_of(name: str, partition: str, definition: str, is_valid: bool, size_bytes: int) -> FoundIndex | None:
-    """One row of INDEXES as an own index; None where it is anything else, by any part of its definition."""
-    found = _DEFINITION.fullmatch(definition)
+def own_index_of(name: str, partition: str, definition: str | None, is_valid: bool) -> FoundIndex | None:
+    """One row of INDEXES as an own index; None where it is anything else, by any part of its definition.
+
+    `definition`: None where the index was dropped while the catalogue was read.
+    """
+    found = _DEFINITION.fullmatch(definition or "")
     if found is None or found["partition"] != partition:
         return None
     own = OwnIndex(found["user_hash"], int(found["space"]), int(found["dimension"]))
     if own.name != f"{PREFIX}{found['prefix']}_{found['named_space']}" or name != own.name + (found["remains"] or ""):
         return None
-    return FoundIndex(name, partition, own, is_valid and found["remains"] is None, size_bytes)
+    return FoundIndex(name, partition, own, is_valid and found["remains"] is None)
 
 
 def read_own_indexes(conn: Connection) -> list[FoundIndex]:
@@ -104,7 +105,7 @@ def read_own_indexes(conn: Connection) -> list[FoundIndex]:
     with conn.cursor() as cursor:
         cursor.execute(INDEXES)
         rows = cursor.fetchall()
-    found = (own_index_of(name, table, definition, valid, size) for table, name, definition, valid, size in rows)
+    found = (own_index_of(name, table, definition, is_valid) for table, name, definition, is_valid in rows)
     return [index for index in found if index is not None]
 
 

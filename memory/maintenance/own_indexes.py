@@ -1,8 +1,11 @@
 """Which big users have a vector index of their own, and the work that makes it so: `manage.py maintain_indexes`.
 
 A user past MEMORY_OWN_INDEX_CHUNKS gets one, a user below MEMORY_OWN_INDEX_DROP_CHUNKS loses it. At most
-MEMORY_OWN_INDEX_PER_PARTITION stand on a partition, the biggest users': the planner looks at each of them. Where more
-than CHURN_MAX times its user's chunks have been written since it was built, it is built anew.
+MEMORY_OWN_INDEX_PER_PARTITION stand on a partition, for the planner looks at each of them; who waits there takes the
+place of one who is less than half as big. Where more
+than CHURN_MAX times its user's chunks have been written since it was built, it is built anew. One that finds less than
+RECALL_MIN of what an exact search finds goes again (`index_recall.py`): the row has no space then, and the seals at
+which it was tried. The work itself: `index_builds.py`.
 
 The user's row says whether searches are to use it, and r1_app changes it, bound to that user; the index is r1_owner's.
 It is said after the index is valid and unsaid before it goes, so a run that is killed at any point costs nobody an
@@ -11,27 +14,24 @@ answer, and the next one finds in the catalogue what is left to do.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from uuid import uuid4
 
 from django.conf import settings
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from memory.embedding.spaces import dimension_of
 from memory.isolation.own_index import PGVECTOR_MIN, TABLE, FoundIndex, OwnIndex, read_own_indexes
-from memory.rls import tenant_transaction
-from memory.sealing.quarantine import quarantine_misfits
 
 ADVISORY_LOCK = 0x52314958
 CHURN_MAX = 2
+# Who waits for a place on a partition takes that of one who has fewer chunks than his own by so many times.
+OUSTED_BY_TIMES = 2
 # Text, metadata and vector; a document's own seals come on top, so churn is over- rather than underestimated.
 SEALS_PER_CHUNK = 3
-# When a server notices that a killed run's connection is gone, and gives up what it builds for it.
-CHECK_CLIENT = "5s"
+# Who is renamed has another row by then, and another index: the old name's has none of his chunks.
+_KEPT_STATES = ("active", "moving")
 
 _VERSION = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
 _TENANTS = """
@@ -40,11 +40,6 @@ WHERE chunk_count >= %s OR indexed_space IS NOT NULL OR user_hash = ANY(%s::text
 _PARTITIONS = """
 SELECT h, r FROM unnest(%s::text[]) h, generate_series(0, 63) r
 WHERE satisfies_hash_partition('memory_chunks'::regclass, 64, r, h)"""
-# A new version of the profile makes every process look again.
-_SAY = """
-UPDATE memory_tenants SET indexed_space = %s, indexed_seals = %s, profile = %s, updated_at = now()
-WHERE user_hash = %s"""
-_BUILT_ANEW = "UPDATE memory_tenants SET indexed_seals = %s WHERE user_hash = %s"
 
 
 class Act(StrEnum):
@@ -76,6 +71,12 @@ class BigUser:
         before = self.indexed_seals or 0
         return (self.seal_count - before if self.seal_count >= before else self.seal_count) / SEALS_PER_CHUNK
 
+    @property
+    def is_ill_suited(self) -> bool:
+        """Whether an index of his was found inaccurate, and he has not written as many chunks since as he has."""
+        is_known = self.indexed_space is None and self.indexed_seals is not None
+        return is_known and self.written_since <= self.chunk_count
+
 
 @dataclass(frozen=True)
 class Task:
@@ -98,9 +99,9 @@ class Plan:
 
 def planned(users: Sequence[BigUser], indexes: Sequence[FoundIndex], partition_of: dict[str, str]) -> Plan:
     """What brings `indexes` to what `users` should have. `partition_of`: of every user that may get one."""
-    tasks, waiting = [], 0
     by_hash = {user.user_hash: user for user in users}
     valid: dict[str, FoundIndex] = {}
+    tasks, builds = [], []
     for index in indexes:
         user = by_hash.get(index.own.user_hash)
         if not index.is_valid:
@@ -109,32 +110,48 @@ def planned(users: Sequence[BigUser], indexes: Sequence[FoundIndex], partition_o
             tasks.append(_task(Act.DROP, index))
         else:
             valid[user.user_hash] = index
-            if user.indexed_space != index.own.space:
-                tasks.append(_task(Act.SAY, index))
-            elif user.written_since > CHURN_MAX * user.chunk_count:
-                tasks.append(_task(Act.REBUILD, index))
+    # Whoever has an index counts for so many times his chunks, so that two of nearly one size do not take turns.
+    claims: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for user in users:
+        if user.user_hash in valid:
+            claims[valid[user.user_hash].partition].append((OUSTED_BY_TIMES * user.chunk_count, user.user_hash))
+        elif _wants(user):
+            claims[partition_of[user.user_hash]].append((user.chunk_count, user.user_hash))
+    waiting = 0
+    for partition, claimed in claims.items():
+        claimed.sort(key=lambda claim: (-claim[0], claim[1] not in valid, claim[1]))
+        for place, (_, user_hash) in enumerate(claimed):
+            user, has_place = by_hash[user_hash], place < settings.MEMORY_OWN_INDEX_PER_PARTITION
+            waiting += not has_place
+            if user_hash in valid:
+                tasks += _tasks_of_standing(user, valid[user_hash], has_place)
+            elif has_place:
+                name = OwnIndex(user_hash, user.active_space, 0).name
+                builds.append((user.chunk_count, Task(Act.BUILD, user_hash, user.active_space, name, partition)))
+    tasks += [task for _, task in sorted(builds, key=lambda build: (-build[0], build[1].user_hash))]
     dropped = {task.user_hash for task in tasks if task.act is Act.DROP}
     for user in users:
         if user.indexed_space is not None and user.user_hash not in valid and user.user_hash not in dropped:
             tasks.append(Task(Act.UNSAY, user.user_hash, user.indexed_space, "", ""))
-    standing = Counter(index.partition for index in valid.values())
-    for user in sorted(users, key=lambda one: (-one.chunk_count, one.user_hash)):
-        if user.user_hash in valid or user.state != "active" or user.chunk_count < settings.MEMORY_OWN_INDEX_CHUNKS:
-            continue
-        partition = partition_of[user.user_hash]
-        if standing[partition] >= settings.MEMORY_OWN_INDEX_PER_PARTITION:
-            waiting += 1
-            continue
-        standing[partition] += 1
-        name = OwnIndex(user.user_hash, user.active_space, 0).name
-        tasks.append(Task(Act.BUILD, user.user_hash, user.active_space, name, partition))
     order = list(Act)
     return Plan(sorted(tasks, key=lambda task: order.index(task.act)), waiting)
 
 
+def _tasks_of_standing(user: BigUser, index: FoundIndex, has_place: bool) -> list[Task]:
+    if not has_place:
+        return [_task(Act.DROP, index)]
+    if user.indexed_space != index.own.space:
+        return [_task(Act.SAY, index)]
+    return [_task(Act.REBUILD, index)] if user.written_since > CHURN_MAX * user.chunk_count else []
+
+
+def _wants(user: BigUser) -> bool:
+    return user.state == "active" and user.chunk_count >= settings.MEMORY_OWN_INDEX_CHUNKS and not user.is_ill_suited
+
+
 def _keeps(user: BigUser, index: FoundIndex) -> bool:
     is_big = user.chunk_count >= settings.MEMORY_OWN_INDEX_DROP_CHUNKS
-    return is_big and user.state != "erasing" and user.active_space == index.own.space
+    return is_big and user.state in _KEPT_STATES and user.active_space == index.own.space and not user.is_ill_suited
 
 
 def _task(act: Act, index: FoundIndex) -> Task:
@@ -159,49 +176,3 @@ def plan(maint: BaseDatabaseWrapper) -> Plan:
         cursor.execute(_PARTITIONS, [[user.user_hash for user in users]])
         partition_of = {user_hash: f"{TABLE}_p{remainder:02}" for user_hash, remainder in cursor.fetchall()}
     return planned(users, indexes, partition_of)
-
-
-def carried_out(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Each task once it is done. Raises database errors; what was done before one stays done."""
-    owner = connections["owner"]
-    try:
-        with owner.cursor() as cursor:
-            megabytes = settings.MEMORY_OWN_INDEX_BUILD_MEGABYTES
-            # One at a time, on one core: searches go on meanwhile.
-            cursor.execute("SET max_parallel_maintenance_workers = 0")
-            cursor.execute(f"SET maintenance_work_mem = '{megabytes}MB'")
-            cursor.execute(f"SET client_connection_check_interval = '{CHECK_CLIENT}'")
-            for task in tasks:
-                _carry_out(cursor, task)
-                yield task
-    finally:
-        owner.close()
-
-
-def _carry_out(cursor, task: Task) -> None:
-    if task.act in (Act.UNSAY, Act.DROP):
-        _say(task.user_hash, None)
-    if task.act in (Act.CLEAN, Act.DROP):
-        cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {task.name}")
-    elif task.act is Act.BUILD:
-        # Somebody changed a stored vector: one of another dimension would let no index be built.
-        quarantine_misfits(task.user_hash, task.space)
-        cursor.execute(OwnIndex(task.user_hash, task.space, dimension_of(task.space)).statement(task.partition))
-        # Else ANALYZE would keep a sample of the user's vectors, which no plan asks for.
-        cursor.execute(f"ALTER INDEX {task.name} ALTER COLUMN 1 SET STATISTICS 0")
-    elif task.act is Act.REBUILD:
-        cursor.execute(f"REINDEX INDEX CONCURRENTLY {task.name}")
-    if task.act in (Act.BUILD, Act.SAY, Act.REBUILD):
-        _say(task.user_hash, task.space)
-
-
-def _say(user_hash: str, space: int | None) -> None:
-    """Let searches use the user's index of `space`, or none; nothing where he is gone, or has another space by now."""
-    with tenant_transaction(user_hash, write=True) as tx:
-        state = tx.state(even_inactive=True)
-        if state is None or space not in (None, state.active_space):
-            return
-        if space is not None and state.indexed_space == space:
-            tx.execute(_BUILT_ANEW, [state.seal_count, user_hash])
-        else:
-            tx.execute(_SAY, [space, None if space is None else state.seal_count, uuid4(), user_hash])

@@ -39,8 +39,11 @@ _STATEMENTS = (
     INSERT INTO memory_rate_buckets (user_hash, bucket, tokens, updated_at)
     SELECT %(target_hash)s, bucket, tokens, updated_at FROM memory_rate_buckets WHERE user_hash = %(user_hash)s
     ON CONFLICT (user_hash, bucket) DO UPDATE SET tokens = excluded.tokens, updated_at = excluded.updated_at""",
+    # An index of the old name's has none of his chunks any more.
     """
-    UPDATE memory_tenants SET state = 'moved', moved_to = %(target_hash)s, profile = %(old_version)s, updated_at = now()
+    UPDATE memory_tenants SET
+        state = 'moved', moved_to = %(target_hash)s, profile = %(old_version)s, indexed_space = NULL,
+        indexed_seals = NULL, updated_at = now()
     WHERE user_hash = %(user_hash)s""",
 )
 

@@ -6,8 +6,9 @@ indexes; the policy turns into a One-Time Filter above it.
 
 Ties go by document and chunk index, an order that no vector index has. So an index of the user's own
 (`memory/isolation/own_index.py`) is asked for some more rows than are wanted, nearest first, and ties are resolved
-among those. Under filters the search is exact for everybody: the indexes for filters find few rows at once, and an
-index by distance would have to be read until enough of its rows happen to pass.
+among those. Where it gives fewer than are wanted, the same statement searches exactly. Under filters the search is
+exact for everybody: the indexes for filters find few rows at once, and an index by distance would have to be read until
+enough of its rows happen to pass.
 """
 
 from __future__ import annotations
@@ -55,20 +56,31 @@ _DENSE = f"""
 # So many more than are wanted: chunks of the very same distance, texts that were said again, may stand on the brink.
 _TIES = 24
 _DENSE_IN_OWN_INDEX = f"""
-    SELECT {{columns}}
-    FROM (
-        SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
-        FROM memory_chunks
-        WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
-        ORDER BY {{vectors}} <=> %(vector)s::halfvec
-        LIMIT %(limit)s::bigint + {_TIES}
+    WITH in_index AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
+            FROM memory_chunks
+            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
+            ORDER BY {{vectors}} <=> %(vector)s::halfvec
+            LIMIT %(limit)s::bigint + {_TIES}
+        ) nearest
+        ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s
+    )
+    SELECT {{columns}} FROM (
+        SELECT * FROM in_index WHERE (SELECT count(*) FROM in_index) >= %(limit)s
+        UNION ALL
+        (SELECT {KNOWN}, embedding <=> %(vector)s::halfvec AS distance
+         FROM memory_chunks
+         WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
+           AND (SELECT count(*) FROM in_index) < %(limit)s
+         ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
     ) nearest
-    ORDER BY distance, doc_id, chunk_index
-    LIMIT %(limit)s"""
-# For the transaction. Rows that have expired count among those that an index weighs: it goes on, in order, until there
-# are enough others.
+    ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
+# For the transaction. Rows that have expired, or are deleted and not yet vacuumed, count among those that the index
+# weighs. Where too few others are among them the search is exact: a scan that went on (hnsw.iterative_scan) would
+# end somewhere, and then give what it has passed by, which are not the nearest.
 USE_OWN_INDEX = (
-    f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'strict_order', true)"
+    f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'off', true)"
 )
 
 _ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"

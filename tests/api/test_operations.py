@@ -234,6 +234,20 @@ def test_users_own_indexes_are_counted_beside_the_scrape_and_shown_by_the_next(a
     assert shown["memory_own_index_bytes"] > 0
 
 
+def test_where_no_thread_can_be_started_to_count_them_the_next_scrape_tries_again(monkeypatch):
+    tried = []
+
+    def refuse(thread):
+        tried.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(site_metrics, "_own_indexes_seen", -math.inf)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(2):
+        site_metrics.observe_own_indexes()
+    assert tried == ["own-indexes"] * 2
+
+
 def test_the_rerankers_own_view_of_itself_is_json():
     found = Client().get("/metrics/memory?format=json")
     assert found["Content-Type"] == "application/json"

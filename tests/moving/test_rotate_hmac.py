@@ -11,7 +11,10 @@ from django.db import connections
 
 from memory.embedding.embedder import Embedder
 from memory.errors import KeyUnavailable
+from memory.isolation.own_index import read_own_indexes
 from memory.maintenance.hmac_keys import Refused, keys_to_rotate, known_keys
+from memory.maintenance.index_builds import carried_out
+from memory.maintenance.own_indexes import plan
 from memory.moving import rename
 from memory.rls import tenant_transaction
 from memory.sealing import names
@@ -209,6 +212,20 @@ def test_an_export_goes_on_through_the_switch(kept, renaming, monkeypatch):
     renaming.rename_all()
     text = begun + b"".join(body)
     assert all(doc_id.encode() in text for doc_id in expected)
+
+
+def test_an_index_of_the_old_names_own_is_kept_no_longer_and_the_new_one_gets_his(kept, renaming, settings):
+    settings.MEMORY_OWN_INDEX_CHUNKS, settings.MEMORY_OWN_INDEX_DROP_CHUNKS = 2, 1
+    list(carried_out(plan(connections["maint"]).tasks))
+    with tenant_transaction(kept.user_hash) as tx:
+        assert tx.state().indexed_space is not None
+    renaming.rename_all()
+    acts = [(str(task.act), task.user_hash) for task in plan(connections["maint"]).tasks]
+    assert sorted(acts) == [("built", renaming.new_name(kept)), ("dropped", kept.user_hash)]
+    list(carried_out(plan(connections["maint"]).tasks))
+    assert [index.own.user_hash for index in read_own_indexes(connections["maint"])] == [renaming.new_name(kept)]
+    settings.MEMORY_OWN_INDEX_CHUNKS, settings.MEMORY_OWN_INDEX_DROP_CHUNKS = 1_000_000, 999_999
+    list(carried_out(plan(connections["maint"]).tasks))
 
 
 def test_who_is_new_is_named_by_the_new_key_and_never_has_two_names(renaming, kept):

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.bench.arrivals import BROKEN, Planned, http_request, run
 from deploy.bench.chats import load_chats
+from deploy.bench.loadtest import is_in_time
 from deploy.bench.profile_query import OTHER, samples, stage_of
 
 AT_ONCE = 6
@@ -54,6 +55,13 @@ def answering(answer):
 
 def planned(count, path="memory/query"):
     return [Planned("query", http_request(path, "token", b"{}")) for _ in range(count)]
+
+
+def test_a_kind_of_request_of_which_none_was_made_is_in_time():
+    found = {kind: {} for kind in ("query", "index", "other")}
+    assert is_in_time(found)
+    assert is_in_time({**found, "query": {"waited": {"p95": 100.0}}})
+    assert not is_in_time({**found, "query": {"waited": {"p95": 100.1}}})
 
 
 def test_a_request_leaves_when_it_is_due_though_no_earlier_one_has_been_answered():
