@@ -24,7 +24,9 @@ PATIENCE_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def service():
+    # Its space is another one than a prepared folder has.
     with running(
+        is_prepared=False,
         WEB_CONCURRENCY=str(WORKERS),
         MEMORY_RATE_QUERY=f"{LIMIT}/min",
         # So that 200 chunks are written, and not a minute spent on embedding them.
