@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memory.embedding.spaces import default_space
+from memory.embedding.spaces import default_space, forget_spaces
 from memory.erasure.erase import KEY_TABLES, erase_memory, erase_unrecorded
 from memory.errors import KeyUnavailable
 from memory.rls import bind_tenant, tenant_transaction
@@ -60,7 +60,22 @@ def test_a_search_key_stays_what_it_is_when_the_data_key_is_another(alice, super
     assert lexical_scores(alice, "ferry") == scores
 
 
-def test_one_vector_looks_different_with_every_user_and_in_every_space(alice, bob, superuser):
+@pytest.fixture
+def other_space(superuser):
+    """OTHER_SPACE, registered: another edition of the default one."""
+    made = superuser.execute(
+        "INSERT INTO memory_spaces (space, fingerprint, description, tenant_key_check, edition)"
+        " SELECT %s, fingerprint, description, tenant_key_check, 99 FROM memory_spaces WHERE is_default"
+        " ON CONFLICT DO NOTHING",
+        [OTHER_SPACE],
+    ).rowcount
+    yield
+    if made:
+        superuser.execute("DELETE FROM memory_spaces WHERE space = %s", [OTHER_SPACE])
+    forget_spaces()
+
+
+def test_one_vector_looks_different_with_every_user_and_in_every_space(alice, bob, superuser, other_space):
     remember(alice, "a")
     remember(bob, "a")
     vector = unit_vector()
