@@ -1,7 +1,7 @@
 """A drill: users moved under load, the mover killed in the middle. Run by `make drill-moves`.
 
 A service of its own is asked 20 times and written to 5 times a second, by users of many sizes, while every user gets a
-new search key (`reindex`) and then another name (`rotate_hmac`), and with --next-model another model. Each command is
+new search key (`reindex`) and then another name (`rotate_hmac`). Each command is
 killed (-9) a few times and run again until it is through. The drill fails where a request fails, where the answers of a
 user who does not write are not those of before (ids, and scores but for the half precision of another rotation), or
 where a write that was acknowledged is not there at the end.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.admission.quota import require_room
+from memory.indexing.chunk_rows import insert_chunks
 from memory.indexing.derived import forget_derived, replace_sources
 from memory.indexing.removal import delete_chunks, forget_chunks
 from memory.indexing.seal import SealedDocument
@@ -39,16 +40,6 @@ ON CONFLICT (user_hash, doc_id) DO UPDATE SET
     expires_at = excluded.expires_at, speaker = excluded.speaker, speaker_cipher = excluded.speaker_cipher,
     updated_at = now()
 RETURNING xmax = 0"""
-
-_INSERT_CHUNKS = """
-INSERT INTO memory_chunks
-    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at, expires_at, speaker,
-     id, chunk_index, char_start, char_end, embedding, text_cipher, meta_cipher, emb_cipher)
-VALUES """
-_SHARED_VALUES = (
-    "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(sequence)s, %(generation)s, %(created_at)s,"
-    " %(expires_at)s, %(speaker)s"
-)
 
 
 def store_documents(tx: TenantTransaction, documents: Sequence[SealedDocument]) -> list[bool]:
@@ -86,8 +77,7 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     if not created:
         forget_derived(tx, document.doc_id)
     replace_sources(tx, document.doc_id, document.derived_from, is_new=created)
-    if document.chunks:
-        tx.execute(*_insert_chunks(tx.user_hash, document))
+    insert_chunks(tx, document.space, document)
     add_terms(tx, document.space, [(chunk.id, chunk.terms) for chunk in document.chunks if chunk.terms is not None])
     gone = forget_chunks(tx, deleted)
     adding = count(tx, documents=int(created), chunks=len(document.chunks) - gone, seals=document.seal_count)
@@ -95,24 +85,3 @@ def store_document(tx: TenantTransaction, document: SealedDocument) -> StoredVer
     if chunk_count >= SEGMENT_CHUNKS:
         flush(tx, document.space)
     return StoredVersion(not created, chunk_count)
-
-
-def _insert_chunks(user_hash: str, document: SealedDocument) -> tuple[str, dict]:
-    origin = document.origin
-    params = {
-        "user_hash": user_hash, "space": document.space, "doc_id": document.doc_id, "source": origin.source,
-        "thread_id": origin.thread_id, "sequence": origin.sequence, "generation": document.generation,
-        "created_at": origin.created_at, "expires_at": document.expires_at, "speaker": document.speaker_id,
-    }  # fmt: skip
-    rows = []
-    for index, chunk in enumerate(document.chunks):
-        params |= {
-            f"id{index}": chunk.id, f"start{index}": chunk.start, f"end{index}": chunk.end,
-            f"embedding{index}": chunk.embedding, f"text{index}": chunk.text_cipher,
-            f"meta{index}": chunk.meta_cipher, f"emb{index}": chunk.emb_cipher,
-        }  # fmt: skip
-        rows.append(
-            f"({_SHARED_VALUES}, %(id{index})s, {index}, %(start{index})s, %(end{index})s,"
-            f" %(embedding{index})s::halfvec, %(text{index})s, %(meta{index})s, %(emb{index})s)"
-        )
-    return _INSERT_CHUNKS + ", ".join(rows), params

@@ -16,12 +16,12 @@ from typing import Any
 from django.db import Error, OperationalError, ProgrammingError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from memory.admission.pace import Pace
 from memory.erasure.key_remains import clear_remains
 from memory.errors import DecryptionFailed, KeyUnavailable, StaleKeys
 from memory.indexing.reseal import reseal
 from memory.maintenance.data_rotation import DataRotation, NoSuchUser
 from memory.maintenance.old_keys import needs_of_old_keys
-from memory.maintenance.pace import Pace
 from memory.maintenance.users import users_where
 from memory.rls import tenant_transaction
 from memory.sealing.generations import NextKey, add_generation, retire_generation
@@ -81,7 +81,7 @@ def rotate_all(
     for user_hash in users_where(connection, _USERS_OLDER, {"started_at": started_at}):
         _add(user_hash, done)
         progress("users", done.keys, total)
-        pace.let(1)
+        pace.spend(1)
     added_at, damaged = time.monotonic(), done.damaged
     _reseal_and_retire(lambda: users_where(connection, _USERS_SEVERAL, {}), done, added_at, _rows(connection),
                        progress=progress, pace=pace)  # fmt: skip
@@ -148,7 +148,7 @@ def _reseal_and_retire(
         for count in _each_batch(user_hash, done):
             rows += count
             progress("rows", rows, total)
-            pace.let(count)
+            pace.spend(count)
     if done.keys:
         time.sleep(max(0.0, added_at + APART_SECONDS - time.monotonic()))
     for user_hash in users():

@@ -13,12 +13,12 @@ from typing import Any
 from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from memory.admission.pace import Pace
 from memory.errors import DecryptionFailed, MemoryServiceError
 from memory.keys.fingerprints import fingerprint
 from memory.maintenance.hmac_keys import Keys, Refused, require_workers
 from memory.moving.move import Move, MoveLost, MoveState
 from memory.moving.moved import Moved
-from memory.moving.pace import Pace
 from memory.moving.rename import rename_user
 from memory.moving.renamed_rows import remove_old_name
 from memory.rls import tenant_transaction

@@ -17,9 +17,9 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import OperationalError
 
+from memory.admission.pace import Pace
 from memory.erasure.key_remains import clear_remains
 from memory.keys.fingerprints import master_key_fingerprints
-from memory.maintenance.pace import Pace
 from memory.maintenance.users import users_where
 from memory.sealing.promotion import forget_promoted
 from memory.sealing.providers import current_key_id, is_wrapped_with
@@ -157,7 +157,7 @@ def rewrap(
         before = done.done
         rewrap_keys(user_hash, done.key_id, done)
         progress("keys", done.done, total)
-        pace.let(done.done - before)
+        pace.spend(done.done - before)
     done.left = _count(connection, _ELSEWHERE, key_id=done.key_id)
     _note_use(connection, done.key_id)
 
@@ -173,7 +173,7 @@ def verify(
         before = found.done
         found.elsewhere += verify_keys(user_hash, found.key_id, found)
         progress("keys", found.done, total)
-        pace.let(found.done - before)
+        pace.spend(found.done - before)
     _note_use(connection, found.key_id)
 
 

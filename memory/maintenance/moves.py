@@ -9,11 +9,13 @@ from typing import Any
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from memory.admission.pace import Pace
 from memory.embedding.spaces import embedder_of, space_of
 from memory.errors import DecryptionFailed, MemoryServiceError
 from memory.moving.copies import Copier
-from memory.moving.pace import Pace
-from memory.moving.reindex import Moved, MoveLost, reindex_user
+from memory.moving.move import MoveLost
+from memory.moving.moved import Moved
+from memory.moving.reindex import reindex_user
 
 # One number for everything that moves users, so that no two of them move the same one.
 ADVISORY_LOCK = 0x5231504D

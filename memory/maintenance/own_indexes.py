@@ -28,7 +28,8 @@ ADVISORY_LOCK = 0x52314958
 CHURN_MAX = 2
 # Who waits for a place on a partition takes that of one who has fewer chunks than his own by so many times.
 OUSTED_BY_TIMES = 2
-# Text, metadata and vector; a document's own seals come on top, so churn is over- rather than underestimated.
+# Text, metadata and vector. A guess at churn, no more: a document's own seals come on top, entities seal one a chunk,
+# and what is deleted seals nothing.
 SEALS_PER_CHUNK = 3
 # Who is renamed has another row by then, and another index: the old name's has none of his chunks.
 _KEPT_STATES = ("active", "moving")

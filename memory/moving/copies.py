@@ -21,10 +21,10 @@ from memory.embedding.embedder import Embedder
 from memory.embedding.spaces import Space, dimension_of
 from memory.embedding.vectors import half_vectors, unit_vectors
 from memory.indexing.chunker import iter_chunks
-from memory.indexing.seal import SEALS_PER_CHUNK, SEALS_PER_DOCUMENT, SEALS_PER_SPEAKER
+from memory.indexing.seal import SEALS_PER_CHUNK, SEALS_PER_DOCUMENT, SEALS_PER_SPEAKER, SealedChunk
 from memory.indexing.slices import Slice
 from memory.lexical.speakers import speaker_id
-from memory.lexical.terms import Blinder, BlindTerms, terms
+from memory.lexical.terms import Blinder, terms
 from memory.moving.documents import OpenedChunk, OpenedDocument
 from memory.sealing import columns as sealing
 from memory.sealing.protection import protect
@@ -58,20 +58,6 @@ class _Piece:
     searchable: HalfVector | None
 
 
-@dataclass(frozen=True)
-class CopiedChunk:
-    """One row of memory_chunks at the new place, but for what it shares with its document; `terms` stand apart."""
-
-    id: UUID
-    start: int
-    end: int
-    embedding: HalfVector
-    text_cipher: bytes
-    meta_cipher: bytes
-    emb_cipher: bytes
-    terms: BlindTerms | None
-
-
 @dataclass
 class Copy:
     """A document as it is written at the new place; the sealed columns of its own row where the name is another."""
@@ -84,11 +70,11 @@ class Copy:
     updated_at: datetime
     generation: int
     sources: list[str]
-    speaker: int | None
+    speaker_id: int | None
     meta_cipher: bytes
     content_mac: bytes
     speaker_cipher: bytes | None
-    chunks: list[CopiedChunk] = field(default_factory=list)
+    chunks: list[SealedChunk] = field(default_factory=list)
 
     @property
     def seal_count(self) -> int:
@@ -156,7 +142,7 @@ class Copier:
             updated_at=document.updated_at,
             generation=key.generation,
             sources=document.sources,
-            speaker=None if name is None else speaker_id(place.search_key, name),
+            speaker_id=None if name is None else speaker_id(place.search_key, name),
             meta_cipher=sealing.seal_document_metadata(key, document.doc_id, mac, document.origin, document.metadata),
             content_mac=mac,
             speaker_cipher=None if name is None else sealing.seal_speaker(key, document.doc_id, mac, name),
@@ -166,7 +152,7 @@ class Copier:
         return copy
 
 
-def _sealed_chunks(place: Place, document: OpenedDocument, pieces: list[_Piece]) -> list[CopiedChunk]:
+def _sealed_chunks(place: Place, document: OpenedDocument, pieces: list[_Piece]) -> list[SealedChunk]:
     key, search_key = place.data_key, place.search_key
     vectors = np.stack([piece.vector for piece in pieces if piece.vector is not None])
     units = unit_vectors(vectors, rows=len(pieces), dimension=dimension_of(place.space))
@@ -180,7 +166,7 @@ def _sealed_chunks(place: Place, document: OpenedDocument, pieces: list[_Piece])
         )  # fmt: skip
         words = terms(piece.slice.text, settings.MEMORY_LEXICAL_LANGUAGE) if blinder else {}
         chunks.append(
-            CopiedChunk(
+            SealedChunk(
                 id=piece.id,
                 start=piece.slice.start,
                 end=piece.slice.end,

@@ -6,12 +6,17 @@ thing that was left behind, so whoever finds it goes on from there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from memory.errors import MemoryServiceError
 from memory.rls import TenantTransaction, tenant_transaction
+from memory.sealing.keyring import under_profile
+from memory.sealing.profile import TenantProfile
+
+T = TypeVar("T")
 
 _FIND = "SELECT from_space, target_hash, space, state FROM memory_moves WHERE user_hash = %s"
 _BEGIN = """
@@ -86,6 +91,21 @@ def require_move(tx: TenantTransaction, move: Move) -> None:
     """Raises MoveLost where `move` is not as it was, in a transaction of the user it began with."""
     if find_move(tx) != move:
         raise MoveLost()
+
+
+def while_moving(move: Move, work: Callable[[TenantProfile], T]) -> T:
+    """`under_profile` of the user where he was. Raises MoveLost where he is there no more."""
+
+    def where_he_was(profile: TenantProfile) -> tuple[T]:
+        if profile.space != move.from_space:
+            raise MoveLost()
+        # Not None, which is what is given for a user who is not there.
+        return (work(profile),)
+
+    done = under_profile(move.user_hash, where_he_was)
+    if done is None:
+        raise MoveLost()
+    return done[0]
 
 
 def note_switched(tx: TenantTransaction, move: Move) -> None:

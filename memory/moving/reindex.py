@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+from memory.admission.pace import Pace
 from memory.embedding.spaces import embedder_of, space_of
 from memory.errors import Overloaded
 from memory.moving.batches import batches
 from memory.moving.copies import Copier, Place
 from memory.moving.documents import read_documents
-from memory.moving.move import Move, MoveLost, MoveState, begin_move, current_move, note_switched, require_move
+from memory.moving.move import (
+    Move,
+    MoveState,
+    begin_move,
+    current_move,
+    note_switched,
+    require_move,
+    while_moving,
+)
 from memory.moving.moved import LAST_DOCUMENTS, ROUNDS_MAX, Moved
-from memory.moving.pace import Pace
 from memory.moving.removal import give_up, remove_left_behind
 from memory.moving.target import remove_copies, replace_copies
 from memory.moving.versions import pending_now, pending_pages
@@ -93,30 +102,18 @@ class _Reindexing:
         for _ in range(ROUNDS_MAX):
             self._moved.rounds += 1
             self._round()
-            if self._under_profile(self._switched):
+            if while_moving(self._move, self._switched):
                 return
         raise Overloaded("The user writes faster than can be copied; run it again.")
 
     def _round(self) -> None:
         for page in pending_pages(self._move):
             if page.to_remove:
-                self._under_profile(lambda profile, doc_ids=page.to_remove: self._take_away(profile, doc_ids))
+                while_moving(self._move, partial(self._take_away, doc_ids=page.to_remove))
             for batch in batches(page.to_copy):
-                chunks = self._under_profile(lambda profile, doc_ids=batch: self._copy(profile, doc_ids))
+                chunks = while_moving(self._move, partial(self._copy, doc_ids=batch))
                 self._tell()
                 self._pace.spend(chunks)
-
-    def _under_profile(self, work):
-        def while_moving(profile: TenantProfile):
-            if profile.space != self._move.from_space:
-                raise MoveLost()
-            # Not None, which is what is given for a user who is not there.
-            return (work(profile),)
-
-        done = under_profile(self._move.user_hash, while_moving)
-        if done is None:
-            raise MoveLost()
-        return done[0]
 
     def _copy(self, profile: TenantProfile, doc_ids: Sequence[str]) -> int:
         documents = read_documents(profile, doc_ids, vectors=self._copier.needs_vectors)

@@ -8,17 +8,18 @@ stays as it is, and so do answers and their scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from memory.admission.pace import Pace
 from memory.embedding.spaces import space_of
 from memory.errors import Overloaded
 from memory.moving.batches import batches
 from memory.moving.copies import Copier, Place
 from memory.moving.documents import read_documents
-from memory.moving.move import Move, MoveLost, MoveState, begin_move, current_move
+from memory.moving.move import Move, MoveLost, MoveState, begin_move, current_move, while_moving
 from memory.moving.moved import LAST_DOCUMENTS, ROUNDS_MAX, Moved
-from memory.moving.pace import Pace
 from memory.moving.removal import give_up, remove_left_behind
 from memory.moving.rename_switch import Switch
 from memory.moving.renamed_keys import make_tenant
@@ -91,19 +92,19 @@ class _Renaming:
         for _ in range(ROUNDS_MAX):
             self._moved.rounds += 1
             self._round()
-            if self._under_profile(self._switched):
+            if while_moving(self._move, self._switched):
                 self._tell()
                 return
         raise Overloaded("The user writes faster than can be copied; run it again.")
 
     def _round(self) -> None:
-        self._under_profile(self._make_keys)
-        self._under_profile(lambda profile: copy_answers(self._move, profile))
+        while_moving(self._move, self._make_keys)
+        while_moving(self._move, lambda profile: copy_answers(self._move, profile))
         for page in pending_pages(self._move):
             if page.to_remove:
                 self._take_away(page.to_remove)
             for batch in batches(page.to_copy):
-                chunks = self._under_profile(lambda profile, doc_ids=batch: self._copy(profile, doc_ids))
+                chunks = while_moving(self._move, partial(self._copy, doc_ids=batch))
                 self._tell()
                 self._pace.spend(chunks)
 
@@ -112,17 +113,6 @@ class _Renaming:
         if profile.generations != self._generations:
             make_tenant(self._maint, self._move, profile, self._user_id)
             self._generations = profile.generations
-
-    def _under_profile(self, work):
-        def while_moving(profile: TenantProfile):
-            if profile.space != self._move.from_space:
-                raise MoveLost()
-            return (work(profile),)
-
-        done = under_profile(self._move.user_hash, while_moving)
-        if done is None:
-            raise MoveLost()
-        return done[0]
 
     def _copy(self, profile: TenantProfile, doc_ids: Sequence[str]) -> int:
         documents = read_documents(profile, doc_ids, vectors=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memory.indexing.chunk_rows import insert_chunks
 from memory.indexing.derived import replace_sources
 from memory.lexical.segments import SEGMENT_CHUNKS, add_terms, flush, remove_terms
-from memory.moving.copies import CopiedChunk, Copy
+from memory.moving.copies import Copy
 from memory.moving.move import Move
 from memory.rls import TenantTransaction
 from memory.sealing.counts import count, counted
-
-# Seven parameters a row, and PostgreSQL's protocol counts a statement's in 16 bits.
-_INSERT_ROWS = 1_000
 
 _DELETE_CHUNKS = """
 DELETE FROM memory_chunks WHERE user_hash = %s AND space = %s::smallint AND doc_id = ANY(%s) RETURNING id"""
@@ -28,15 +26,6 @@ INSERT INTO memory_documents
     (user_hash, doc_id, source, thread_id, sequence, chunk_count, char_count, generation, meta_cipher, content_mac,
      created_at, expires_at, updated_at, speaker, speaker_cipher)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-_INSERT_CHUNKS = """
-INSERT INTO memory_chunks
-    (user_hash, space, doc_id, source, thread_id, sequence, generation, created_at, expires_at, speaker,
-     id, chunk_index, char_start, char_end, embedding, text_cipher, meta_cipher, emb_cipher)
-VALUES """
-_SHARED_VALUES = (
-    "%(user_hash)s, %(space)s, %(doc_id)s, %(source)s, %(thread_id)s, %(sequence)s, %(generation)s, %(created_at)s,"
-    " %(expires_at)s, %(speaker)s"
-)
 _MEMTABLE = "SELECT count(*) FROM memory_lexical_chunks WHERE user_hash = %s AND space = %s::smallint"
 
 
@@ -53,10 +42,7 @@ def replace_copies(tx: TenantTransaction, move: Move, copies: Sequence[Copy]) ->
     for copy in copies:
         if move.renames:
             _insert_document(tx, copy)
-        for first in range(0, len(copy.chunks), _INSERT_ROWS):
-            tx.execute(
-                *_insert_chunks(tx.user_hash, move.space, copy, first, copy.chunks[first : first + _INSERT_ROWS])
-            )
+        insert_chunks(tx, move.space, copy)
         add_terms(tx, move.space, [(chunk.id, chunk.terms) for chunk in copy.chunks if chunk.terms is not None])
     noted = [(copy.doc_id, copy.version, len(copy.chunks)) for copy in copies]
     tx.execute(_NOTE, [tx.user_hash, *map(list, zip(*noted, strict=True))])
@@ -81,26 +67,6 @@ def _insert_document(tx: TenantTransaction, copy: Copy) -> None:
         _INSERT_DOCUMENT,
         [tx.user_hash, copy.doc_id, origin.source, origin.thread_id, origin.sequence, len(copy.chunks),
          copy.char_count, copy.generation, copy.meta_cipher, copy.content_mac, origin.created_at, copy.expires_at,
-         copy.updated_at, copy.speaker, copy.speaker_cipher],
+         copy.updated_at, copy.speaker_id, copy.speaker_cipher],
     )  # fmt: skip
     replace_sources(tx, copy.doc_id, copy.sources, is_new=True)
-
-
-def _insert_chunks(user_hash: str, space: int, copy: Copy, first: int, chunks: list[CopiedChunk]) -> tuple[str, dict]:
-    origin = copy.origin
-    params = {
-        "user_hash": user_hash, "space": space, "doc_id": copy.doc_id, "source": origin.source,
-        "thread_id": origin.thread_id, "sequence": origin.sequence, "generation": copy.generation,
-        "created_at": origin.created_at, "expires_at": copy.expires_at, "speaker": copy.speaker,
-    }  # fmt: skip
-    rows = []
-    for at, chunk in enumerate(chunks):
-        params |= {
-            f"id{at}": chunk.id, f"start{at}": chunk.start, f"end{at}": chunk.end, f"embedding{at}": chunk.embedding,
-            f"text{at}": chunk.text_cipher, f"meta{at}": chunk.meta_cipher, f"emb{at}": chunk.emb_cipher,
-        }  # fmt: skip
-        rows.append(
-            f"({_SHARED_VALUES}, %(id{at})s, {first + at}, %(start{at})s, %(end{at})s, %(embedding{at})s::halfvec,"
-            f" %(text{at})s, %(meta{at})s, %(emb{at})s)"
-        )
-    return _INSERT_CHUNKS + ", ".join(rows), params

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from memory.admission.pace import Pace
 from memory.maintenance.moves import Reindexed, reindex_users
-from memory.moving.pace import Pace
 from tests.people import Person
 
 SPOKEN = {

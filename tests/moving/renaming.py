@@ -17,12 +17,12 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
+from memory.admission.pace import Pace
 from memory.embedding import spaces
 from memory.isolation.audit import TENANT_TABLES
 from memory.keys.master_keys import forget_parsed_keys, tenant_key_check
 from memory.maintenance.hmac_keys import keys_to_rotate, promote
 from memory.maintenance.hmac_rotation import Renamed, rename_users, retire
-from memory.moving.pace import Pace
 from memory.sealing import names
 from memory.sealing.keyring import forget_profiles
 from memory.security import hmac_user

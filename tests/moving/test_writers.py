@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from memory.moving import reindex
-from memory.moving.reindex import MoveLost
+from memory.moving.move import MoveLost
 from memory.rls import bind_tenant
 from memory.services.query import MemoryQuery, query_memory
 from tests.api.test_erase import rows

@@ -2,12 +2,12 @@
 
 import os
 
+from memory.admission.pace import Pace
 from memory.embedding import spaces
 from memory.embedding.process import configured_embedders
 from memory.errors import InvalidUserId, MemoryServiceError
 from memory.maintenance.command import Exit, ServiceCommand, failed, usage
 from memory.maintenance.moves import ADVISORY_LOCK, Reindexed, reindex_users
-from memory.moving.pace import Pace
 from memory.sealing.names import user_hash_of
 
 # What a mover leaves to the service beside it: the scheduler gives it what nobody else wants.

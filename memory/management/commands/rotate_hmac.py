@@ -1,11 +1,11 @@
 """manage.py rotate_hmac"""
 
+from memory.admission.pace import Pace
 from memory.errors import MemoryServiceError
 from memory.maintenance import hmac_keys, hmac_rotation
 from memory.maintenance.command import Exit, ServiceCommand, failed, usage
 from memory.maintenance.hmac_rotation import Renamed
 from memory.maintenance.moves import ADVISORY_LOCK
-from memory.moving.pace import Pace
 
 
 class Command(ServiceCommand):

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from django.db import connections
 
+from memory.admission.pace import Pace
 from memory.errors import InvalidUserId, KeyUnavailable, MemoryServiceError
 from memory.keys.secret_files import SettingError
 from memory.maintenance import master_keys
@@ -13,7 +14,6 @@ from memory.maintenance.data_keys import clear_old, rotate_all, rotate_one
 from memory.maintenance.data_rotation import DataRotation, NoSuchUser
 from memory.maintenance.key_status import key_status, status_table
 from memory.maintenance.master_keys import Refused, Retired, Rewrapped, Verified
-from memory.maintenance.pace import Pace
 from memory.sealing.names import user_hash_of
 
 

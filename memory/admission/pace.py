@@ -1,4 +1,4 @@
-"""How fast a mover may go: so many chunks a second, so that whoever is served meanwhile does not feel it."""
+"""How fast a command may go through rows, chunks or users, so that the service beside it keeps its own times. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ BURST_SECONDS = 1.0
 
 
 class Pace:
-    """Keeps to `chunks_per_second` on average; 0 is as fast as it goes. `sleep` and `clock` are for tests."""
+    """Keeps to `per_second` on average; 0 is as fast as it goes. `sleep` and `clock` are for tests."""
 
     def __init__(
-        self, chunks_per_second: float, *, sleep: Callable[[float], object] = time.sleep,
+        self, per_second: float = 0.0, *, sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
-        self._seconds_each = 1 / chunks_per_second if chunks_per_second > 0 else 0.0
+        self._seconds_each = 1 / per_second if per_second > 0 else 0.0
         self._sleep = sleep
         self._clock = clock
         self._free_at = clock()
 
-    def spend(self, chunks: int) -> None:
+    def spend(self, count: int) -> None:
         """Wait until so many more may have been done. Called after them, with no connection held."""
         now = self._clock()
-        self._free_at = max(self._free_at, now - BURST_SECONDS) + chunks * self._seconds_each
+        self._free_at = max(self._free_at, now - BURST_SECONDS) + count * self._seconds_each
         if self._free_at > now:
             self._sleep(self._free_at - now)
