@@ -13,20 +13,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg
-from django.db import connections
 
 from memory.rls import TenantTransaction
+from memory.sealing.apart import at_each_turn, connect_apart
 from memory.sealing.key_cache import KeyCache
 
 LOOK_SECONDS = 0.5
 # A transaction that began before the erasure may hand its key to the cache after the change was seen. So what has
 # changed is forgotten again for as long as such a transaction can run (r1_app's statement_timeout).
 LATE_KEYS_SECONDS = 5.0
-CONNECT_SECONDS = 2
 
 _NOTE = (
     "INSERT INTO memory_key_changes AS k (slot, changes) VALUES (%s, 1)"
@@ -97,24 +96,12 @@ class KeyChanges:
         self._cache.forget_where(lambda user_hash: slot_of(user_hash) in gone)
 
     def _run(self) -> None:
-        connection, is_away = None, False
-        try:
-            while self._goes_on():
-                try:
-                    connection = connection or connect_apart()
-                    self.look(connection)
-                    is_away = False
-                except psycopg.Error as exc:
-                    if not is_away:
-                        logger.warning("erasures elsewhere cannot be noticed (%s)", type(exc).__name__)
-                    is_away = True
-                    if connection is not None:
-                        connection.close()
-                    connection = None
-                time.sleep(LOOK_SECONDS)
-        finally:
-            if connection is not None:
-                connection.close()
+        at_each_turn(self._turns(), self.look, logger=logger, away="erasures elsewhere cannot be noticed")
+
+    def _turns(self) -> Iterator[None]:
+        while self._goes_on():
+            yield
+            time.sleep(LOOK_SECONDS)
 
     def _goes_on(self) -> bool:
         """Whether there is anything to watch over; else the next key begins a new thread."""
@@ -123,9 +110,3 @@ class KeyChanges:
                 return True
             self._watcher = None
             return False
-
-
-def connect_apart() -> psycopg.Connection:
-    """A connection as the service's role, apart from the pool and from Django; the caller closes it."""
-    params = connections["default"].get_connection_params()
-    return psycopg.connect(**{"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 5000} | params, autocommit=True)

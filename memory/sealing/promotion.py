@@ -20,7 +20,7 @@ from memory.errors import KeyUnavailable, PromotionUnknown
 from memory.keys.fingerprints import fingerprint
 from memory.keys.master_keys import MasterKeys, has_master_keys, master_keys
 from memory.keys.secret_files import SettingError
-from memory.sealing.key_changes import connect_apart
+from memory.sealing.apart import connect_apart
 
 REREAD_SECONDS = 15.0
 # How long after a first read that failed the next one may follow, and how long others wait for one that is under way:

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,7 +25,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.keys.fingerprints import SINGLE_HMAC_KEY_ID, hmac_key_fingerprints, master_key_fingerprints
 from memory.keys.secret_files import SettingError
-from memory.sealing.key_changes import connect_apart
+from memory.sealing.apart import at_each_turn, connect_apart
 from memory.sealing.promotion import read_promoted
 from memory.sealing.providers import wraps_with
 
@@ -153,19 +154,11 @@ class Reporter:
             pass
 
     def _run(self) -> None:
-        connection, is_away = None, False
+        at_each_turn(self._beats(), self.say, logger=logger, away="what keys this worker holds cannot be said")
+
+    def _beats(self) -> Iterator[None]:
         while not self._ended.wait(BEAT_SECONDS):
-            try:
-                connection = connection or connect_apart()
-                self.say(connection)
-                is_away = False
-            except psycopg.Error as exc:
-                if not is_away:
-                    logger.warning("what keys this worker holds cannot be said (%s)", type(exc).__name__)
-                is_away = True
-                if connection is not None:
-                    connection.close()
-                connection = None
+            yield
 
 
 def begin_reports() -> None:

@@ -25,8 +25,8 @@ from memory.maintenance import data_keys, master_keys
 from memory.maintenance.key_status import status_table
 from memory.rls import tenant_transaction
 from memory.sealing import rewrap as rewrapping
+from memory.sealing.apart import connect_apart
 from memory.sealing.generations import add_generation
-from memory.sealing.key_changes import connect_apart
 from memory.sealing.keyring import forget_profiles
 from memory.sealing.profile import read_profile
 from memory.sealing.promotion import forget_promoted, require_promoted_key

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from memory.sealing import key_changes, keyring
+from memory.sealing import apart, key_changes, keyring
 from memory.sealing.key_cache import KeyCache
 from memory.sealing.key_changes import KeyChanges, slot_of
 from memory.sealing.keyring import existing_profile, forget_profiles
@@ -221,7 +221,7 @@ def test_without_the_database_keys_stay_for_their_own_time(alice, monkeypatch, c
         attempts.append(time.monotonic())
         raise psycopg.OperationalError("the server is away")
 
-    monkeypatch.setattr(key_changes, "connect_apart", refuse)
+    monkeypatch.setattr(apart, "connect_apart", refuse)
     monkeypatch.setattr(key_changes, "LOOK_SECONDS", 0.01)
     cache = KeyCache(lambda: 1.0, lambda: 10)
     changes = KeyChanges(cache)

@@ -14,7 +14,7 @@ from memory.errors import KeyUnavailable
 from memory.keys.fingerprints import fingerprint
 from memory.keys.secret_files import SettingError
 from memory.sealing import promotion
-from memory.sealing.key_changes import connect_apart
+from memory.sealing.apart import connect_apart
 from memory.sealing.promotion import forget_promoted, require_promoted_key, wrapping_key
 from memory.sealing.worker_reports import (
     LIVE_SECONDS,
