@@ -118,6 +118,7 @@ MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_le
 # -- Requests and connections
 MEMORY_TENANT_BINDING = env.text("MEMORY_TENANT_BINDING", "set_config", choices=("set_config", "set_local"))
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
+MEMORY_CANARY_PCT = env.integer("MEMORY_CANARY_PCT", 100, at_least=0, at_most=100)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
 MEMORY_DB_PREPARES = env.boolean("MEMORY_DB_PREPARES", True)
@@ -164,6 +165,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "r1site.access_log.AccessLogMiddleware",
+    "r1site.request_counts.RequestCountsMiddleware",
     "r1site.content_length.ContentLengthMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",
