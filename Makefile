@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -84,6 +84,9 @@ test: $(READY)  ## run all the tests, WORKERS (2) at a time; ARGS go to pytest
 fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document, and new examples of all else
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py \
 		tests/db/test_isolation_machine.py tests/db/test_thread_machine.py tests/unit $(ARGS)
+
+nonregression: $(READY)  ## measure the published targets, three runs each, on a machine that does nothing else; ARGS go to pytest
+	@R1_NONREGRESSION=1 $(PYTHON) -m pytest -q -m measured tests/non_regression $(ARGS)
 
 gpu-test: $(READY)  ## check this machine's NVIDIA GPU: driver, memory, loads, speed; each check is skipped without one
 	@$(PYTHON) -m pytest -s -m gpu -rs tests/gpu $(ARGS)
