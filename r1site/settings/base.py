@@ -134,6 +134,7 @@ MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=
 MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, at_most=3600)
 MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_most=600)
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
+MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", False)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
