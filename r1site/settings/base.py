@@ -118,6 +118,7 @@ MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_le
 # -- Requests and connections
 MEMORY_TENANT_BINDING = env.text("MEMORY_TENANT_BINDING", "set_config", choices=("set_config", "set_local"))
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
+MEMORY_CANARY_PCT = env.integer("MEMORY_CANARY_PCT", 100, at_least=0, at_most=100)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
 MEMORY_DB_PREPARES = env.boolean("MEMORY_DB_PREPARES", True)
@@ -133,6 +134,7 @@ MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=
 MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, at_most=3600)
 MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_most=600)
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
+MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", False)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
@@ -164,6 +166,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "r1site.access_log.AccessLogMiddleware",
+    "r1site.request_counts.RequestCountsMiddleware",
     "r1site.content_length.ContentLengthMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",
