@@ -46,6 +46,7 @@ FLAGS = {
     "RERANK_CIRCUIT_MS": _whole(1, 10_000),
     "RERANK_POOL": _whole(1, 100),
     "RERANK_BACKEND": FlagKind(lambda value: value in BACKEND_CHOICES, f"one of {', '.join(BACKEND_CHOICES)}"),
+    "MEMORY_CANARY_PCT": _whole(0, 100),
 }
 
 _lock = threading.Lock()
@@ -62,8 +63,11 @@ def flag(name: str, *, refresh: bool = True) -> Any:
     return value if value is not None and FLAGS[name].is_valid(value) else getattr(settings, name)
 
 
-def set_flag(name: str, value: Any) -> None:
-    """Write a flag's row, as r1_maint; None removes it. Raises ValueError for a value it may not have."""
+def set_flag(name: str, value: Any, *, actor: str = "") -> None:
+    """Write a flag's row, as r1_maint; None removes it. `actor`: who does so.
+
+    Raises ValueError for a value it may not have.
+    """
     if name not in FLAGS:
         raise ValueError(f"there is no flag {name}; there are {', '.join(FLAGS)}")
     if value is not None and not FLAGS[name].is_valid(value):

@@ -118,6 +118,7 @@ MEMORY_KEY_CACHE_TENANTS = env.integer("MEMORY_KEY_CACHE_TENANTS", 10_000, at_le
 # -- Requests and connections
 MEMORY_TENANT_BINDING = env.text("MEMORY_TENANT_BINDING", "set_config", choices=("set_config", "set_local"))
 MEMORY_ENABLED = env.boolean("MEMORY_ENABLED", True)
+MEMORY_CANARY_PCT = env.integer("MEMORY_CANARY_PCT", 100, at_least=0, at_most=100)
 MEMORY_MAX_BODY_BYTES = env.integer("MEMORY_MAX_BODY_BYTES", 1_000_000, at_least=1_000, at_most=100_000_000)
 MEMORY_DB_POOL_MAX = env.integer("MEMORY_DB_POOL_MAX", 8, at_least=1, at_most=500)
 MEMORY_DB_PREPARES = env.boolean("MEMORY_DB_PREPARES", True)
@@ -134,6 +135,12 @@ MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, 
 MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_most=600)
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
+# What `manage.py canary run` finds here needs no option.
+MEMORY_CANARY_ENDPOINT = env.text("MEMORY_CANARY_ENDPOINT")
+MEMORY_CANARY_PROMETHEUS = env.text("MEMORY_CANARY_PROMETHEUS")
+MEMORY_CANARY_ALERTMANAGER = env.text("MEMORY_CANARY_ALERTMANAGER")
+MEMORY_CANARY_PROXY_CONFIG = env.text("MEMORY_CANARY_PROXY_CONFIG")
+MEMORY_CANARY_USERS = env.text("MEMORY_CANARY_USERS")
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
     f"/api/v1/{path}"
