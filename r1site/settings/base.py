@@ -136,6 +136,12 @@ MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
 MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", False)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
+# What `manage.py canary run` finds here needs no option.
+MEMORY_CANARY_ENDPOINT = env.text("MEMORY_CANARY_ENDPOINT")
+MEMORY_CANARY_PROMETHEUS = env.text("MEMORY_CANARY_PROMETHEUS")
+MEMORY_CANARY_ALERTMANAGER = env.text("MEMORY_CANARY_ALERTMANAGER")
+MEMORY_CANARY_PROXY_CONFIG = env.text("MEMORY_CANARY_PROXY_CONFIG")
+MEMORY_CANARY_USERS = env.text("MEMORY_CANARY_USERS")
 _DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 MEMORY_PUBLIC_PATHS = frozenset(
     f"/api/v1/{path}"
