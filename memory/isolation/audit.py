@@ -66,10 +66,13 @@ STAFF_VIEWS = (
 )
 SEALED_COLUMNS = {"embedding", "sealed_key", "content_mac"}
 GUARD = "memory_current_user_hash"
-# name -> table: what refuses a user's key under a retired master key.
+_RETIRED, _CHAINED, _KEPT = ("0018_retired_keys", "$retired$"), ("0023_audit", "$chain$"), ("0023_audit", "$refuse$")
+# name -> (table, where its function stands, what happens without it).
 TRIGGERS = {
-    "memory_data_keys_not_retired": "memory_data_keys",
-    "memory_search_keys_not_retired": "memory_search_keys",
+    "memory_data_keys_not_retired": ("memory_data_keys", _RETIRED, "it would take keys under a retired master key"),
+    "memory_search_keys_not_retired": ("memory_search_keys", _RETIRED, "it would take keys under a retired master key"),
+    "memory_audit_is_chained": ("memory_audit", _CHAINED, "its lines would hang together by nothing"),
+    "memory_audit_is_kept": ("memory_audit", _KEPT, "its lines could be changed"),
 }
 
 _TENANT_TEST = f"(user_hash = ( SELECT {GUARD}() AS {GUARD}))"
@@ -247,16 +250,17 @@ def _indexes_made() -> frozenset[str]:
 
 def _trigger_findings(triggers: list[Row]) -> Iterator[str]:
     for table, name, source, _ in triggers:
-        if TRIGGERS.get(name) != table or _words(source) != _source("0018_retired_keys", "$retired$"):
+        known, place, _ = TRIGGERS.get(name, (None, _RETIRED, ""))
+        if known != table or _words(source) != _source(*place):
             yield f"{table} has the trigger {name}, which is not one that the migrations make"
 
 
 def _missing_trigger_findings(triggers: list[Row]) -> Iterator[str]:
-    """Not for isolation: users' keys under a retired master key would be lost with it."""
+    """Not for isolation: what the triggers keep would be lost without them."""
     enabled = {name for _, name, _, state in triggers if state in "OA"}
-    for name, table in TRIGGERS.items():
+    for name, (table, _, without) in TRIGGERS.items():
         if name not in enabled:
-            yield f"{table} lacks the trigger {name}: it would take keys under a retired master key"
+            yield f"{table} lacks the trigger {name}: {without}"
 
 
 def _function_findings(functions: list[Row]) -> Iterator[str]:
@@ -275,7 +279,7 @@ def _function_findings(functions: list[Row]) -> Iterator[str]:
             yield f"{name}() is SECURITY DEFINER: it would run with its owner's rights"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _source(migration: str, quote: str) -> str:
     return _words((SQL_FOLDER / f"{migration}.up.sql").read_text().split(quote)[1])
 

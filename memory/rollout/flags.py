@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 from django.db.models.functions import Now
 
 from memory import metrics
+from memory.audit.log import record
 from memory.models import Flag
 from reranker import BACKEND_CHOICES
 
@@ -51,7 +52,6 @@ FLAGS = {
     "RERANK_CIRCUIT_MS": _whole(1, 10_000),
     "RERANK_POOL": _whole(1, 100),
     "RERANK_BACKEND": FlagKind(lambda value: value in BACKEND_CHOICES, f"one of {', '.join(BACKEND_CHOICES)}"),
-    "MEMORY_CANARY_PCT": _whole(0, 100),
 }
 
 _lock = threading.Lock()
@@ -71,18 +71,24 @@ def flag(name: str, *, refresh: bool = True) -> Any:
 def set_flag(name: str, value: Any, *, actor: str) -> None:
     """Write a flag's row, as r1_maint; None removes it. Raises ValueError for a value it may not have.
 
-    `actor`: who wants it, for the log.
+    `actor`: who wants it, for the audit log, whose line comes with the change or not at all.
     """
     if name not in FLAGS:
         raise ValueError(f"there is no flag {name}; there are {', '.join(FLAGS)}")
     if value is not None and not FLAGS[name].is_valid(value):
         raise ValueError(f"{name} must be {FLAGS[name].says}")
     rows = Flag.objects.using("maint")
-    if value is None:
-        rows.filter(name=name).delete()
-    else:
-        row = Flag(name=name, value=value, updated_at=Now())
-        rows.bulk_create([row], update_conflicts=True, unique_fields=["name"], update_fields=["value", "updated_at"])
+    with transaction.atomic(using="maint"):
+        if value is None:
+            rows.filter(name=name).delete()
+        else:
+            row = Flag(name=name, value=value, updated_at=Now())
+            rows.bulk_create(
+                [row], update_conflicts=True, unique_fields=["name"], update_fields=["value", "updated_at"]
+            )
+        record(
+            actor=actor, action="flag.set" if value is not None else "flag.clear", subject=name, detail={"to": value}
+        )
     logger.warning("%s is set to %s by %s", name, "the setting" if value is None else value, actor)
 
 
