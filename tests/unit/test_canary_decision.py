@@ -116,6 +116,21 @@ def test_a_few_failures_of_few_requests_roll_nothing_back_and_many_do():
     assert decide([all_of_five, all_of_five]).action == Action.ROLL_BACK
 
 
+def test_what_is_short_is_judged_by_the_whole_stage_once_that_has_twice_the_minimum():
+    short = with_reading("query_error_rate", 0.0, 299)
+    for n, value, expected in (
+        (599, 0.0, Action.HOLD), (600, 0.0, Action.OK), (600, 0.006, Action.WATCH), (600, 0.011, Action.ROLL_BACK),
+    ):  # fmt: skip
+        assert decide([short, short], with_reading("query_error_rate", value, n)).action == expected
+    enough = with_reading("query_error_rate", 0.0, 300)
+    assert decide([enough, enough], with_reading("query_error_rate", 0.5, 600)).action == Action.OK
+
+
+def test_streams_too_few_for_a_window_roll_back_by_the_whole_stage():
+    short = with_reading("stream_success", 1.0, 10)
+    assert decide([short, short], with_reading("stream_success", 0.99, 800)).action == Action.ROLL_BACK
+
+
 readings = st.builds(Reading, st.one_of(st.none(), st.floats(0, 1)), st.integers(0, 2000))
 
 

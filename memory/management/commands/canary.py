@@ -30,7 +30,7 @@ class Command(ServiceCommand):
     help = (
         "run: give 5, 50 and 100 percent of users the new pipeline, look at it all the time, and take it back by "
         "itself where it hurts; a run that was killed goes on. status: the last run. promote, abort: all traffic to "
-        "the new pipeline, or none. Exit 1 where the run was rolled back, aborted or may not begin, 4 where it was held."
+        "the new pipeline, or none. Exit 1 where the run was rolled back, aborted or may not begin, 4 where held."
     )
     lock = ADVISORY_LOCK
 
