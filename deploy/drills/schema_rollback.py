@@ -39,7 +39,7 @@ INSERT INTO memory_documents (user_hash, doc_id, source, chunk_count, char_count
 SELECT encode(sha256((g %% %s + 1)::text::bytea), 'hex'), 'document ' || g, 'drill', 1, 400, 1, sha256(g::text::bytea),
     sha256(g::text::bytea), now() - make_interval(secs => g),
     CASE WHEN g %% 10 = 0 THEN now() + interval '30 days' END
-FROM generate_series(%s, %s) g"""
+FROM generate_series(%s::integer, %s::integer) g"""
 _CHUNKS = """
 INSERT INTO memory_chunks (id, created_at, expires_at, chunk_index, char_start, char_end, generation, space, user_hash,
     doc_id, source, embedding, text_cipher, meta_cipher, emb_cipher)
@@ -47,7 +47,7 @@ SELECT gen_random_uuid(), now() - make_interval(secs => g), CASE WHEN g %% 10 = 
     0, 0, 400, 1, 0, encode(sha256((g %% %s + 1)::text::bytea), 'hex'), 'document ' || g, 'drill',
     array_fill((g %% 100)::real / 100 + 0.001, ARRAY[384])::halfvec,
     decode(repeat(md5(g::text), 12), 'hex'), sha256(g::text::bytea), decode(repeat(md5(g::text), 48), 'hex')
-FROM generate_series(%s, %s) g"""
+FROM generate_series(%s::integer, %s::integer) g"""
 # Whatever a migration adds to a row or takes from it, these columns stay.
 _SUMS = {
     "memory_documents": "user_hash || doc_id || source || md5(meta_cipher) || md5(content_mac) || created_at",
