@@ -19,6 +19,9 @@ CLIENTS_READY := .venv-clients/.ready-$(shell cat requirements/clients.lock | ck
 # And the key server that wraps users' keys in a test.
 KEY_SERVER_PYTHON := .venv-key-server/bin/python
 KEY_SERVER_READY := .venv-key-server/.ready-$(shell cat requirements/key-server.lock | cksum | cut -d' ' -f1)
+# And what drives a browser.
+BROWSER_PYTHON := .venv-browser/bin/python
+BROWSER_READY := .venv-browser/.ready-$(shell cat requirements/browser.lock | cksum | cut -d' ' -f1)
 # And the memories that `make bench-peers` compares with.
 PEERS_PYTHON := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready-$(shell cat deploy/bench/peers/requirements.* | cksum | cut -d' ' -f1)
@@ -27,7 +30,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -85,6 +88,9 @@ fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the Ope
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(PYTHON) -m pytest tests/api/test_contract.py \
 		tests/db/test_isolation_machine.py tests/db/test_thread_machine.py tests/unit $(ARGS)
 
+nonregression: $(READY)  ## measure the published targets, three runs each, on a machine that does nothing else; ARGS go to pytest
+	@R1_NONREGRESSION=1 $(PYTHON) -m pytest -q -m measured tests/non_regression $(ARGS)
+
 gpu-test: $(READY)  ## check this machine's NVIDIA GPU: driver, memory, loads, speed; each check is skipped without one
 	@$(PYTHON) -m pytest -s -m gpu -rs tests/gpu $(ARGS)
 
@@ -119,6 +125,34 @@ test-pooler: $(READY)  ## the service through Debian's pgbouncer in transaction 
 		program="$$PWD/usr/sbin/pgbouncer"; cd "$(CURDIR)"; \
 	fi; \
 	R1_PGBOUNCER="$$program" $(PYTHON) -m pytest tests/faults/test_pooler.py $(ARGS)
+
+# Debian's, installed where there is none and it may be. Another one: R1_CHROMIUM=/path/to/it
+test-browser: $(READY) $(BROWSER_READY)  ## the pages for people, walked in Chromium; pictures in var/browser; ARGS go to pytest
+	@set -e; browser="$${R1_CHROMIUM:-$$(command -v chromium || true)}"; \
+	if [ -z "$$browser" ]; then \
+		echo "set-up: installing chromium" >&2; \
+		apt-get install -q -y --no-install-recommends chromium >&2; browser="$$(command -v chromium)"; \
+	fi; \
+	packages="$$($(BROWSER_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+	PYTHONPATH="$$packages" R1_CHROMIUM="$$browser" $(PYTHON) -m pytest tests/browser $(ARGS)
+
+# Debian's own, unpacked into a folder; but for a template nothing is installed. Another folder: R1_PROMETHEUS=/path/to/it
+MONITORING := var/monitoring
+test-prometheus: $(READY)  ## a service scraped by Debian's Prometheus, alerts received, every panel drawn; ARGS go to pytest
+	@set -e; programs="$${R1_PROMETHEUS:-}"; \
+	if [ -z "$$programs" ]; then \
+		mkdir -p $(MONITORING) && cd $(MONITORING); \
+		if [ ! -x usr/bin/promtool ]; then \
+			apt-get download -q prometheus prometheus-alertmanager >&2; \
+			for package in ./*.deb; do dpkg -x "$$package" .; done; \
+		fi; \
+		if [ ! -e /usr/share/prometheus/alertmanager ]; then \
+			echo "set-up: /usr/share/prometheus/alertmanager, where Debian's Alertmanager looks for its template" >&2; \
+			mkdir -p /usr/share/prometheus && cp -r usr/share/prometheus/alertmanager /usr/share/prometheus/; \
+		fi; \
+		programs="$$PWD/usr/bin"; cd "$(CURDIR)"; \
+	fi; \
+	R1_PROMETHEUS="$$programs" $(PYTHON) -m pytest tests/faults/test_prometheus.py $(ARGS)
 
 lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
 	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)
@@ -161,6 +195,9 @@ bench-own-index: $(READY)  ## time searches with and without a user's own vector
 
 bench-peers: $(READY) $(PEERS_READY)  ## time other memories beside this one: same texts, questions and machine, in turn
 	@$(PEERS_PYTHON) deploy/bench/peers/compare.py $(ARGS)
+
+gate: $(READY)  ## the evidence of a security and of a performance approval; exit 1 where a line of it fails
+	@$(PYTHON) deploy/bench/gate.py $(ARGS)
 
 drill-moves: $(READY)  ## move users under load, with the mover killed in the middle: no request fails, no answer changes
 	@$(PYTHON) deploy/bench/moves.py $(ARGS)
@@ -245,6 +282,14 @@ $(CLIENTS_READY):
 	$(call CREATE_VENV,.venv-clients); \
 	echo "set-up: installing requirements/clients.lock"; \
 	$(CLIENTS_PYTHON) $(INSTALL_LOCKED) requirements/clients.lock; \
+	touch $@
+
+$(BROWSER_READY):
+	@set -e; exec 1>&2; \
+	rm -f .venv-browser/.ready-*; \
+	$(call CREATE_VENV,.venv-browser); \
+	echo "set-up: installing requirements/browser.lock"; \
+	$(BROWSER_PYTHON) $(INSTALL_LOCKED) requirements/browser.lock; \
 	touch $@
 
 $(KEY_SERVER_READY):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memory.problems import PROBLEMS
+from memory.problems import OURS, PROBLEMS, outcome_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class MemoryServiceError(Exception):
     """The memory service could not do what was asked."""
 
     code = "internal"
+    # Whether it is for what the same user has under way beside it, which is no failure of the service.
+    is_own = False
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: int | None = None):
         own = type(self).__doc__
@@ -138,6 +140,17 @@ class MemoryDisabled(MemoryServiceError):
 
 class Overloaded(MemoryServiceError):
     code = "overloaded"
+
+
+class UserOverloaded(Overloaded):
+    """Too much of this user's work waits already; try again shortly."""
+
+    is_own = True
+
+
+def is_ours(exc: BaseException) -> bool:
+    """Whether a request that ends with `exc` failed by the service, and not by what its user sent or has under way."""
+    return not isinstance(exc, MemoryServiceError) or outcome_of(exc.code, is_own=exc.is_own) in OURS
 
 
 class InvalidEmbedding(MemoryServiceError):

@@ -14,11 +14,32 @@ _FAST_MS = (
 _INDEX_MS = (*_FAST_MS, 10_000, 30_000)
 _TTFV_MS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 400, 500, 750, 1000, 1250, 1500, 2000, 3000, 5000, 10_000)
 _BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
+_REQUEST_MS = (5, 10, 25, 50, 75, 100, 150, 200, 350, 500, 750, 1000, 2500, 5000, 10_000, 30_000)
 _AUTH_MS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 3, 5, 10, 25, 50, 100)
 
-index_latency_ms = Histogram("memory_index_latency_ms", "One index request, in milliseconds", buckets=_INDEX_MS)
+requests = Counter(
+    "memory_requests_total", "Requests by operation, pipeline and how they ended", ["operation", "variant", "outcome"]
+)
+variant_requests = Counter(
+    "memory_variant_requests_total", "Requests by pipeline and how they ended", ["variant", "outcome"]
+)
+request_ms = Histogram(
+    "memory_request_ms",
+    "One request from its headers to its last byte, in milliseconds, however it ended",
+    ["operation", "variant", "outcome"],
+    buckets=_REQUEST_MS,
+)
+refused = Counter("memory_refused_total", "Requests refused for their own fault, by problem code", ["reason"])
+index_latency_ms = Histogram(
+    "memory_index_latency_ms",
+    "One index request once its body is read, in milliseconds; done, or failed by the service",
+    buckets=_INDEX_MS,
+)
 query_latency_ms = Histogram(
-    "memory_query_latency_ms", "One query request by stage, in milliseconds", ["stage", "variant"], buckets=_FAST_MS
+    "memory_query_latency_ms",
+    "One query request by stage, once its body is read, in milliseconds; done, or failed by the service",
+    ["stage", "variant"],
+    buckets=_FAST_MS,
 )
 searches = Counter(
     "memory_searches_total", "Candidate searches, by the index that their vector leg was to use", ["index"]
@@ -43,8 +64,24 @@ key_provider_failed = Counter(
 )
 auth_ms = Histogram("auth_ms", "Verifying one bearer token, in milliseconds", buckets=_AUTH_MS)
 auth_refused = Counter("memory_auth_refused_total", "Bearer tokens refused, by the rule that refused them", ["reason"])
-stream_ttfv_ms = Histogram("stream_ttfv_ms", "One stream up to its first token, in milliseconds", buckets=_TTFV_MS)
-streams = Counter("stream_total", "Streams by how they ended: done, error, aborted or refused", ["outcome"])
+stream_ttfv_ms = Histogram(
+    "stream_ttfv_ms", "One stream up to its first token, in milliseconds", ["variant"], buckets=_TTFV_MS
+)
+streams = Counter(
+    "stream_total", "Streams by pipeline and how they ended: done, error, aborted or refused", ["variant", "outcome"]
+)
+rerank_skipped = Counter(
+    "memory_rerank_skipped_total",
+    "Queries answered in candidate order, by reason; not_requested is not among them",
+    ["reason"],
+)
+canary_percent = Gauge(
+    "memory_canary_percent", "Users of a hundred who are answered by the newer pipeline", multiprocess_mode="mostrecent"
+)
+enabled = Gauge("memory_enabled", "Whether memory is switched on", multiprocess_mode="mostrecent")
+key_age_days = Gauge(
+    "memory_key_age_days", "Days since this key became the one in use", ["key"], multiprocess_mode="mostrecent"
+)
 queue_wait_ms = Histogram(
     "memory_queue_wait_ms",
     "One caller's wait for a model, in milliseconds, until its first batch or until it gave up",
@@ -63,6 +100,7 @@ queue_depth = Gauge(
     ["model"],
     multiprocess_mode="livesum",
 )
+db_pool_max = Gauge("memory_db_pool_max", "Database connections that may be open at once", multiprocess_mode="livesum")
 db_pool_size = Gauge("memory_db_pool_size", "Database connections open", multiprocess_mode="livesum")
 db_pool_in_use = Gauge("memory_db_pool_in_use", "Database connections lent to threads", multiprocess_mode="livesum")
 db_pool_waiting = Gauge("memory_db_pool_waiting", "Threads waiting for a connection", multiprocess_mode="livesum")

@@ -24,6 +24,7 @@ from memory.auth.tokens import TokenVerifier, bearer_token
 from memory.errors import MemoryServiceError
 from memory.keys.secret_files import SettingError
 from memory.rls import bind_tenant, bound_tenant, give_back_connection
+from memory.rollout.variants import one_variant, variant_in_use
 from memory.sealing.names import are_being_renamed, user_hash_anew, user_hash_of
 
 PROTECTED_PREFIX = "/api/"
@@ -50,8 +51,9 @@ class TenantMiddleware:
     """Verify the token and bind its user; answer 401 or 503 itself when there is none to bind.
 
     Covers everything under /api/ but the paths in settings.MEMORY_PUBLIC_PATHS. Sets
-    `request.verified_token`. Errors become responses through settings.MEMORY_PROBLEM_RESPONSE,
-    since an exception raised by a middleware would not reach the API's own error handler.
+    `request.verified_token`, and `request.variant`, the pipeline of the user. Errors become responses through
+    settings.MEMORY_PROBLEM_RESPONSE, since an exception raised by a middleware would not reach the API's own error
+    handler.
     """
 
     def __init__(self, get_response):
@@ -73,8 +75,9 @@ class TenantMiddleware:
             return self.problem_response(request, exc)
         finally:
             metrics.auth_ms.observe((time.perf_counter() - started) * 1000)
-        with bind_tenant(user_hash):
+        with bind_tenant(user_hash), one_variant():
             response = self.get_response(request)
+            request.variant = variant_in_use(user_hash)
         if response.status_code == 503 and are_being_renamed():
             return self._under_the_name_of_now(request, response, user_hash)
         return response
@@ -90,8 +93,10 @@ class TenantMiddleware:
         response.close()
         if (raw := getattr(request, "raw_body", None)) is not None:
             request._stream, request._read_started = BytesIO(raw), False
-        with bind_tenant(again):
-            return self.get_response(request)
+        with bind_tenant(again), one_variant():
+            response = self.get_response(request)
+            request.variant = variant_in_use(again)
+        return response
 
 
 class AdmissionMiddleware:
@@ -132,8 +137,6 @@ class AdmissionMiddleware:
         try:
             request.slot = budget.take(bound_tenant())
         except MemoryServiceError as exc:
-            response = self.problem_response(request, exc)
-            view_class.count_refusal(response)
-            return response
+            return self.problem_response(request, exc)
         deadline.allow(getattr(settings, view_class.deadline_setting))
         return None

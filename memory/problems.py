@@ -7,6 +7,24 @@ the OpenAPI document its components, and the guide's page of errors is held to i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+# How a request ended, for metrics and for who reads them. Of `timeout` and `server` the service is to blame: the error
+# rate is theirs. No client can bring about either; what he can is `client`, `rate` or `quota`.
+Outcome = Literal["ok", "client", "rate", "quota", "timeout", "server"]
+OURS: tuple[Outcome, ...] = ("timeout", "server")
+_OUTCOMES: dict[str, Outcome] = {
+    "rate_limited": "rate",
+    "too_many_requests_at_once": "rate",
+    # Switched off on purpose: nothing failed.
+    "memory_disabled": "rate",
+    "too_many_chunks": "quota",
+    "quota_exceeded": "quota",
+    "payload_too_large": "quota",
+    "overloaded": "timeout",
+    # The server's own word for a body that it will not read.
+    "unsupported_transfer_coding": "client",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,13 @@ PROBLEMS: dict[str, ProblemKind] = {
         503, "Overloaded", "The service is at capacity; try again shortly.", is_fixed=True, retry_after_seconds=1
     ),
 }
+
+
+def outcome_of(code: str, *, is_own: bool = False) -> Outcome:
+    """What a request that ended with the problem `code` counts as; `is_own`: the user's other requests are why."""
+    if is_own:
+        return "rate"
+    return _OUTCOMES.get(code, "client" if PROBLEMS[code].status < 500 else "server")
 
 
 def codes_of(status: int) -> list[str]:

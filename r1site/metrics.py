@@ -25,12 +25,13 @@ from memory import metrics
 from memory.api.responses.operational import rerank_metrics
 from memory.errors import MissingToken
 from memory.isolation.own_index import own_index_totals
+from memory.sealing.key_ages import key_ages_days
 from r1site.problems import allow_methods, problem_response
 
-OWN_INDEXES_SECONDS = 60.0
+STORED_SECONDS = 60.0
 CONNECT_SECONDS = 5
-_own_indexes_seen = -math.inf
-_own_indexes_look = threading.Lock()
+_stored_seen = -math.inf
+_stored_look = threading.Lock()
 logger = logging.getLogger(__name__)
 
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
@@ -42,7 +43,7 @@ def exposition(request):
     """The exposition, by MEMORY_METRICS_TOKEN, or from loopback where no proxy stands between."""
     if not _may_read(request):
         return problem_response(request, MissingToken())
-    observe_own_indexes()
+    observe_stored()
     return ExportToDjangoView(request)
 
 
@@ -53,7 +54,7 @@ def memory_exposition(request):
         return problem_response(request, MissingToken())
     if request.GET.get("format") == "json":
         return JsonResponse(rerank_metrics(reranker.get_rerank_metrics()))
-    observe_own_indexes()
+    observe_stored()
     exposed = prometheus_client.generate_latest(_MemoryMetrics())
     return HttpResponse(exposed, content_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -95,42 +96,46 @@ def observe_pool() -> None:
         return
     stats = pool.get_stats()
     size = stats.get("pool_size", 0)
+    metrics.db_pool_max.set(stats.get("pool_max", 0))
     metrics.db_pool_size.set(size)
     metrics.db_pool_in_use.set(size - stats.get("pool_available", 0))
     metrics.db_pool_waiting.set(stats.get("requests_waiting", 0))
 
 
-def observe_own_indexes() -> None:
-    """See to it that the gauges of users' own indexes are looked at, at most once in OWN_INDEXES_SECONDS.
+def observe_stored() -> None:
+    """See to it that the gauges of users' own indexes and of key ages are looked at, at most once in STORED_SECONDS.
 
     In a thread and on a connection of its own, and not waited for: metrics are wanted most when the database is away.
     So what a scrape shows is from the look before.
     """
-    global _own_indexes_seen
-    with _own_indexes_look:
-        if time.monotonic() - _own_indexes_seen < OWN_INDEXES_SECONDS:
+    global _stored_seen
+    with _stored_look:
+        if time.monotonic() - _stored_seen < STORED_SECONDS:
             return
-        before, _own_indexes_seen = _own_indexes_seen, math.inf
+        before, _stored_seen = _stored_seen, math.inf
     try:
-        threading.Thread(target=_look_at_own_indexes, name="own-indexes", daemon=True).start()
+        threading.Thread(target=_look_at_stored, name="stored-gauges", daemon=True).start()
     except RuntimeError as exc:
         # No more threads at the moment: the next scrape tries again.
-        _own_indexes_seen = before
-        logger.warning("users' own indexes cannot be counted (%s)", exc)
+        _stored_seen = before
+        logger.warning("users' own indexes and key ages cannot be looked at (%s)", exc)
 
 
-def _look_at_own_indexes() -> None:
-    global _own_indexes_seen
+def _look_at_stored() -> None:
+    global _stored_seen
     try:
         params = connections["default"].get_connection_params()
         with psycopg.connect(**{"connect_timeout": CONNECT_SECONDS} | params, autocommit=True) as connection:
             count, size_bytes = own_index_totals(connection)
+            ages_days = key_ages_days(connection)
         metrics.own_indexes.set(count)
         metrics.own_index_bytes.set(size_bytes)
+        for key, days in ages_days.items():
+            metrics.key_age_days.labels(key).set(days)
     except psycopg.Error as exc:
-        logger.warning("users' own indexes cannot be counted (%s)", type(exc).__name__)
+        logger.warning("users' own indexes and key ages cannot be looked at (%s)", type(exc).__name__)
     finally:
-        _own_indexes_seen = time.monotonic()
+        _stored_seen = time.monotonic()
 
 
 def _may_read(request) -> bool:

@@ -104,6 +104,7 @@ def problem_response(request: HttpRequest, exc: BaseException) -> JsonResponse:
         _log(problem, exc, request_id)
     response = _response(problem, request_id)
     response.problem_code = problem.code  # type: ignore[attr-defined]
+    response.is_own_problem = getattr(exc, "is_own", False)  # type: ignore[attr-defined]
     return response
 
 

@@ -1,6 +1,7 @@
 """Addresses. Operations answer at the root, where probes expect them, and below the API's prefix."""
 
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from r1site import health, metrics, problems
 
@@ -15,6 +16,8 @@ urlpatterns = [
     path("api/v1/", include("memory.api.urls")),
     path("api/v1/", include(operations)),
     path("", include(operations)),
+    path("console", RedirectView.as_view(url="console/")),
+    path("console/", include("memory.console.urls")),
 ]
 
 handler400 = problems.bad_request

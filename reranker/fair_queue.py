@@ -106,6 +106,10 @@ class FairQueue(Generic[W]):
         his = self._tokens.get(user, 0)
         return bool(his) and his + tokens > self._max_tokens * _USER_SHARE
 
+    def tokens_of(self, user: str) -> int:
+        """What waits of this user's."""
+        return self._tokens.get(user, 0)
+
     def tokens_until_done(self, user: str, tokens: int) -> int:
         """What would be served before the last of so much more: his own, and of each other user as much at most."""
         his = self._tokens.get(user, 0) + tokens

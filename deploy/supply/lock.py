@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "requirements"
 LOCKS = {
     "gpu": ["gpu"], "ml": ["base", "ml"], "dev": ["dev"],
     "audit": ["audit"], "clients": ["clients"], "key-server": ["key-server"],
+    "browser": ["browser"],
 }  # fmt: skip
 WITHOUT_TORCH = ("ml", "dev")
 _CUDA = re.compile(r"^((?:nvidia|cuda)-[a-z0-9-]+|triton)==", re.MULTILINE)

@@ -14,7 +14,7 @@ from functools import partial
 
 from django.conf import settings
 
-from memory.errors import MemoryServiceError, Overloaded, TooManyRequestsAtOnce
+from memory.errors import MemoryServiceError, Overloaded, TooManyRequestsAtOnce, UserOverloaded
 
 __all__ = ["Budget", "Slot", "capacity", "exports", "language_models", "requests", "streams"]
 
@@ -26,7 +26,8 @@ LASTING_RETRY_AFTER_SECONDS = 2
 class Budget:
     """At most `limit()` at once, and `share(limit)` of one user's.
 
-    Over the share `over_share` is raised; with no room at all, or none left in the worker, Overloaded.
+    Over the share `over_share` is raised, and UserOverloaded by who waited; with no room at all, or none left in the
+    worker, Overloaded.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Budget:
         limit: Callable[[], int],
         share: Callable[[int], int],
         *,
-        over_share: type[MemoryServiceError] = Overloaded,
+        over_share: type[MemoryServiceError] = UserOverloaded,
         retry_after_seconds: int,
     ):
         self._limit, self._share = limit, share
@@ -62,7 +63,8 @@ class Budget:
             if patience_seconds is None:
                 self._require_room(user_hash, limit)
             elif not _changed.wait_for(lambda: self._has_room(user_hash, limit), patience_seconds):
-                raise Overloaded(retry_after_seconds=self._retry_after_seconds)
+                is_own = self._taken_by[user_hash] >= self._share(limit)
+                raise (UserOverloaded if is_own else Overloaded)(retry_after_seconds=self._retry_after_seconds)
             self._taken_by[user_hash] += 1
             self._on_a_thread_that_counts += patience_seconds is not None
         return Slot(partial(self._release, user_hash, patience_seconds is not None))

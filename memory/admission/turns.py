@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from django.conf import settings
 
 from memory.admission.deadline import remaining_seconds
-from memory.errors import Overloaded
+from memory.errors import Overloaded, UserOverloaded
 
 __all__ = ["Turns", "query_turns"]
 
@@ -68,9 +68,10 @@ class Turns:
             if called.is_set():
                 return
             self._waiting[user_hash].remove(called)
+            is_own = self._running[user_hash] >= self._share
             if not self._waiting[user_hash]:
                 del self._waiting[user_hash]
-        raise Overloaded(retry_after_seconds=RETRY_AFTER_SECONDS)
+        raise (UserOverloaded if is_own else Overloaded)(retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def _give_back(self, user_hash: str) -> None:
         with self._lock:

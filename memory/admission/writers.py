@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from memory.admission.deadline import remaining_seconds
-from memory.errors import Overloaded
+from memory.errors import UserOverloaded
 
 # What a lock or a connection may take of a request's time.
 WAIT_MAX_SECONDS = 1.5
@@ -27,7 +27,7 @@ def writers_turn(user_hash: str, *, before_waiting: Callable[[], None]) -> Itera
     """Inside the block no other writer of this user in this process is.
 
     Who has to wait calls `before_waiting` first, and waits WAIT_MAX_SECONDS at most, and not past the request's
-    deadline; then it raises Overloaded.
+    deadline; then it raises UserOverloaded.
     """
     with _lock:
         turn, users = _turns.get(user_hash) or (threading.Lock(), 0)
@@ -36,7 +36,8 @@ def writers_turn(user_hash: str, *, before_waiting: Callable[[], None]) -> Itera
         if not turn.acquire(blocking=False):
             before_waiting()
             if not turn.acquire(timeout=remaining_seconds(WAIT_MAX_SECONDS)):
-                raise Overloaded("Other writes of this user are under way; try again shortly.", retry_after_seconds=1)
+                detail = "Other writes of this user are under way; try again shortly."
+                raise UserOverloaded(detail, retry_after_seconds=1)
         try:
             yield
         finally:

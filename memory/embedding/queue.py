@@ -21,7 +21,7 @@ import numpy as np
 from memory import metrics
 from memory.embedding.job import Job, Task
 from memory.embedding.priority_classes import Batch, PriorityClasses
-from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
+from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded, UserOverloaded
 from reranker.faults import out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -128,26 +128,32 @@ class EmbedderQueue:
                 raise self._refusal(job)
             tokens_until_done = queue.tokens_until_done(job.user, job.unfinished_tokens)
             # In vain, and instead of what others could have: not even in half the time it takes would it be done.
-            if time.monotonic() + tokens_until_done * self._seconds_per_full_token / 2 > job.deadline:
-                raise self._refusal(job)
+            if self._is_in_vain(job, tokens_until_done):
+                # By his own work alone, were nobody else here?
+                his = queue.tokens_of(job.user)
+                is_own = bool(his) and self._is_in_vain(job, his + job.unfinished_tokens)
+                raise self._refusal(job, UserOverloaded if is_own else Overloaded)
             if queue.is_over_share(job.user, job.unfinished_tokens):
-                raise self._refusal(job, "Too much of this user's work waits already; try again shortly.")
+                raise self._refusal(job, UserOverloaded)
             queue.add(job)
             self._unfinished.add(job)
             _meter.callers(+1)
             self._changed.notify_all()
 
+    def _is_in_vain(self, job: Job, tokens_until_done: int) -> bool:
+        return time.monotonic() + tokens_until_done * self._seconds_per_full_token / 2 > job.deadline
+
     def _patience_seconds(self, job: Job) -> float:
         return max(0.0, min(job.deadline - time.monotonic(), _THREAD_CHECK_SECONDS))
 
-    def _refusal(self, job: Job, detail: str | None = None) -> Overloaded:
+    def _refusal(self, job: Job, kind: type[Overloaded] = Overloaded) -> Overloaded:
         _meter.refused()
-        return self._overloaded(job, detail)
+        return self._overloaded(job, kind)
 
-    def _overloaded(self, job: Job, detail: str | None = None) -> Overloaded:
+    def _overloaded(self, job: Job, kind: type[Overloaded] = Overloaded) -> Overloaded:
         """With the time that the work before it takes, by the measured seconds a token."""
         wait_seconds = math.ceil(self._classes.tokens_up_to(job) * self._seconds_per_token)
-        return Overloaded(detail, retry_after_seconds=min(max(1, wait_seconds), _MAX_RETRY_AFTER_SECONDS))
+        return kind(retry_after_seconds=min(max(1, wait_seconds), _MAX_RETRY_AFTER_SECONDS))
 
     def _drop(self, job: Job, error: MemoryServiceError) -> None:
         """Fail a job; what of it is in the running batch is computed for nobody."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
 
-from memory.errors import ModelUnavailable, Overloaded
+from memory.errors import ModelUnavailable, Overloaded, UserOverloaded
 from reranker.fair_queue import FairQueue
 from reranker.queue_meter import UNMEASURED, QueueMeter
 
@@ -72,9 +72,10 @@ class FairThread:
         with self._changed:
             self._require_thread()
             cost = piece.unfinished_tokens
-            if self._queue.is_full(cost) or self._queue.is_over_share(user, cost):
+            is_over_share = self._queue.is_over_share(user, cost)
+            if is_over_share or self._queue.is_full(cost):
                 self._meter.refused()
-                raise Overloaded(retry_after_seconds=1)
+                raise (UserOverloaded if is_over_share else Overloaded)(retry_after_seconds=1)
             self._queue.add(piece)
             self._unfinished.add(piece)
             self._meter.callers(+1)

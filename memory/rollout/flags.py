@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.models.functions import Now
 
+from memory import metrics
 from memory.models import Flag
 from reranker import BACKEND_CHOICES
 
@@ -40,13 +41,16 @@ def _whole(low: int, high: int) -> FlagKind:
     )
 
 
+_SWITCH = FlagKind(lambda value: isinstance(value, bool), "true or false")
+
 # The default of each is the Django setting of the same name.
 FLAGS = {
-    "RERANK_ENABLED": FlagKind(lambda value: isinstance(value, bool), "true or false"),
+    "MEMORY_ENABLED": _SWITCH,
+    "MEMORY_CANARY_PCT": _whole(0, 100),
+    "RERANK_ENABLED": _SWITCH,
     "RERANK_CIRCUIT_MS": _whole(1, 10_000),
     "RERANK_POOL": _whole(1, 100),
     "RERANK_BACKEND": FlagKind(lambda value: value in BACKEND_CHOICES, f"one of {', '.join(BACKEND_CHOICES)}"),
-    "MEMORY_CANARY_PCT": _whole(0, 100),
 }
 
 _lock = threading.Lock()
@@ -58,15 +62,15 @@ _next_read = 0.0
 def flag(name: str, *, refresh: bool = True) -> Any:
     """The present value of a flag of FLAGS; the last one known where `refresh` is False, which asks no database."""
     if refresh:
-        _refresh()
+        refresh_flags()
     value = _rows.get(name)
     return value if value is not None and FLAGS[name].is_valid(value) else getattr(settings, name)
 
 
-def set_flag(name: str, value: Any, *, actor: str = "") -> None:
-    """Write a flag's row, as r1_maint; None removes it. `actor`: who does so.
+def set_flag(name: str, value: Any, *, actor: str) -> None:
+    """Write a flag's row, as r1_maint; None removes it. Raises ValueError for a value it may not have.
 
-    Raises ValueError for a value it may not have.
+    `actor`: who wants it, for the log.
     """
     if name not in FLAGS:
         raise ValueError(f"there is no flag {name}; there are {', '.join(FLAGS)}")
@@ -78,6 +82,7 @@ def set_flag(name: str, value: Any, *, actor: str = "") -> None:
     else:
         row = Flag(name=name, value=value, updated_at=Now())
         rows.bulk_create([row], update_conflicts=True, unique_fields=["name"], update_fields=["value", "updated_at"])
+    logger.warning("%s is set to %s by %s", name, "the setting" if value is None else value, actor)
 
 
 def forget_flags() -> None:
@@ -106,13 +111,15 @@ def _take(rows: dict[str, Any]) -> None:
     """Go by these rows. A value that its flag may not have, as one of another version, is said once and not gone by."""
     global _rows, _passed_over
     _rows = rows
+    metrics.enabled.set(flag("MEMORY_ENABLED", refresh=False))
+    metrics.canary_percent.set(flag("MEMORY_CANARY_PCT", refresh=False))
     before = _passed_over
     _passed_over = frozenset(name for name, kind in FLAGS.items() if name in rows and not kind.is_valid(rows[name]))
     for name in sorted(_passed_over - before):
         logger.warning("the stored value of %s is not %s; the setting stands", name, FLAGS[name].says)
 
 
-def _refresh() -> None:
+def refresh_flags() -> None:
     """Read the table if it is time. One thread reads; the others go on with what they have."""
     global _next_read
     if time.monotonic() < _next_read or not _lock.acquire(blocking=False):

@@ -14,7 +14,7 @@ from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.embedding.embedder import Embedder
 from memory.embedding.spaces import chunking_of, default_space, embedder_of
-from memory.errors import FieldError, InvalidInput
+from memory.errors import FieldError, InvalidInput, is_ours
 from memory.indexing.chunker import chunk_texts
 from memory.indexing.derived import derived_from
 from memory.indexing.expired import refuse_expired
@@ -93,6 +93,19 @@ def index_documents(
     InvalidEmbedding, KeyUnavailable, SpaceMismatch, database errors; whatever it raises, nothing was stored.
     """
     watch = Stopwatch()
+    try:
+        batch = _index(user_id, drafts, call, field, watch)
+    except Exception as exc:
+        if is_ours(exc):
+            metrics.index_latency_ms.observe(watch.total()["total"])
+        raise
+    metrics.index_latency_ms.observe(watch.total()["total"])
+    return batch
+
+
+def _index(
+    user_id: str, drafts: Sequence[DocumentDraft], call: IdempotentCall | None, field: str, watch: Stopwatch
+) -> IndexedBatch:
     user_hash = bound_tenant()
     order = _order_of_storing(drafts)
     texts = [draft.text for draft in drafts]
@@ -204,7 +217,6 @@ def _order_of_storing(drafts: Sequence[DocumentDraft]) -> list[int]:
 
 def _batch(sealed: list[SealedDocument], replaced: dict[int, bool], watch: Stopwatch) -> IndexedBatch:
     took_ms = watch.total()
-    metrics.index_latency_ms.observe(took_ms["total"])
     documents = [
         IndexedDocument(document.doc_id, [chunk.id for chunk in document.chunks], replaced[index])
         for index, document in enumerate(sealed)

@@ -134,6 +134,7 @@ MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=
 MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, at_most=3600)
 MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_most=600)
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
+MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", False)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 # What `manage.py canary run` finds here needs no option.
 MEMORY_CANARY_ENDPOINT = env.text("MEMORY_CANARY_ENDPOINT")
@@ -171,6 +172,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "r1site.access_log.AccessLogMiddleware",
+    "r1site.request_counts.RequestCountsMiddleware",
     "r1site.content_length.ContentLengthMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",

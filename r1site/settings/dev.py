@@ -12,6 +12,9 @@ use_files_in(_VAR_DIR / "secrets")
 from r1site.settings.base import *  # noqa: E402
 from r1site.settings.base import MEMORY_DB_PREPARES, POOL, VAR_DIR  # noqa: E402
 
+# For whoever tries the service; elsewhere only where it is asked for.
+MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", True)
+
 if env.secret("DATABASE_URL", required=False):
     DATABASES = databases.from_urls(pool=POOL, prepares=MEMORY_DB_PREPARES)
 else:

@@ -33,6 +33,7 @@ SETTINGS = settings(
 )
 MAX_TEXT_CHARS = 500
 MAX_DOCUMENTS = 5
+FAR_OFF = "2150-01-01T00:00:00Z"
 # What schemathesis takes for a refusal, and this service's own of a body that is too large to be read.
 REFUSALS = ["400", "401", "403", "404", "405", "406", "409", "411", "413", "415", "422", "429"]
 
@@ -131,6 +132,7 @@ def make_meaningful(case, person: Person) -> None:
     Schema sees no difference.
 
     And texts of a length that can be embedded here: a million characters take minutes, and are more than 200 chunks.
+    And no end before the beginning: that `expires_at` is later than `created_at` the document can only say in words.
     """
     if not case.meta.generation.mode.is_positive:
         case.body = without_exponents(case.body)
@@ -144,6 +146,9 @@ def make_meaningful(case, person: Person) -> None:
             by_id = {entry["doc_id"]: entry for entry in documents}
             case.body["documents"] = list(by_id.values())[:MAX_DOCUMENTS]
         for holder in [case.body, *(case.body.get("documents") or [])]:
+            if holder.get("expires_at"):
+                holder["expires_at"] = FAR_OFF
+                holder.pop("created_at", None)
             for name in {"text", "message", "query"} & holder.keys():
                 if isinstance(holder[name], str) and len(holder[name]) > MAX_TEXT_CHARS:
                     holder[name] = holder[name][-MAX_TEXT_CHARS:]

@@ -178,19 +178,19 @@ def test_the_memory_metrics_have_an_address_of_their_own_with_the_same_guard(ali
 def test_readiness_follows_the_flags_and_not_the_settings_alone(settings):
     settings.RERANK_BACKEND = "cross_encoder"
     try:
-        set_flag("RERANK_ENABLED", False)
+        set_flag("RERANK_ENABLED", False, actor="a test")
         forget_flags()
         assert reranker_in_health() == {"status": "ok", "backend": "none"}
-        set_flag("RERANK_ENABLED", None)
-        set_flag("RERANK_BACKEND", "none")
+        set_flag("RERANK_ENABLED", None, actor="a test")
+        set_flag("RERANK_BACKEND", "none", actor="a test")
         forget_flags()
         assert reranker_in_health() == {"status": "ok", "backend": "none"}
-        set_flag("RERANK_BACKEND", None)
+        set_flag("RERANK_BACKEND", None, actor="a test")
         forget_flags()
         assert reranker_in_health()["status"] == "degraded"
     finally:
         for name in ("RERANK_ENABLED", "RERANK_BACKEND"):
-            set_flag(name, None)
+            set_flag(name, None, actor="a test")
         forget_flags()
 
 
@@ -200,7 +200,7 @@ def test_without_the_database_readiness_goes_by_the_flags_as_they_were_last(sett
     pool = connections["default"].pool
     taken = []
     try:
-        set_flag("RERANK_ENABLED", False)
+        set_flag("RERANK_ENABLED", False, actor="a test")
         forget_flags()
         assert reranker_in_health() == {"status": "ok", "backend": "none"}
         forget_flags()
@@ -211,7 +211,7 @@ def test_without_the_database_readiness_goes_by_the_flags_as_they_were_last(sett
         for connection in taken:
             pool.putconn(connection)
         health._cached = None
-        set_flag("RERANK_ENABLED", None)
+        set_flag("RERANK_ENABLED", None, actor="a test")
         forget_flags()
 
 
@@ -222,9 +222,9 @@ def test_users_own_indexes_are_counted_beside_the_scrape_and_shown_by_the_next(a
         " ((embedding::halfvec(384)) halfvec_cosine_ops) WHERE vector_dims(embedding) = 384"
     )
     try:
-        monkeypatch.setattr(site_metrics, "_own_indexes_seen", -math.inf)
+        monkeypatch.setattr(site_metrics, "_stored_seen", -math.inf)
         Client().get("/metrics/memory")
-        for look in [thread for thread in threading.enumerate() if thread.name == "own-indexes"]:
+        for look in [thread for thread in threading.enumerate() if thread.name == "stored-gauges"]:
             look.join(30)
         page = Client().get("/metrics/memory").content.decode().splitlines()
     finally:
@@ -241,11 +241,11 @@ def test_where_no_thread_can_be_started_to_count_them_the_next_scrape_tries_agai
         tried.append(thread.name)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(site_metrics, "_own_indexes_seen", -math.inf)
+    monkeypatch.setattr(site_metrics, "_stored_seen", -math.inf)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for _ in range(2):
-        site_metrics.observe_own_indexes()
-    assert tried == ["own-indexes"] * 2
+        site_metrics.observe_stored()
+    assert tried == ["stored-gauges"] * 2
 
 
 def test_the_rerankers_own_view_of_itself_is_json():
@@ -283,7 +283,12 @@ def test_the_pools_gauges_say_what_is_lent_and_who_waits(alice):
             pool.putconn(connection)
         assert waiting.result(30) == 200
     size = float(pool.max_size)
-    assert busy == {"memory_db_pool_size": size, "memory_db_pool_in_use": size, "memory_db_pool_waiting": 1.0}
+    assert busy == {
+        "memory_db_pool_max": size,
+        "memory_db_pool_size": size,
+        "memory_db_pool_in_use": size,
+        "memory_db_pool_waiting": 1.0,
+    }
     assert gauges() == busy | {"memory_db_pool_in_use": 0.0, "memory_db_pool_waiting": 0.0}
 
 

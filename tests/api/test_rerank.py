@@ -44,7 +44,7 @@ def _no_flags():
     forget_flags()
     yield
     for name in FLAGS:
-        set_flag(name, None)
+        set_flag(name, None, actor="a test")
     forget_flags()
 
 
@@ -138,7 +138,7 @@ def test_flags_win_over_settings(deploy, notes):
 
     def asked_with(**flags) -> dict:
         for name in FLAGS:
-            set_flag(name, flags.get(name))
+            set_flag(name, flags.get(name), actor="a test")
         forget_flags()
         return ask(notes)
 
@@ -177,7 +177,7 @@ def test_top_k_cuts_after_the_reranking_and_widens_a_smaller_pool(deploy, notes)
 
 def test_the_flag_sets_the_pool_of_queries_that_name_none(deploy, notes):
     assert deploy()
-    set_flag("RERANK_POOL", 1)
+    set_flag("RERANK_POOL", 1, actor="a test")
     forget_flags()
     assert ids(ask(notes, top_k=1)) == ["said"]
     assert ids(ask(notes, top_k=1, rerank_pool=4)) == ["most"]

@@ -313,10 +313,10 @@ def test_a_client_that_leaves_ends_the_models_work(owner, llm):
     body = iter(response.streaming_content)
     assert b"event: citations" in next(body)
     assert b"One" in next(body)
-    aborted = metrics.streams.labels("aborted")._value.get()
+    aborted = metrics.streams.labels("r1", "aborted")._value.get()
     response.close()
     assert llm.gone.wait(10)
-    assert metrics.streams.labels("aborted")._value.get() == aborted + 1
+    assert metrics.streams.labels("r1", "aborted")._value.get() == aborted + 1
 
 
 def test_one_stream_too_many_is_turned_away_before_any_work(owner, llm, settings):
@@ -349,14 +349,14 @@ def test_one_users_streams_leave_slots_for_others(stranger, bob, llm, settings):
 
 
 def test_outcomes_and_the_time_to_the_first_token_are_counted(owner):
-    done = metrics.streams.labels("done")._value.get()
-    refused = metrics.streams.labels("refused")._value.get()
-    observed = metrics.stream_ttfv_ms._sum.get()
+    done = metrics.streams.labels("r1", "done")._value.get()
+    refused = metrics.streams.labels("r1", "refused")._value.get()
+    observed = metrics.stream_ttfv_ms.labels("r1")._sum.get()
     events_of(stream(owner))
     stream(owner, top_k=0)
-    assert metrics.streams.labels("done")._value.get() == done + 1
-    assert metrics.streams.labels("refused")._value.get() == refused + 1
-    assert metrics.stream_ttfv_ms._sum.get() > observed
+    assert metrics.streams.labels("r1", "done")._value.get() == done + 1
+    assert metrics.streams.labels("r1", "refused")._value.get() == refused + 1
+    assert metrics.stream_ttfv_ms.labels("r1")._sum.get() > observed
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def _no_runs(superuser):
     superuser.execute("DELETE FROM memory_rollouts")
     yield
     superuser.execute("DELETE FROM memory_rollouts")
-    flags.set_flag(traffic.FLAG, None)
+    flags.set_flag(traffic.FLAG, None, actor="a test")
     flags.forget_flags()
 
 

@@ -134,7 +134,7 @@ def unmigrated(django_db_setup, django_db_blocker, tmp_path_factory):
 @pytest.mark.parametrize(
     "arguments",
     [
-        "flag",
+        "flags",
         "erasures",
         "replay_erasures",
         "prune_expired",

@@ -20,7 +20,15 @@ from tests.db.scratch import scratch_database
 
 @pytest.mark.parametrize(
     "command",
-    ["verify_rls", "flag", "flag RERANK_POOL 5", "explain_ann", "maintain_indexes", "erasures", "replay_erasures"],
+    [
+        "verify_rls",
+        "flags",
+        "flags set RERANK_POOL 5",
+        "explain_ann",
+        "maintain_indexes",
+        "erasures",
+        "replay_erasures",
+    ],
 )
 def test_without_the_embedded_server_a_command_ends_with_one_line_and_exit_code_4(tmp_path, command):
     ensure_development_secrets(tmp_path / "secrets", database_exists=False)
@@ -74,7 +82,7 @@ def unmigrated(django_db_setup, django_db_blocker):
         yield
 
 
-@pytest.mark.parametrize("command", ["flag", "erasures", "replay_erasures", "prune_expired"])
+@pytest.mark.parametrize("command", ["flags", "erasures", "replay_erasures", "prune_expired"])
 def test_on_an_unmigrated_database_a_command_ends_with_what_to_do_and_exit_code_4(unmigrated, command):
     with pytest.raises(CommandError) as failed:
         call_command(command)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "main
 def _no_flags():
     yield
     for name in flags.FLAGS:
-        flags.set_flag(name, None)
+        flags.set_flag(name, None, actor="a test")
     flags.forget_flags()
 
 
@@ -30,9 +30,9 @@ def test_a_flag_without_a_row_is_the_setting(settings):
 
 def test_a_row_wins_and_clearing_it_gives_the_setting_back(settings):
     settings.RERANK_ENABLED = True
-    for command, expected in ((["RERANK_ENABLED", "false"], False), (["RERANK_ENABLED", "--clear"], True)):
+    for command, expected in ((["set", "RERANK_ENABLED", "false"], False), (["clear", "RERANK_ENABLED"], True)):
         out = StringIO()
-        call_command("flag", *command, stdout=out)
+        call_command("flags", *command, stdout=out)
         assert json.loads(out.getvalue()) == {"RERANK_ENABLED": expected}
         flags.forget_flags()
         assert flags.flag("RERANK_ENABLED") is expected
@@ -42,7 +42,7 @@ def test_a_reranker_with_this_deployments_settings_asks_the_flag_itself(settings
     settings.RERANK_BACKEND, settings.RERANK_ENABLED = "none", True
     deployed = Reranker(deployed_config())
     for value, skipped in ((None, "no_backend"), (False, "disabled")):
-        flags.set_flag("RERANK_ENABLED", value)
+        flags.set_flag("RERANK_ENABLED", value, actor="a test")
         flags.forget_flags()
         assert deployed.maybe_rerank("query", ["a text"]).skipped == skipped
 
@@ -53,7 +53,7 @@ def test_a_reranker_with_this_deployments_settings_asks_the_flag_itself(settings
 )
 def test_a_value_a_flag_may_not_have_is_refused(name, value):
     with pytest.raises(CommandError):
-        call_command("flag", name, value)
+        call_command("flags", "set", name, value)
 
 
 def test_a_row_that_makes_no_sense_is_passed_over(settings):
@@ -75,7 +75,7 @@ def test_a_row_of_a_backend_that_went_is_passed_over_and_said_once(settings, cap
     said = "the stored value of RERANK_BACKEND is not one of auto, cross_encoder, none; the setting stands"
     assert [record.getMessage() for record in caplog.records if record.name == flags.logger.name] == [said]
 
-    flags.set_flag("RERANK_BACKEND", None)
+    flags.set_flag("RERANK_BACKEND", None, actor="a test")
     flags.forget_flags()
     assert flags.flag("RERANK_BACKEND") == "none"
 

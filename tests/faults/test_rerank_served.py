@@ -178,9 +178,15 @@ class RerankingService(Service):
                         found[int(path.stem.rpartition("_")[2])] = each.value
         return found
 
-    def set_flag(self, *arguments: str) -> None:
+    def set_flag(self, name: str, value: str) -> None:
+        self._flags("set", name, value)
+
+    def clear_flag(self, name: str) -> None:
+        self._flags("clear", name)
+
+    def _flags(self, *arguments: str) -> None:
         subprocess.run(
-            [sys.executable, "manage.py", "flag", *arguments],
+            [sys.executable, "manage.py", "flags", *arguments],
             cwd=ROOT, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
@@ -354,7 +360,7 @@ def test_a_flag_takes_effect_on_all_workers_under_load_without_a_restart(service
             lambda: all(each.skipped == "disabled" for each in asked[-20:]), "every answer is disabled", FLIP_SECONDS
         )
         off_after = max(each.sent_at for each in asked if each.skipped != "disabled") - flipped_at
-        service.set_flag("RERANK_ENABLED", "--clear")
+        service.clear_flag("RERANK_ENABLED")
         wait_until(lambda: asked[-1].skipped is None, "reranking is back", HANG_GUARD_SECONDS)
     sys.stdout.write(f"\nthe last reranked answer was asked for {off_after:+.2f} s from when the command returned\n")
     assert {each.status for each in asked} == {200}

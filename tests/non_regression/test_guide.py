@@ -1,10 +1,12 @@
 """The guide says what the code does: every setting, metric, error and command, with its values."""
 
+import argparse
 import ast
 import importlib
 import re
 from functools import cache
 from types import ModuleType
+from typing import get_args
 
 import pytest
 from django.core.management import BaseCommand, load_command_class
@@ -13,14 +15,14 @@ from prometheus_client.metrics import MetricWrapperBase
 import memory.metrics
 import reranker.metrics
 from memory.admission.rates import RATE_SETTINGS
-from memory.api.views import base as views
-from memory.problems import PROBLEMS
+from memory.problems import PROBLEMS, Outcome
 from memory.rollout.flags import FLAGS
 from r1site.metrics import MEMORY_PREFIXES
 from r1site.settings.databases import ROLES
 from reranker import REASONS
 from tests.non_regression.documents import GUIDE, ROOT, guide, make_targets, quoted, rows
 
+ENV_READERS = {f"env.{name}" for name in ("text", "texts", "boolean", "integer", "decimal", "rate", "secret")}
 READERS = {"text", "texts", "boolean", "integer", "decimal", "rate", "secret"}
 # How the launcher talks to itself and pytest-xdist to its workers; where programs are.
 NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PATH"}
@@ -79,7 +81,7 @@ def calls_of_readers() -> dict[str, ast.Call]:
     found = {}
     for path in (ROOT / "r1site/settings").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("env.") and constant(node.args[0]):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ENV_READERS and constant(node.args[0]):
                 found.setdefault(node.args[0].value, node)
     return found
 
@@ -178,8 +180,8 @@ def test_every_metric_is_of_those_that_the_memory_exposition_shows():
 
 
 def test_the_reasons_shown_are_those_that_are_counted():
-    text = guide("metrics").partition("`reason` is one of:")[2].partition("\n## ")[0]
-    assert {quoted(row[0])[0] for row in rows(text)} == {*views._REASONS.values(), "bad_request", "server"}
+    text = guide("metrics").partition("`outcome`\nis one of:")[2].partition("\n## ")[0]
+    assert {quoted(row[0])[0] for row in rows(text)} == set(get_args(Outcome))
     skipped = guide("reranking").partition("## Why it was skipped")[2].partition("\n## ")[0]
     assert {quoted(row[0])[0] for row in rows(skipped)} == {*REASONS, "not_requested"}
 
@@ -190,8 +192,7 @@ def test_every_error_is_shown_with_its_status_and_its_wait():
 
 
 def test_every_flag_is_shown():
-    text = guide("reranking").partition("## Flags")[2].partition("\n## ")[0]
-    assert {quoted(row[0])[0] for row in rows(text)} == set(FLAGS)
+    assert {quoted(row[0])[0] for row in rows(guide("flags"))} == set(FLAGS)
 
 
 def test_every_bucket_is_shown_with_its_rate():
@@ -200,7 +201,16 @@ def test_every_bucket_is_shown_with_its_rate():
 
 
 def options_of(command: BaseCommand) -> set[str]:
-    return {option for action in command.create_parser("manage.py", "")._actions for option in action.option_strings}
+    """Its options; where it has words for what it does, those, and their options."""
+    found: set[str] = set()
+    for action in command.create_parser("manage.py", "")._actions:
+        found.update(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(action.choices)
+            found.update(
+                o for parser in action.choices.values() for each in parser._actions for o in each.option_strings
+            )
+    return found - {"-h", "--help"}
 
 
 def test_every_management_command_is_shown_with_its_options_and_no_other():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from memory.api.streaming.client import PIECE_BYTES, StreamClient
+from memory.problems import Outcome
 
 
 class StreamedBody:
@@ -21,6 +22,8 @@ class StreamedBody:
         self._release = release
         self._pieces: list[bytes] = []
         self._is_finished = False
+        # How the request ended, once it has: a client who leaves before the end is no failure of the service.
+        self.outcome: Outcome = "client"
         client.prepare()
 
     def __iter__(self) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from memory import metrics
 from memory.api.streaming.body import StreamedBody
 from memory.api.streaming.client import StreamClient
+from memory.errors import is_ours
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,12 @@ class ExportBody(StreamedBody):
             if not self._pieces:
                 self._queue(next(self._source))
             return self._pieces.pop(0)
-        except BaseException:
+        except StopIteration:
+            self.outcome = "ok"
+            self._finish()
+            raise
+        except BaseException as exc:
+            if is_ours(exc) and not isinstance(exc, TimeoutError | GeneratorExit | OSError):
+                self.outcome = "server"
             self._finish()
             raise

@@ -18,6 +18,7 @@ from memory.api.responses import stream as answers
 from memory.api.streaming.body import StreamedBody
 from memory.api.streaming.client import StreamClient
 from memory.errors import MemoryServiceError
+from memory.problems import Outcome, outcome_of
 from memory.services.stream import Citations, Delta, Done, Silence, StreamEvent
 
 HEARTBEAT_SECONDS = 10.0
@@ -38,7 +39,8 @@ class EventStream(StreamedBody):
 
     Past MEMORY_STREAM_MAX_SECONDS the answer's iterator ends it with an error, between two events. An event that a
     slow reader has begun to take by then is broken off with TimeoutError, as a piece is that cannot be sent.
-    `started` is the request's `time.perf_counter()`; `problem` makes the problem document of an exception.
+    `started` is the request's `time.perf_counter()`; `problem` makes the problem document of an exception; `variant`
+    is the pipeline that the answer comes from.
     """
 
     def __init__(
@@ -49,12 +51,15 @@ class EventStream(StreamedBody):
         client: StreamClient,
         problem: Callable[[BaseException], dict[str, Any]],
         release: Callable[[], None],
+        variant: str,
     ):
+        self._variant = variant
         self._started = started
         self._problem = problem
         self._number = 0
         self._ttfv_ms: float | None = None
         self._outcome: str | None = None
+        self._error_outcome: Outcome = "server"
         self._last_sent = time.monotonic()
         self._ends_at = self._last_sent + settings.MEMORY_STREAM_MAX_SECONDS
         self._is_within_event = False
@@ -81,7 +86,13 @@ class EventStream(StreamedBody):
             super()._finish()
         finally:
             was_sent = self._outcome is not None and not self._pieces
-            metrics.streams.labels(self._outcome if was_sent else "aborted").inc()
+            ended = self._outcome if was_sent else "aborted"
+            if ended == "done":
+                self.outcome = "ok"
+            elif ended == "error":
+                self.outcome = self._error_outcome
+                metrics.errors.labels("stream", "bad_request" if self.outcome == "client" else self.outcome).inc()
+            metrics.streams.labels(self._variant, ended).inc()
 
     def _advance(self) -> None:
         try:
@@ -89,7 +100,9 @@ class EventStream(StreamedBody):
         except Exception as error:
             if isinstance(error, StopIteration):
                 error = MemoryServiceError()
-            self._send("error", self._problem(error))
+            problem = self._problem(error)
+            self._error_outcome = outcome_of(problem["code"], is_own=getattr(error, "is_own", False))
+            self._send("error", problem)
             self._outcome = "error"
             return
         match event:
@@ -98,7 +111,7 @@ class EventStream(StreamedBody):
             case Delta(text):
                 if self._ttfv_ms is None:
                     self._ttfv_ms = self._elapsed_ms()
-                    metrics.stream_ttfv_ms.observe(self._ttfv_ms)
+                    metrics.stream_ttfv_ms.labels(self._variant).observe(self._ttfv_ms)
                 self._send("token", answers.delta(text))
             case Done():
                 self._send("done", answers.done(event, ttfv_ms=self._ttfv_ms, total_ms=self._elapsed_ms()))

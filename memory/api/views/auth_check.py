@@ -11,6 +11,7 @@ from memory.api.views.base import ApiView
 class AuthCheckView(ApiView):
     """204: the middleware has verified the token; no database is touched."""
 
+    operation = "auth"
     permission_classes = [HasToken]
 
     def get(self, request):

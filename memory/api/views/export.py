@@ -53,6 +53,7 @@ class ExportView(MemoryView):
         body, degraded = ((), []) if request.method == "HEAD" else _body(request)
         content_type = f"{request.accepted_renderer.answered_type}; charset=utf-8"
         response = StreamingHttpResponse(body, content_type=content_type)
+        response.body = body  # type: ignore[attr-defined]
         if degraded:
             response["X-R1-Degraded"] = ", ".join(degraded)
         return response

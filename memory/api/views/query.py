@@ -9,7 +9,7 @@ from memory.api.responses import query as responses
 from memory.api.serializers.query import MemoryQueryRequest
 from memory.api.views.base import MemoryView
 from memory.services import rate_limits
-from memory.services.query import query_memory
+from memory.services.query import query_measured
 
 
 class QueryView(MemoryView):
@@ -22,4 +22,4 @@ class QueryView(MemoryView):
     def post(self, request):
         serializer = MemoryQueryRequest(data=request.data)
         serializer.is_valid(raise_exception=True)
-        return Response(responses.memory_answer(query_memory(serializer.validated_data)))
+        return Response(responses.memory_answer(query_measured(serializer.validated_data)))

@@ -11,7 +11,6 @@ from django.utils.module_loading import import_string
 from rest_framework.renderers import BaseRenderer
 from rest_framework.views import APIView
 
-from memory import metrics
 from memory.admission import concurrency
 from memory.api.permissions import HasScope, HasToken
 from memory.api.serializers.stream import MemoryStreamRequest
@@ -19,6 +18,9 @@ from memory.api.streaming.client import StreamClient
 from memory.api.streaming.sse import CONTENT_TYPE, MEDIA_TYPE, EventStream
 from memory.api.views.base import MemoryView
 from memory.errors import MemoryDisabled
+from memory.rls import bound_tenant
+from memory.rollout.flags import flag
+from memory.rollout.variants import variant_in_use
 from memory.services import rate_limits
 from memory.services.stream import StreamedQuestion, stream_answer
 
@@ -70,19 +72,16 @@ class StreamView(MemoryView):
             client=StreamClient(request.META.get("gunicorn.socket")),
             problem=lambda error: _problem_document(request, error),
             release=request.slot.hand_over(),
+            variant=variant_in_use(bound_tenant()),
         )
         response = StreamingHttpResponse(body, content_type=CONTENT_TYPE)
+        response.body = body  # type: ignore[attr-defined]
         # nginx: pass each event on as it comes.
         response["X-Accel-Buffering"] = "no"
         return response
 
-    @classmethod
-    def count_refusal(cls, response):
-        metrics.streams.labels("refused").inc()
-        super().count_refusal(response)
-
     def _require_memory(self, request) -> None:
-        if not settings.MEMORY_ENABLED:
+        if not flag("MEMORY_ENABLED"):
             raise MemoryDisabled()
         if self.limiter_failure is not None:
             raise self.limiter_failure

@@ -2,16 +2,13 @@
 
 import math
 from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 
 from django.conf import settings
-from django.core.management import CommandError, call_command, get_commands
-from django.db import connections
 
 from memory.maintenance.advisory_lock import Busy
 from memory.maintenance.command import Exit, ServiceCommand, failed, usage
-from memory.rls import verify_rls_isolation
+from memory.maintenance.doctor import examine
 from memory.rollout import rollouts
 from memory.rollout.by_hand import end_by_hand
 from memory.rollout.checklist import Reach, checklist, missing
@@ -69,7 +66,7 @@ class Command(ServiceCommand):
             return self.conclude({"started": False, **said}, indent=2)
         if lacking and not options["dry_run"]:
             raise usage(f"a run needs: {'; '.join(lacking)}")
-        against = self._prechecks(options)
+        against = self._prechecks()
         if options["dry_run"]:
             code = Exit.FINDINGS if lacking or against else Exit.DONE
             return self.conclude({"started": False, **said, "against": against}, code, indent=2)
@@ -102,20 +99,13 @@ class Command(ServiceCommand):
             rollouts.end(rollout.id, "aborted", ["the evidence could not be written"], 0)
             raise usage(f"the evidence cannot be written ({type(exc).__name__}): {rollout.evidence}") from None
 
-    def _prechecks(self, options) -> list[str]:
+    def _prechecks(self) -> list[str]:
         """What speaks against a run, as sentences."""
-        against = [f"isolation: {finding}" for finding in verify_rls_isolation(connections["default"])]
-        connections["default"].close()
+        against = [f"{finding.check}: {finding.detail}" for finding in examine() if finding.status == "fail"]
         if before := rollouts.rolled_back_since(RETRY_HOURS):
             against.append(
                 f"the run of {before.began:%Y-%m-%d %H:%M} was rolled back less than {RETRY_HOURS:.0f} h ago"
             )
-        if "doctor" in get_commands():
-            try:
-                call_command("doctor", "--json", stdout=StringIO(), stderr=StringIO())
-            except (CommandError, SystemExit) as exc:
-                if getattr(exc, "code", getattr(exc, "returncode", 1)):
-                    against.append("doctor has findings: manage.py doctor")
         return against
 
     def _status(self, options) -> None:
