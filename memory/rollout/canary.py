@@ -95,6 +95,10 @@ class CanaryRun:
         except KeyboardInterrupt:
             self._end(_Stop("aborted", ["the run was told to stop"]))
             raise
+        except Exception as exc:
+            # A mistake of ours: nobody looks any more, and so nobody gets the new variant.
+            self._end(_Stop("aborted", [f"the run itself failed ({type(exc).__name__})"]))
+            raise
 
     def _run_stage(self, percent: int, seconds: float) -> None:
         self.stage = percent

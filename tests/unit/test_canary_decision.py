@@ -1,7 +1,7 @@
 """Whether a canary may go on: the table of signals, and what is promised of every decision by it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.rollout.decision import ALL, BY_NAME, NEW, SIGNALS, STABLE, Action, Decision, Reading, decide
@@ -151,6 +151,7 @@ def evaluation_of(drawn: dict) -> dict:
 drawn = st.fixed_dictionaries({(signal.name, whose): readings for signal in SIGNALS for whose in (NEW, STABLE, ALL)})
 
 
+@settings(max_examples=50)
 @given(earlier=drawn, latest=drawn, signal=st.sampled_from(SIGNALS), by=st.floats(0, 1))
 def test_worse_is_never_less_severe(earlier, latest, signal, by):
     before, now = evaluation_of(earlier), evaluation_of(latest)
@@ -165,6 +166,7 @@ def test_worse_is_never_less_severe(earlier, latest, signal, by):
     assert decide([worsened, before]).action >= decide([now, before]).action
 
 
+@settings(max_examples=50)
 @given(earlier=drawn, latest=drawn, factor=st.integers(1, 1000))
 def test_how_many_there_are_beyond_the_minimum_changes_nothing(earlier, latest, factor):
     def many(evaluation: dict, times: int) -> dict:

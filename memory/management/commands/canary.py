@@ -14,8 +14,9 @@ from memory.rollout.by_hand import end_by_hand
 from memory.rollout.checklist import Reach, checklist, missing
 from memory.rollout.flags import read_flags
 from memory.rollout.plan import WINDOW_SECONDS, Plan
+from memory.rollout.proxy import NoSplit, set_proxy_percent
 from memory.rollout.schema_back import take_back_last_migration
-from memory.rollout.start import RETRY_HOURS, make_run, new_folder, rollout_to_run
+from memory.rollout.start import RETRY_HOURS, make_run, new_folder, record_of, rollout_to_run
 from memory.rollout.traffic import FLAG
 
 ADVISORY_LOCK = 0x52314341
@@ -129,6 +130,10 @@ class Command(ServiceCommand):
             return self.conclude({"would": action, FLAG: read_flags()[FLAG]})
         reason = options["force"] or f"{action} by hand"
         rollout, is_told = end_by_hand(action, self.alone(), Busy, reason)
+        if not is_told:
+            self._tell_proxy(_reach(options).proxy_config, 0 if action == "abort" else 100)
+        if rollout is not None and not is_told:
+            record_of(rollout).decided_by_hand(rollout.verdict or "", reason, rollout.stage, rollout.began.timestamp())
         taken_back = None
         if options["schema"] and action == "abort" and not is_told:
             taken_back = asdict(take_back_last_migration())
@@ -136,6 +141,13 @@ class Command(ServiceCommand):
             {FLAG: read_flags()[FLAG], "run_told": is_told, "rollout": str(rollout.id) if rollout else None,
              "schema": taken_back}
         )  # fmt: skip
+
+    def _tell_proxy(self, path, percent) -> None:
+        try:
+            if path and set_proxy_percent(Path(path), percent):
+                self._say(f"the proxy's file has {percent} % now; nginx has to read it again")
+        except NoSplit as exc:
+            self._say(f"the proxy's file was not changed: {exc}")
 
     def _say(self, sentence: str) -> None:
         self.stderr.write(f"canary: {sentence}", style_func=str)
