@@ -396,9 +396,9 @@ def test_a_run_whose_process_died_is_ended_by_hand_with_its_evidence_and_the_pro
     with pytest.raises(Killed):
         run(reach, folder, clock)
     assert percent() == 5 and not (folder / "decision.json").exists()
-    said = canary("abort", "--proxy-config", reach.proxy_config)
+    said = canary("abort", "--reason", "its machine is gone", "--proxy-config", reach.proxy_config)
     assert said["run_told"] is False and percent() == 0
-    assert document(folder, "decision.json")["reasons"] == ["abort by hand"]
+    assert document(folder, "decision.json")["reasons"] == ["its machine is gone"]
     assert "    # 0%  canary;" in Path(reach.proxy_config).read_text()
     before = (folder / "decision.json").read_text()
     canary("abort")

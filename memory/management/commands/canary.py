@@ -43,6 +43,7 @@ class Command(ServiceCommand):
         parser.add_argument("--evidence", help="the folder to write; default: a new one under var/canary")
         parser.add_argument("--if-ready", action="store_true", help="begin where nothing is missing, else do nothing")
         parser.add_argument("--force", metavar="REASON", default="", help="begin although the checks or 24 h forbid it")
+        parser.add_argument("--reason", default="", help="why it is promoted or aborted by hand; stands in its row")
         parser.add_argument("--schema", action="store_true", help="after a rollback, take the last migration back")
         parser.add_argument("--check-seconds", type=float, default=300, help="between two checkpoints (300)")
         parser.add_argument(
@@ -128,7 +129,7 @@ class Command(ServiceCommand):
             )
         if options["dry_run"]:
             return self.conclude({"would": action, FLAG: read_flags()[FLAG]})
-        reason = options["force"] or f"{action} by hand"
+        reason = options["reason"] or options["force"] or f"{action} by hand"
         rollout, is_told = end_by_hand(action, self.alone(), Busy, reason)
         if not is_told:
             self._tell_proxy(_reach(options).proxy_config, 0 if action == "abort" else 100)
