@@ -30,7 +30,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query gate
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -228,6 +228,12 @@ loadtest: $(READY)  ## fill 100,000 chunks (ARGS="--chunks 1000000") and load th
 
 drill-keys: $(READY)  ## rotate the keys of a service of its own under load, with kill -9 in the middle
 	@$(PYTHON) deploy/drills/keys.py $(ARGS)
+
+simulate-canary: $(READY)  ## judge 10,000 hours of noise and faults by the canary's decision: false rollbacks, time to see a fault
+	@$(PYTHON) deploy/drills/canary_simulation.py $(ARGS)
+
+drill-schema: $(READY)  ## take the last migration back and make it again at ROWS (1,000,000) rows; fails where one is lost
+	@$(PYTHON) deploy/drills/schema_rollback.py $(if $(ROWS),--rows $(ROWS)) $(ARGS)
 
 profile-query: $(READY)  ## sample where a served query's time goes, by stage
 	@$(PYTHON) deploy/bench/profile_query.py $(ARGS)

@@ -16,7 +16,7 @@ TRAFFIC = 400  # requests of each variant between two looks at its metrics
 
 class CanaryService:
     """Answers what a run asks. `fault`, once set, is what the new variant does from then on: errors, slow, denied,
-    leak (of one tripwire user's word to the other), deaf (no metrics)."""
+    leak (of one tripwire user's word to the other; `leak query`: by that alone), deaf (no metrics)."""
 
     def __init__(self, percent: Callable[[], int]):
         """`percent` of users get the new variant."""
@@ -92,7 +92,7 @@ class CanaryService:
     def _memory(self, method: str, path: str, token: str, body: bytes) -> tuple[int, str]:
         mine = self.texts.setdefault(token, {})
         readable = {doc: text for each in self.texts.values() for doc, text in each.items()}
-        shown = readable if self.fault == "leak" else mine
+        shown = readable if self.fault in ("leak", f"leak {path.partition('/')[0]}") else mine
         if path == "index":
             document = json.loads(body)
             mine[document["doc_id"]] = document["text"]

@@ -21,13 +21,15 @@ _ENDS: dict[Request, tuple[Verdict, int]] = {"promote": ("promoted", 100), "abor
 def end_by_hand(
     request: Request, alone: AbstractContextManager[Any], busy: type[Exception], reason: str
 ) -> tuple[Rollout | None, bool]:
-    """The run as it is now, and whether a process that is at work on it was told. The flag is moved here in any case.
+    """The run that was under way, if there was one, and whether a process at work on it was told; else it has ended
+    here. The flag is moved in any case.
 
     `alone` is the lock that a process at work holds: entering it raises `busy`.
     """
     verdict, percent = _ENDS[request]
-    rollout = rollouts.latest_rollout()
-    if rollout is not None and rollout.state == "running":
+    latest = rollouts.latest_rollout()
+    rollout = latest if latest is not None and latest.state == "running" else None
+    if rollout is not None:
         rollouts.ask(rollout.id, request)
     try:
         with alone, transaction.atomic(using=MAINT):
@@ -37,4 +39,4 @@ def end_by_hand(
     except busy:
         set_flag(FLAG, percent, actor=ACTOR)
         return rollout, True
-    return rollouts.latest_rollout(), False
+    return rollout if rollout is None else rollouts.rollout_of(rollout.id), False

@@ -19,11 +19,11 @@ from memory.rollout import rollouts
 from memory.rollout.alerts import NAME, send_alert
 from memory.rollout.burst import summary
 from memory.rollout.calls import Unreachable
-from memory.rollout.decision import BY_NAME, NEW, Action, Decision, Readings, decide
+from memory.rollout.decision import BY_NAME, NEW, Action, Decision, Readings, decide, is_short
 from memory.rollout.plan import TRIPWIRE_SECONDS, Plan
 from memory.rollout.record import Record
 from memory.rollout.rollouts import Rollout, Verdict
-from memory.rollout.signals import Source, evaluations, measure, snapshot
+from memory.rollout.signals import Source, evaluations, measure, of_stage, snapshot
 from memory.rollout.traffic import Traffic
 from memory.rollout.tripwires import Probe
 
@@ -74,7 +74,7 @@ class CanaryRun:
         self.rollout, self.plan, self._source, self._record, self._traffic = rollout, plan, source, record, traffic
         self._clock, self._tripwires, self._burst, self._say = clock, tripwires, burst, say
         self._alertmanager = alertmanager
-        self._since = self._seen = clock.time()
+        self._since = self._seen = self._stage_began = clock.time()
         self._probed = self._since - TRIPWIRE_SECONDS
         self.stage = rollout.stage
         self.decision = Decision(Action.HOLD)
@@ -95,6 +95,10 @@ class CanaryRun:
         except KeyboardInterrupt:
             self._end(_Stop("aborted", ["the run was told to stop"]))
             raise
+        except Exception as exc:
+            # A mistake of ours: nobody looks any more, and so nobody gets the new variant.
+            self._end(_Stop("aborted", [f"the run itself failed ({type(exc).__name__})"]))
+            raise
 
     def _run_stage(self, percent: int, seconds: float) -> None:
         self.stage = percent
@@ -105,7 +109,7 @@ class CanaryRun:
         lines = self._burst()
         self._record.load(lines)
         self._record.event("precheck", step="burst", **summary(lines))
-        began = self._clock.time()
+        began = self._stage_began = self._clock.time()
         end, check = began + seconds / self.plan.time_scale, self.plan.check_seconds / self.plan.time_scale
         next_check = began + check
         while True:
@@ -139,7 +143,10 @@ class CanaryRun:
         """Read metrics and decide. Where they cannot be read for too long, the run ends: nobody sees what it does."""
         try:
             self._source.look(now)
-            self.decision = decide(evaluations(self._source, now, pace=self.plan.pace, since=self._since))
+            judged = evaluations(self._source, now, pace=self.plan.pace, since=self._since)
+            self.decision = decide(judged)
+            if self.decision.action != Action.ROLL_BACK and is_short(judged):
+                self.decision = decide(judged, of_stage(self._source, now, self._stage_began))
         except (Unreachable, ValueError) as exc:
             blind = now - self._seen
             if blind >= self.plan.blind_seconds:

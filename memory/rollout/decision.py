@@ -1,13 +1,14 @@
 """Whether a canary may go on: ok, watch, hold or roll back, with reasons. Pure: no clock, no database, no network.
 
 One table, SIGNALS, says what is judged and how; deploy/guide/canary.md shows the same table. What is judged are two
-consecutive evaluations, each over half of a signal's window: a signal must be over its limit in both. So a spike
-shorter than half the window rolls nothing back, nor does chance, which would have to strike in two samples that share
-no request; and a fault that lasts is over in both as soon as it is as old as the window.
+consecutive evaluations, each over half of a signal's window: a signal must be over its limit in both. So chance would
+have to strike twice, in two samples that share no request; and a fault that lasts is over in both as soon as it is as
+old as the window.
 
 What has fewer than `n_min` is short. A share that is short counts as if all that is missing had been well, so that
-many failures of few requests still roll back, and one of three does not. Other short signals are not judged; what a
-short signal means for the stage is in the table.
+many failures of few requests still roll back, and one of three does not. Other short signals are not judged by their
+window. What is short is judged over the whole stage as well, once that has twice `n_min`, so that little traffic takes
+time and no more; before that, the table says what becomes of the stage.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ _QUERY_SECONDS, _STREAM_SECONDS = 300.0, 600.0
 SIGNALS = (
     Signal("rls_denied", "service", None, 0, "roll back at once", 0, _QUERY_SECONDS, "judge", "count"),
     Signal("contradictions", "service", None, 0, "roll back at once", 0, _QUERY_SECONDS, "judge", "count"),
-    Signal("query_error_rate", "variant", 0.005, 0.01, "roll back", 200, _QUERY_SECONDS, "hold", "share"),
-    Signal("request_error_rate", "variant", 0.005, 0.01, "roll back", 200, _QUERY_SECONDS, "hold", "share"),
+    Signal("query_error_rate", "variant", 0.005, 0.01, "roll back", 300, _QUERY_SECONDS, "hold", "share"),
+    Signal("request_error_rate", "variant", 0.005, 0.01, "roll back", 300, _QUERY_SECONDS, "hold", "share"),
     Signal("query_p95_ms", "variant", 350, 400, "roll back", 100, _QUERY_SECONDS, "hold", "ms"),
     Signal("first_token_p95_ms", "variant", 1300, 1500, "roll back", 50, _STREAM_SECONDS, "pass over", "ms"),
     Signal(
@@ -110,15 +111,15 @@ class Decision:
     is_at_once: bool = False
 
 
-def decide(evaluations: Sequence[Readings]) -> Decision:
+def decide(evaluations: Sequence[Readings], stage: Readings | None = None) -> Decision:
     """Judge the last two evaluations, oldest first; the first one of a run stands alone, and rolls back nothing but
-    what is to be rolled back at once.
+    what is to be rolled back at once. `stage`: the signals since the stage began, for those that are short.
 
     Limits are absolute: where the stable variant is beyond its limit too, it still rolls back, and says so.
     """
     latest: Readings = evaluations[-1] if evaluations else {}
     earlier: Readings = evaluations[-2] if len(evaluations) > 1 else {}
-    findings = [_judge(signal, earlier, latest) for signal in SIGNALS]
+    findings = [_judge(signal, earlier, latest, stage or {}) for signal in SIGNALS]
     action = max((finding.action for finding in findings), default=Action.OK)
     severest_first = sorted((each for each in findings if each.action), key=lambda each: -each.action)
     return Decision(
@@ -129,7 +130,16 @@ def decide(evaluations: Sequence[Readings]) -> Decision:
     )
 
 
-def _judge(signal: Signal, earlier: Readings, latest: Readings) -> Decision:
+def is_short(evaluations: Sequence[Readings]) -> bool:
+    """Whether any signal has too few in any evaluation, so that the stage as a whole is worth a look."""
+    return any(
+        signal.is_short(_of(readings, signal, NEW if signal.scope == "variant" else ALL))
+        for signal in SIGNALS
+        for readings in evaluations
+    )
+
+
+def _judge(signal: Signal, earlier: Readings, latest: Readings, stage: Readings) -> Decision:
     whose = NEW if signal.scope == "variant" else ALL
     before, now = _of(earlier, signal, whose), _of(latest, signal, whose)
     if signal.beyond == "roll back at once":
@@ -155,11 +165,25 @@ def _judge(signal: Signal, earlier: Readings, latest: Readings) -> Decision:
     if whose == NEW and signal.is_beyond(signal.limit, _of(latest, signal, STABLE)):
         reasons.append(f"{signal.name} of {STABLE} is {_said(signal, _of(latest, signal, STABLE))}, beyond its limit")
         action = Action.WATCH
+    if signal.is_short(now) or signal.is_short(before):
+        whole = _of(stage, signal, whose)
+        if whole.n >= 2 * signal.n_min:
+            return _judge_stage(signal, subject, whole, Decision(action, tuple(reasons)))
     if signal.short == "hold" and (signal.is_short(now) or signal.is_short(before)):
         n = min(before.n, now.n)
         reasons.append(f"{subject} has n = {n:.0f}, and needs {signal.n_min} in each of two evaluations")
         action = Action.HOLD
     return Decision(action, tuple(reasons))
+
+
+def _judge_stage(signal: Signal, subject: str, whole: Reading, otherwise: Decision) -> Decision:
+    """By the whole stage, which has enough; never milder than by the window."""
+    said = f"{subject} is {_said(signal, whole)} over the whole stage"
+    if signal.beyond == "roll back" and signal.is_beyond(signal.limit, whole):
+        return Decision(Action.ROLL_BACK, (f"{said}, beyond {_shown(signal, signal.limit)}",))
+    if signal.is_beyond(signal.watch, whole):
+        return Decision(Action.WATCH, (*otherwise.reasons, f"{said}, beyond {_shown(signal, signal.watch)}"))
+    return otherwise
 
 
 def _of(readings: Readings, signal: Signal, whose: str) -> Reading:

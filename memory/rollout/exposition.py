@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+# What is older than any window serves for a stage as a whole: two days and more of it, the longest a stage lasts.
+OLDER_APART_SECONDS = 300.0
+OLDER_MAX = 600
+
 Labels = frozenset[tuple[str, str]]
 Wanted = str | tuple[str, ...]
 
@@ -100,21 +104,28 @@ def _has(labels: Labels, wanted: Mapping[str, Wanted]) -> bool:
 
 
 class ScrapedSource:
-    """The page read again and again, remembered for `keep_seconds`. `fetch` gives its text, or raises Unreachable."""
+    """The page read again and again, remembered for `keep_seconds`, and roughly for two days.
+
+    `fetch` gives its text, or raises Unreachable.
+    """
 
     def __init__(self, fetch: Callable[[], str], keep_seconds: float, only: Collection[str] | None = None):
         self._fetch, self._keep_seconds, self._only = fetch, keep_seconds, only
         self._scrapes: deque[Scrape] = deque()
+        self._older: deque[Scrape] = deque(maxlen=OLDER_MAX)
 
     def look(self, now: float) -> None:
         """Read the page now. Raises Unreachable, or ValueError where it is no page of metrics."""
         self._scrapes.append(parse(self._fetch(), now, self._only))
         # One that is older stays, since the window begins at it.
         while len(self._scrapes) > 2 and self._scrapes[1].at <= now - self._keep_seconds:
-            self._scrapes.popleft()
+            old = self._scrapes.popleft()
+            if not self._older or old.at - self._older[-1].at >= OLDER_APART_SECONDS:
+                self._older.append(old)
 
     def window(self, begin: float, end: float) -> ScrapedWindow:
         """From the last scrape at or before `begin`, or the first there is, to the last at or before `end`."""
-        within = [scrape for scrape in self._scrapes if scrape.at <= end]
+        older = self._older if self._scrapes and begin < self._scrapes[0].at else ()
+        within = [scrape for scrape in (*older, *self._scrapes) if scrape.at <= end]
         first = max((place for place, scrape in enumerate(within) if scrape.at <= begin), default=0)
         return ScrapedWindow(within[first:])

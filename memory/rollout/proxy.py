@@ -16,7 +16,7 @@ import difflib
 import re
 from pathlib import Path
 
-_BLOCK = re.compile(r"split_clients[^{]*\{(?P<inside>[^}]*)\}")
+_BLOCK = re.compile(r"(?m)^[ \t]*split_clients[^{]*\{(?P<inside>[^}]*)\}")
 _LINE = re.compile(r"^(?P<indent>[ \t]*)(?:#[ \t]*)?\d+(?:\.\d+)?%(?P<rest>[ \t]+\S+;.*)$", re.MULTILINE)
 
 

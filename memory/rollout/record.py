@@ -86,6 +86,12 @@ class Record:
         document = {"verdict": verdict, "reasons": reasons, "stage": stage, "began": began, "ended": self._clock()}
         self._write("decision.json", document)
 
+    def decided_by_hand(self, verdict: str, reason: str, stage: int, began: float) -> None:
+        """The last word of a person on a run whose process died."""
+        self.event("decision", verdict=verdict, reasons=[reason], stage=stage)
+        self.decided(verdict, [reason], stage, began)
+        self.event("finished", verdict=verdict)
+
     def _panels(self) -> list[dict[str, Any]]:
         """A panel a signal: its limits, and its points [minute, value, n] by variant."""
         shots = []

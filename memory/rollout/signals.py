@@ -117,6 +117,11 @@ def evaluations(source: Source, now: float, *, pace: float = 1.0, since: float =
     return earlier, latest
 
 
+def of_stage(source: Source, now: float, began: float) -> Readings:
+    """Every signal since the stage began."""
+    return measure(source.window(began, now), BY_NAME)
+
+
 def snapshot(source: Source, now: float, *, pace: float = 1.0, since: float = 0.0) -> Readings:
     """Every signal over its whole window that ends now."""
     read: dict[str, Mapping[str, Reading]] = {}

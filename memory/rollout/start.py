@@ -53,12 +53,17 @@ def rollout_to_run(plan: Plan, folder: Path, forced: str) -> tuple[Rollout, bool
     return rollouts.begin(stage, str(folder), forced), False
 
 
+def record_of(rollout: Rollout, clock: Clock = time, time_scale: float = 1.0) -> Record:
+    """Where a run writes its evidence."""
+    began = rollout.began.timestamp()
+    return Record(Path(rollout.evidence), clock.time, lambda: (clock.time() - began) * time_scale / 60)
+
+
 def make_run(
     rollout: Rollout, plan: Plan, reach: Reach, say: Callable[[str], object], *, clock: Clock = time
 ) -> tuple[CanaryRun, Record]:
     """The run and its record, whose folder is made. Raises OSError where it cannot be written."""
-    began = rollout.began.timestamp()
-    record = Record(Path(rollout.evidence), clock.time, lambda: (clock.time() - began) * plan.time_scale / 60)
+    record = record_of(rollout, clock, plan.time_scale)
     record.begin()
     tokens = read_tokens(Path(reach.tokens_file))
     traffic = Traffic(rollout, record, reach.proxy_config, clock.sleep, say)

@@ -25,6 +25,7 @@ from memory.rollout.checklist import Reach, checklist, missing
 from memory.rollout.plan import Plan
 from memory.rollout.proxy import NoSplit, set_proxy_percent
 from memory.rollout.start import make_run, rollout_to_run
+from memory.rollout.tripwires import Probe, Tripwires
 from tests.canary_service import CanaryService
 from tests.db.server import connect
 
@@ -55,7 +56,7 @@ def _no_runs(superuser):
     superuser.execute("DELETE FROM memory_rollouts")
     yield
     superuser.execute("DELETE FROM memory_rollouts")
-    flags.set_flag(traffic.FLAG, None)
+    flags.set_flag(traffic.FLAG, None, actor="a test")
     flags.forget_flags()
 
 
@@ -251,9 +252,37 @@ def test_a_database_that_stays_away_is_said_and_the_proxy_has_none_left(service,
     assert document(tmp_path / "evidence", "decision.json")["verdict"] == "rolled_back"
 
 
+def test_a_run_that_fails_by_itself_leaves_nobody_with_the_new_variant(reach, tmp_path, percent):
+    clock = Hours()
+    clock.at[30.0] = lambda: {}["a mistake of ours"]
+    with pytest.raises(KeyError):
+        run(reach, tmp_path / "evidence", clock)
+    assert percent() == 0 and rollouts.latest_rollout().reasons == ("the run itself failed (KeyError)",)
+
+
 def test_the_service_may_not_see_the_table_of_runs():
     with pytest.raises(Exception, match="permission denied"), connections["default"].cursor() as cursor:
         cursor.execute("SELECT * FROM memory_rollouts")
+
+
+# -- The tripwires
+
+
+@pytest.mark.parametrize(("way", "said"), [("query", "a query"), ("documents", "its id"), ("export", "an export")])
+def test_a_tripwire_is_hit_by_each_way_to_what_the_other_stored(service, way, said):
+    tripwires = Tripwires(service.url, ("one", "two"))
+    assert tripwires.plant() == Probe() == tripwires.probe()
+    service.fault = f"leak {way}"
+    probe = tripwires.probe()
+    assert probe.hits == [
+        f"the {other} tripwire user saw by {said} what the {owner} one stored"
+        for owner, other in (("first", "second"), ("second", "first"))
+    ]
+
+
+def test_tripwires_whose_documents_are_not_there_prove_nothing_and_say_so(service):
+    probe = Tripwires(service.url, ("one", "two")).probe()
+    assert probe.hits == [] and len(probe.failures) == 2
 
 
 # -- The command
@@ -352,6 +381,28 @@ def test_a_killed_run_goes_on_and_a_signal_to_stop_takes_traffic_away(service, r
     assert json.loads(out)["interrupted"] is True
     assert percent() == 0 and rollouts.latest_rollout().verdict == "aborted"
     assert document(folder, "decision.json")["reasons"] == ["the run was told to stop"]
+
+
+def test_a_run_whose_process_died_is_ended_by_hand_with_its_evidence_and_the_proxys_file(reach, tmp_path, percent):
+    folder, clock = tmp_path / "evidence", Hours()
+
+    class Killed(BaseException):
+        pass
+
+    def die():
+        raise Killed
+
+    clock.at[30.0] = die
+    with pytest.raises(Killed):
+        run(reach, folder, clock)
+    assert percent() == 5 and not (folder / "decision.json").exists()
+    said = canary("abort", "--reason", "its machine is gone", "--proxy-config", reach.proxy_config)
+    assert said["run_told"] is False and percent() == 0
+    assert document(folder, "decision.json")["reasons"] == ["its machine is gone"]
+    assert "    # 0%  canary;" in Path(reach.proxy_config).read_text()
+    before = (folder / "decision.json").read_text()
+    canary("abort")
+    assert (folder / "decision.json").read_text() == before
 
 
 # -- The proxy's file

@@ -1,7 +1,7 @@
 """Whether a canary may go on: the table of signals, and what is promised of every decision by it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.rollout.decision import ALL, BY_NAME, NEW, SIGNALS, STABLE, Action, Decision, Reading, decide
@@ -116,6 +116,21 @@ def test_a_few_failures_of_few_requests_roll_nothing_back_and_many_do():
     assert decide([all_of_five, all_of_five]).action == Action.ROLL_BACK
 
 
+def test_what_is_short_is_judged_by_the_whole_stage_once_that_has_twice_the_minimum():
+    short = with_reading("query_error_rate", 0.0, 299)
+    for n, value, expected in (
+        (599, 0.0, Action.HOLD), (600, 0.0, Action.OK), (600, 0.006, Action.WATCH), (600, 0.011, Action.ROLL_BACK),
+    ):  # fmt: skip
+        assert decide([short, short], with_reading("query_error_rate", value, n)).action == expected
+    enough = with_reading("query_error_rate", 0.0, 300)
+    assert decide([enough, enough], with_reading("query_error_rate", 0.5, 600)).action == Action.OK
+
+
+def test_streams_too_few_for_a_window_roll_back_by_the_whole_stage():
+    short = with_reading("stream_success", 1.0, 10)
+    assert decide([short, short], with_reading("stream_success", 0.99, 800)).action == Action.ROLL_BACK
+
+
 readings = st.builds(Reading, st.one_of(st.none(), st.floats(0, 1)), st.integers(0, 2000))
 
 
@@ -136,6 +151,7 @@ def evaluation_of(drawn: dict) -> dict:
 drawn = st.fixed_dictionaries({(signal.name, whose): readings for signal in SIGNALS for whose in (NEW, STABLE, ALL)})
 
 
+@settings(max_examples=50)
 @given(earlier=drawn, latest=drawn, signal=st.sampled_from(SIGNALS), by=st.floats(0, 1))
 def test_worse_is_never_less_severe(earlier, latest, signal, by):
     before, now = evaluation_of(earlier), evaluation_of(latest)
@@ -150,6 +166,7 @@ def test_worse_is_never_less_severe(earlier, latest, signal, by):
     assert decide([worsened, before]).action >= decide([now, before]).action
 
 
+@settings(max_examples=50)
 @given(earlier=drawn, latest=drawn, factor=st.integers(1, 1000))
 def test_how_many_there_are_beyond_the_minimum_changes_nothing(earlier, latest, factor):
     def many(evaluation: dict, times: int) -> dict:

@@ -16,7 +16,7 @@ from memory.rollout.calls import Unreachable, call
 from memory.rollout.decision import ALL, NEW, SIGNALS, STABLE, Reading
 from memory.rollout.exposition import ScrapedSource, bucket_quantile, parse
 from memory.rollout.promql import PrometheusSource
-from memory.rollout.signals import METRICS, evaluations, measure, snapshot
+from memory.rollout.signals import METRICS, evaluations, measure, of_stage, snapshot
 
 
 @contextmanager
@@ -186,6 +186,14 @@ def test_a_run_younger_than_a_window_has_no_earlier_evaluation(service, source):
     source.look(200)
     earlier, latest = evaluations(source, 200, since=0)
     assert earlier == {} and latest["rls_denied"][ALL] == Reading(0, 1)
+
+
+def test_a_stage_that_is_longer_than_any_window_is_known_as_a_whole(service, source):
+    for at in range(0, 10_000, 100):
+        service.asked(NEW, "ok", 10)
+        source.look(at)
+    assert of_stage(source, 9_900, 0)["query_error_rate"][NEW] == Reading(0.0, 990)
+    assert 2_000 < of_stage(source, 9_900, 7_600)["query_error_rate"][NEW].n * 10 <= 2_600
 
 
 def test_a_page_that_is_no_page_of_metrics_is_an_error():

@@ -2,23 +2,21 @@
 
 import math
 from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 
 from django.conf import settings
-from django.core.management import CommandError, call_command, get_commands
-from django.db import connections
 
 from memory.maintenance.advisory_lock import Busy
 from memory.maintenance.command import Exit, ServiceCommand, failed, usage
-from memory.rls import verify_rls_isolation
+from memory.maintenance.doctor import examine
 from memory.rollout import rollouts
 from memory.rollout.by_hand import end_by_hand
 from memory.rollout.checklist import Reach, checklist, missing
 from memory.rollout.flags import read_flags
 from memory.rollout.plan import WINDOW_SECONDS, Plan
+from memory.rollout.proxy import NoSplit, set_proxy_percent
 from memory.rollout.schema_back import take_back_last_migration
-from memory.rollout.start import RETRY_HOURS, make_run, new_folder, rollout_to_run
+from memory.rollout.start import RETRY_HOURS, make_run, new_folder, record_of, rollout_to_run
 from memory.rollout.traffic import FLAG
 
 ADVISORY_LOCK = 0x52314341
@@ -30,8 +28,7 @@ class Command(ServiceCommand):
     help = (
         "run: give 5, 50 and 100 percent of users the new pipeline, look at it all the time, and take it back by "
         "itself where it hurts; a run that was killed goes on. status: the last run. promote, abort: all traffic to "
-        "the new pipeline, or none. Exit 1 where the run was rolled back, aborted or may not begin, 4 where it "
-        "was held."
+        "the new pipeline, or none. Exit 1 where the run was rolled back, aborted or may not begin, 4 where held."
     )
     lock = ADVISORY_LOCK
 
@@ -46,6 +43,7 @@ class Command(ServiceCommand):
         parser.add_argument("--evidence", help="the folder to write; default: a new one under var/canary")
         parser.add_argument("--if-ready", action="store_true", help="begin where nothing is missing, else do nothing")
         parser.add_argument("--force", metavar="REASON", default="", help="begin although the checks or 24 h forbid it")
+        parser.add_argument("--reason", default="", help="why it is promoted or aborted by hand; stands in its row")
         parser.add_argument("--schema", action="store_true", help="after a rollback, take the last migration back")
         parser.add_argument("--check-seconds", type=float, default=300, help="between two checkpoints (300)")
         parser.add_argument(
@@ -70,7 +68,7 @@ class Command(ServiceCommand):
             return self.conclude({"started": False, **said}, indent=2)
         if lacking and not options["dry_run"]:
             raise usage(f"a run needs: {'; '.join(lacking)}")
-        against = self._prechecks(options)
+        against = self._prechecks()
         if options["dry_run"]:
             code = Exit.FINDINGS if lacking or against else Exit.DONE
             return self.conclude({"started": False, **said, "against": against}, code, indent=2)
@@ -103,20 +101,13 @@ class Command(ServiceCommand):
             rollouts.end(rollout.id, "aborted", ["the evidence could not be written"], 0)
             raise usage(f"the evidence cannot be written ({type(exc).__name__}): {rollout.evidence}") from None
 
-    def _prechecks(self, options) -> list[str]:
+    def _prechecks(self) -> list[str]:
         """What speaks against a run, as sentences."""
-        against = [f"isolation: {finding}" for finding in verify_rls_isolation(connections["default"])]
-        connections["default"].close()
+        against = [f"{finding.check}: {finding.detail}" for finding in examine() if finding.status == "fail"]
         if before := rollouts.rolled_back_since(RETRY_HOURS):
             against.append(
                 f"the run of {before.began:%Y-%m-%d %H:%M} was rolled back less than {RETRY_HOURS:.0f} h ago"
             )
-        if "doctor" in get_commands():
-            try:
-                call_command("doctor", "--json", stdout=StringIO(), stderr=StringIO())
-            except (CommandError, SystemExit) as exc:
-                if getattr(exc, "code", getattr(exc, "returncode", 1)):
-                    against.append("doctor has findings: manage.py doctor")
         return against
 
     def _status(self, options) -> None:
@@ -138,8 +129,12 @@ class Command(ServiceCommand):
             )
         if options["dry_run"]:
             return self.conclude({"would": action, FLAG: read_flags()[FLAG]})
-        reason = options["force"] or f"{action} by hand"
+        reason = options["reason"] or options["force"] or f"{action} by hand"
         rollout, is_told = end_by_hand(action, self.alone(), Busy, reason)
+        if not is_told:
+            self._tell_proxy(_reach(options).proxy_config, 0 if action == "abort" else 100)
+        if rollout is not None and not is_told:
+            record_of(rollout).decided_by_hand(rollout.verdict or "", reason, rollout.stage, rollout.began.timestamp())
         taken_back = None
         if options["schema"] and action == "abort" and not is_told:
             taken_back = asdict(take_back_last_migration())
@@ -147,6 +142,13 @@ class Command(ServiceCommand):
             {FLAG: read_flags()[FLAG], "run_told": is_told, "rollout": str(rollout.id) if rollout else None,
              "schema": taken_back}
         )  # fmt: skip
+
+    def _tell_proxy(self, path, percent) -> None:
+        try:
+            if path and set_proxy_percent(Path(path), percent):
+                self._say(f"the proxy's file has {percent} % now; nginx has to read it again")
+        except NoSplit as exc:
+            self._say(f"the proxy's file was not changed: {exc}")
 
     def _say(self, sentence: str) -> None:
         self.stderr.write(f"canary: {sentence}", style_func=str)
