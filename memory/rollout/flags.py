@@ -51,7 +51,6 @@ FLAGS = {
     "RERANK_CIRCUIT_MS": _whole(1, 10_000),
     "RERANK_POOL": _whole(1, 100),
     "RERANK_BACKEND": FlagKind(lambda value: value in BACKEND_CHOICES, f"one of {', '.join(BACKEND_CHOICES)}"),
-    "MEMORY_CANARY_PCT": _whole(0, 100),
 }
 
 _lock = threading.Lock()
