@@ -30,7 +30,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query gate nonregression test-browser drill-canary
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query gate nonregression test-browser drill-canary test-prometheus
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -135,6 +135,24 @@ test-browser: $(READY) $(BROWSER_READY)  ## the pages for people, walked in Chro
 	fi; \
 	packages="$$($(BROWSER_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
 	PYTHONPATH="$$packages" R1_CHROMIUM="$$browser" $(PYTHON) -m pytest tests/browser $(ARGS)
+
+# Debian's own, unpacked into a folder; but for a template nothing is installed. Another folder: R1_PROMETHEUS=/path/to/it
+MONITORING := var/monitoring
+test-prometheus: $(READY)  ## a service scraped by Debian's Prometheus, alerts received, every panel drawn; ARGS go to pytest
+	@set -e; programs="$${R1_PROMETHEUS:-}"; \
+	if [ -z "$$programs" ]; then \
+		mkdir -p $(MONITORING) && cd $(MONITORING); \
+		if [ ! -x usr/bin/promtool ]; then \
+			apt-get download -q prometheus prometheus-alertmanager >&2; \
+			for package in ./*.deb; do dpkg -x "$$package" .; done; \
+		fi; \
+		if [ ! -e /usr/share/prometheus/alertmanager ]; then \
+			echo "set-up: /usr/share/prometheus/alertmanager, where Debian's Alertmanager looks for its template" >&2; \
+			mkdir -p /usr/share/prometheus && cp -r usr/share/prometheus/alertmanager /usr/share/prometheus/; \
+		fi; \
+		programs="$$PWD/usr/bin"; cd "$(CURDIR)"; \
+	fi; \
+	R1_PROMETHEUS="$$programs" $(PYTHON) -m pytest tests/faults/test_prometheus.py $(ARGS)
 
 lock: $(AUDIT_READY)  ## lock requirements/*.txt anew; ARGS go to uv, such as --upgrade
 	@$(AUDIT_PYTHON) deploy/supply/lock.py $(ARGS)

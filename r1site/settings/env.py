@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
 from memory.admission.rate import Rate
 from memory.keys.secret_files import Secret, SettingError
 
+T = TypeVar("T")
+_problems: list[str] | None = None
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """A block in which a value that does not parse, or is missing, is put on this list and the default stands in."""
+    global _problems
+    _problems = []
+    try:
+        yield _problems
+    finally:
+        _problems = None
+
+
+def refuse(problem: str, stand_in: T) -> T:
+    """Raise ImproperlyConfigured; while problems are collected, add this one and go on with `stand_in`."""
+    if _problems is None:
+        raise ImproperlyConfigured(problem)
+    _problems.append(problem)
+    return stand_in
 
 
 def _raw(name: str) -> str | None:
@@ -22,7 +46,7 @@ def text(name: str, default: str = "", *, choices: tuple[str, ...] = ()) -> str:
     """A string; with `choices`, one of them."""
     value = _raw(name) or default
     if choices and value not in choices:
-        raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}")
+        return refuse(f"{name} must be one of {', '.join(choices)}", default)
     return value
 
 
@@ -31,7 +55,7 @@ def texts(name: str, default: tuple[str, ...] = (), *, choices: tuple[str, ...] 
     value = _raw(name)
     items = default if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
     if choices and not set(items) <= set(choices):
-        raise ImproperlyConfigured(f"{name} may only name {', '.join(choices)}")
+        return refuse(f"{name} may only name {', '.join(choices)}", default)
     return items
 
 
@@ -44,7 +68,7 @@ def boolean(name: str, default: bool) -> bool:
         return True
     if value.lower() in _FALSE:
         return False
-    raise ImproperlyConfigured(f"{name} must be true or false")
+    return refuse(f"{name} must be true or false", default)
 
 
 def integer(name: str, default: int, *, at_least: int, at_most: int) -> int:
@@ -64,9 +88,9 @@ def _number(name, default, kind, at_least, at_most):
     try:
         number = kind(value)
     except ValueError:
-        raise ImproperlyConfigured(f"{name} must be a {'whole ' if kind is int else ''}number") from None
+        return refuse(f"{name} must be a {'whole ' if kind is int else ''}number", default)
     if not at_least <= number <= at_most:
-        raise ImproperlyConfigured(f"{name} must be between {at_least} and {at_most}")
+        return refuse(f"{name} must be between {at_least} and {at_most}", default)
     return number
 
 
@@ -80,7 +104,7 @@ def rate(name: str, default: str) -> Rate | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,6})/([a-z]+)", value)
     if match is None or match[2] not in _PERIOD_SECONDS:
-        raise ImproperlyConfigured(f"{name} must be `off`, or a number a second, minute or hour, such as 600/min")
+        return refuse(f"{name} must be `off`, or a number a second, minute or hour, such as 600/min", None)
     return Rate(int(match[1]), _PERIOD_SECONDS[match[2]])
 
 
@@ -89,7 +113,7 @@ def secret(name: str, *, required: bool) -> str:
     try:
         value = Secret(name).value()
     except SettingError as exc:
-        raise ImproperlyConfigured(str(exc)) from None
+        return refuse(str(exc), "")
     if required and not value:
-        raise ImproperlyConfigured(f"{name} (or {name}_FILE) is required")
+        return refuse(f"{name} (or {name}_FILE) is required", "")
     return value

@@ -23,24 +23,34 @@ from r1site.settings.base import (
 from r1site.settings.secret_rules import refuse_equal, refuse_weak
 from r1site.settings.transport_rules import plaintext_findings
 
-DATABASES = databases.from_urls(pool=POOL, prepares=MEMORY_DB_PREPARES)
 
-try:
-    _several = bool(Secret("MEMORY_ENCRYPTION_KEYS").value())
-    if Secret("MEMORY_ENCRYPTION_ACTIVE_KEY").value() and not _several:
+def _master_keys() -> dict[str, bytes]:
+    several = bool(Secret("MEMORY_ENCRYPTION_KEYS").value())
+    if Secret("MEMORY_ENCRYPTION_ACTIVE_KEY").value() and not several:
         raise SettingError("MEMORY_ENCRYPTION_ACTIVE_KEY is set without MEMORY_ENCRYPTION_KEYS, whose ids it names")
-    _keys = {
-        f"MEMORY_ENCRYPTION_KEYS[{key_id}]" if _several else "MEMORY_ENCRYPTION_KEY": key
+    return {
+        f"MEMORY_ENCRYPTION_KEYS[{key_id}]" if several else "MEMORY_ENCRYPTION_KEY": key
         for key_id, key in (master_keys().keys.items() if MEMORY_KEY_PROVIDER == "local" or has_master_keys() else ())
     }
-    _hmac_names = ("MEMORY_TENANT_HMAC_KEY", "MEMORY_TENANT_HMAC_OTHER_KEY")
-    _keys |= dict(zip(_hmac_names, tenant_hmac_keys(), strict=False))
-    _keys |= {f"MEMORY_RECEIPT_KEY ({key.key_id})": key.secret for key in receipt_keys()}
-except SettingError as exc:
-    raise ImproperlyConfigured(str(exc)) from None
+
+
+def _hmac_keys() -> dict[str, bytes]:
+    return dict(zip(("MEMORY_TENANT_HMAC_KEY", "MEMORY_TENANT_HMAC_OTHER_KEY"), tenant_hmac_keys(), strict=False))
+
+
+def _receipt_keys() -> dict[str, bytes]:
+    return {f"MEMORY_RECEIPT_KEY ({key.key_id})": key.secret for key in receipt_keys()}
+
+
+_keys: dict[str, bytes] = {}
+for _read in (_master_keys, _hmac_keys, _receipt_keys):
+    try:
+        _keys |= _read()
+    except SettingError as exc:
+        env.refuse(str(exc), None)
 
 if not (MEMORY_JWT_SECRET or MEMORY_JWT_PUBLIC_KEY or MEMORY_JWT_JWKS_URL):
-    raise ImproperlyConfigured("one of MEMORY_JWT_SECRET, MEMORY_JWT_PUBLIC_KEY, MEMORY_JWT_JWKS_URL is required")
+    env.refuse("one of MEMORY_JWT_SECRET, MEMORY_JWT_PUBLIC_KEY, MEMORY_JWT_JWKS_URL is required", None)
 _texts = {
     "DJANGO_SECRET_KEY": SECRET_KEY,
     "MEMORY_JWT_SECRET": MEMORY_JWT_SECRET,
@@ -49,6 +59,8 @@ _texts = {
 refuse_weak(_texts)
 refuse_equal({**_texts, **_keys})
 
+# After what else can be wrong: without DATABASE_URL nothing below it can be looked at.
+DATABASES = databases.from_urls(pool=POOL, prepares=MEMORY_DB_PREPARES)
 _plaintext = plaintext_findings(
     urls={
         "jwks": ("MEMORY_JWT_JWKS_URL", MEMORY_JWT_JWKS_URL),

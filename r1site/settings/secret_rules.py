@@ -6,16 +6,15 @@ import base64
 import binascii
 from itertools import combinations
 
-from django.core.exceptions import ImproperlyConfigured
-
 from memory.keys.secret_strength import weak_secret_reason
+from r1site.settings import env
 
 
 def refuse_weak(secrets: dict[str, str]) -> None:
     """Raise ImproperlyConfigured, by name, for a text that is too easy to guess. '' counts as not set."""
     for name, text in secrets.items():
         if text and (reason := weak_secret_reason(text.encode())):
-            raise ImproperlyConfigured(f"{name}: {reason}")
+            env.refuse(f"{name}: {reason}", None)
 
 
 def refuse_equal(secrets: dict[str, str | bytes]) -> None:
@@ -26,7 +25,7 @@ def refuse_equal(secrets: dict[str, str | bytes]) -> None:
     forms = {name: _forms(secret) for name, secret in secrets.items() if secret}
     for (name, ours), (other, theirs) in combinations(forms.items(), 2):
         if ours & theirs:
-            raise ImproperlyConfigured(f"{name} and {other} have the same value; each needs one of its own")
+            env.refuse(f"{name} and {other} have the same value; each needs one of its own", None)
 
 
 def _forms(secret: str | bytes) -> set[bytes]:

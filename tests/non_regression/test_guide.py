@@ -22,6 +22,7 @@ from r1site.settings.databases import ROLES
 from reranker import REASONS
 from tests.non_regression.documents import GUIDE, ROOT, guide, make_targets, quoted, rows
 
+ENV_READERS = {f"env.{name}" for name in ("text", "texts", "boolean", "integer", "decimal", "rate", "secret")}
 READERS = {"text", "texts", "boolean", "integer", "decimal", "rate", "secret"}
 # How the launcher talks to itself and pytest-xdist to its workers; where programs are.
 NOT_FOR_PEOPLE = {"R1_STOP_WITH_PARENT", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PATH"}
@@ -80,7 +81,7 @@ def calls_of_readers() -> dict[str, ast.Call]:
     found = {}
     for path in (ROOT / "r1site/settings").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("env.") and constant(node.args[0]):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ENV_READERS and constant(node.args[0]):
                 found.setdefault(node.args[0].value, node)
     return found
 
