@@ -13,6 +13,7 @@ Faults are of the new variant's users alone, but for the denial and the reranker
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.machinery
 import itertools
@@ -20,7 +21,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class _Finder:
 
 
 def _fault() -> str:
-    with suppress(OSError):
+    with contextlib.suppress(OSError):
         return Path(os.environ["R1_DRILL_FAULT"]).read_text().strip()
     return ""
 
@@ -109,18 +109,27 @@ def _be_denied() -> None:
 
     from memory.rls import bound_tenant, tenant_transaction
 
-    with suppress(DatabaseError), tenant_transaction(bound_tenant()) as tx:
+    with contextlib.suppress(DatabaseError), tenant_transaction(bound_tenant()) as tx:
         tx.execute("SELECT count(*) FROM memory_rollouts").fetchall()
 
 
 def _stream(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Between the citations and the first token, where no deadline of a query runs any more."""
+
     @functools.wraps(answer)
     def faulty(*args: Any, **kwargs: Any) -> Any:
-        if _fault() == "stream" and _is_new():
-            time.sleep(STREAM_SECONDS)
-        return answer(*args, **kwargs)
+        is_late = _fault() == "stream" and _is_new()
+        events = answer(*args, **kwargs)
+        return _late(events) if is_late else events
 
     return faulty
+
+
+def _late(events: Any) -> Any:
+    with contextlib.closing(events):
+        yield next(events)
+        time.sleep(STREAM_SECONDS)
+        yield from events
 
 
 def _score(score: Callable[..., Any]) -> Callable[..., Any]:
