@@ -30,7 +30,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate drill-canary
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -198,6 +198,9 @@ bench-peers: $(READY) $(PEERS_READY)  ## time other memories beside this one: sa
 
 gate: $(READY)  ## the evidence of a security and of a performance approval; exit 1 where a line of it fails
 	@$(PYTHON) deploy/bench/gate.py $(ARGS)
+
+drill-canary: $(READY)  ## canary runs behind a real nginx, with a fault injected in each: what is rolled back, in seconds
+	@$(PYTHON) deploy/drills/canary.py $(ARGS)
 
 drill-moves: $(READY)  ## move users under load, with the mover killed in the middle: no request fails, no answer changes
 	@$(PYTHON) deploy/bench/moves.py $(ARGS)

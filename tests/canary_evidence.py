@@ -11,6 +11,7 @@ BEGAN = 1_760_000_000.0
 STAGES = ((0, 5), (60, 50), (120, 100))
 USUAL = {
     "query_error_rate": 0.0012,
+    "request_error_rate": 0.0011,
     "query_p95_ms": 182.0,
     "first_token_p95_ms": 640.0,
     "stream_success": 0.9992,

@@ -147,7 +147,7 @@ def _time_axis(x_most: float, x_at: Scale) -> list[str]:
 
 def _limit_label(plot: Plot, y_at: Scale) -> list[str]:
     """The limit's own words, on the side of its line where values are not."""
-    value, name = (plot.rollback, "rolls back") if plot.rollback is not None else (plot.watch, "watch")
+    value, name = (plot.rollback, "rolls back") if plot.rollback is not None else (plot.watch, "warns")
     if value is None:
         return []
     side = 11 if plot.is_at_least else -4

@@ -179,7 +179,7 @@ def _events(found: Evidence) -> str:
             [
                 f'<td class="when">{clock(event.get("at"))}</td>',
                 number_cell("" if minute is None else f"{minute:.1f}"),
-                f"<td>{escape(said(event.get('kind')))}</td><td>{escape(written(rest))}</td>",
+                f'<td class="when">{escape(said(event.get("kind")))}</td><td>{escape(written(rest))}</td>',
             ]
         )
     more = len(found.events) - EVENTS_MAX

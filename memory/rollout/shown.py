@@ -8,26 +8,49 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from memory.rollout.decision import BY_NAME, NEW, STABLE
 from memory.rollout.evidence import Evidence, moment
 
 SAID_MAX_CHARS = 2_000
 
 
+_UNITS = {"share": ("%", 100.0), "ms": ("ms", 1.0), "count": ("", 1.0)}
+
+
 @dataclass(frozen=True)
 class Shown:
-    """How one signal is shown: values are multiplied by `factor` into `unit`; limits are in `unit`.
-
-    `is_at_least`: the limits are what it must not fall below.
-    """
+    """How one signal of the table in `decision.py` is shown: shares in percent, its limits with it."""
 
     signal: str
     title: str
     short: str
-    unit: str
-    factor: float = 1.0
-    rollback: float | None = None
-    watch: float | None = None
-    is_at_least: bool = False
+
+    @property
+    def unit(self) -> str:
+        return _UNITS[BY_NAME[self.signal].unit][0]
+
+    @property
+    def factor(self) -> float:
+        """What a measured value is multiplied by, into `unit`."""
+        return _UNITS[BY_NAME[self.signal].unit][1]
+
+    @property
+    def is_at_least(self) -> bool:
+        """Whether limits are what it must not fall below."""
+        return BY_NAME[self.signal].is_floor
+
+    @property
+    def rollback(self) -> float | None:
+        """The limit in `unit` beyond which it rolls back; None where it only warns."""
+        row = BY_NAME[self.signal]
+        return None if row.beyond == "warn" else row.limit * self.factor
+
+    @property
+    def watch(self) -> float | None:
+        """The limit in `unit` beyond which it is watched, or of one that only warns, beyond which it warns."""
+        row = BY_NAME[self.signal]
+        limit = row.limit if row.beyond == "warn" else row.watch
+        return None if limit is None else limit * self.factor
 
     def points(self, found: Evidence, variant: str) -> list[tuple[float, float | None]]:
         """(minute, value in `unit`) at each snapshot."""
@@ -51,34 +74,37 @@ class Shown:
         return "good"
 
     def limits(self) -> str:
-        """The limits in words, `` where it has none."""
+        """The limits in words."""
         sign = "below" if self.is_at_least else "over"
+        mild = "warns" if self.rollback is None else "watch"
         parts = [
             f"{name} {sign} {limit:g} {self.unit}".rstrip()
-            for name, limit in (("rolls back", self.rollback), ("watch", self.watch))
+            for name, limit in (("rolls back", self.rollback), (mild, self.watch))
             if limit is not None
         ]
         return ", ".join(parts)
 
 
+# Those of a user's own wait and success first.
 SHOWN = (
-    Shown("query_error_rate", "Errors of queries", "errors", "%", 100, 1.0, 0.5),
-    Shown("query_p95_ms", "Query, p95", "query p95", "ms", 1, 400),
-    Shown("first_token_p95_ms", "First token of a stream, p95", "first token p95", "ms", 1, 1500),
-    Shown("stream_success", "Streams that succeed", "streams", "%", 100, 99.5, 99.6, is_at_least=True),
-    Shown("pool_share", "Database connections in use", "pool", "%", 100, None, 85),
-    Shown("auth_p95_ms", "Verifying a token, p95", "auth p95", "ms", 1, 50),
-    Shown("rerank_p95_ms", "Reranking, p95", "rerank p95", "ms", 1, 150),
-    Shown("ann_p95_ms", "Search, p95", "search p95", "ms", 1, None, 250),
-    Shown("rls_denied", "Denials by row-level security", "RLS denials", "", 1, 0),
-    Shown("contradictions", "Contradictions about whose data it is", "contradictions", "", 1, 0),
+    Shown("query_error_rate", "Errors of queries", "query errors"),
+    Shown("query_p95_ms", "Query, p95", "query p95"),
+    Shown("first_token_p95_ms", "First token of a stream, p95", "first token p95"),
+    Shown("stream_success", "Streams that succeed", "streams"),
+    Shown("pool_share", "Database connections in use", "pool"),
+    Shown("request_error_rate", "Errors of all requests", "errors"),
+    Shown("auth_p95_ms", "Verifying a token, p95", "auth p95"),
+    Shown("rerank_p95_ms", "Reranking, p95", "rerank p95"),
+    Shown("ann_p95_ms", "Search, p95", "search p95"),
+    Shown("rls_denied", "Denials by row-level security", "RLS denials"),
+    Shown("contradictions", "Contradictions about whose data it is", "contradictions"),
 )
 
 
 def variants_of(found: Evidence) -> list[str]:
     """The variants that anything was measured of: the new one first, `all` (of the service as a whole) last."""
     names = {variant for shot in found.snapshots for signal in shot.signals.values() for variant in signal}
-    return sorted(names, key=lambda name: ({"r1": 0, "r0.5": 1}.get(name, 2), name))
+    return sorted(names, key=lambda name: ({NEW: 0, STABLE: 1}.get(name, 2), name))
 
 
 def verdict_of(found: Evidence) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from memory.rollout.decision import BY_NAME
 from memory.rollout.evidence import FILES, read_evidence
 from memory.rollout.report import report_page, write_report
 from memory.rollout.shown import SHOWN
@@ -71,6 +72,10 @@ def test_a_plot_is_drawn_of_every_signal_that_was_measured_and_of_the_percent(pr
     ]
     assert page.tags.count("svg") == len(measured) + 1
     assert all(shown.title in page.text for shown in measured)
+
+
+def test_every_signal_of_the_table_that_decides_is_shown():
+    assert {shown.signal for shown in SHOWN} == set(BY_NAME)
 
 
 def test_the_verdict_and_its_reasons_come_before_anything_else(rolled_back):
