@@ -30,8 +30,10 @@ os.execvp(sys.argv[1], sys.argv[1:])
 ' pg_dump -Fc --no-password "$@" -f "$file.part"
     mv "$file.part" "$file"
 }
-dump "$BACKUP_DIR/keys/$at.dump" --data-only --table=memory_data_keys --table=memory_search_keys
+# Rows first: who began meanwhile has a key too many, and no row without one. Not while `rotate_keys --data` goes on, which
+# takes old keys away.
 dump "$BACKUP_DIR/rows/$at.dump" --exclude-table-data=memory_data_keys --exclude-table-data=memory_search_keys
+dump "$BACKUP_DIR/keys/$at.dump" --data-only --table=memory_data_keys --table=memory_search_keys
 
 # One day less than promised: the dump that is just being made counts too.
 find "$BACKUP_DIR/keys" -name '*.dump*' -mmin "+$(( (MEMORY_KEY_BACKUP_RETENTION_DAYS - 1) * 1440 ))" -delete
