@@ -27,7 +27,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query
+.PHONY: help setup run serve prepare token stop check format lint quick test gpu-test fuzz coverage test-key-server test-former test-pooler lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys loadtest profile-query nonregression
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -79,6 +79,9 @@ quick: $(READY)  ## the tests to run while you write: units, and a slice on Post
 
 test: $(READY)  ## run all the tests, WORKERS (2) at a time; ARGS go to pytest
 	@$(PYTHON) -m pytest $(PARALLEL) $(ARGS)
+
+nonregression: $(READY)  ## what release 0.5 promised, each figure beside its target; a quiet machine, some minutes
+	@R1_NONREGRESSION=1 $(PYTHON) -m pytest -q tests/non_regression/test_r0_5_baseline.py $(ARGS)
 
 # With FUZZ_EXAMPLES set, whatever tries examples tries other ones each time.
 fuzz: $(READY)  ## try FUZZ_EXAMPLES (200) requests an operation against the OpenAPI document, and new examples of all else
