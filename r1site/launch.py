@@ -7,13 +7,13 @@ Without DATABASE_URL it brings its own PostgreSQL under R1_VAR_DIR (default `var
 3. bring database, roles and grants up to date
 4. migrate as the owner
 5. build what runs the models on a CPU, where it is not there; record the model's vector space
-6. serve, wait until ready; for `run` also load the demo and issue a token
+6. serve, wait until ready; for `run` also show the demo, issue a token and index the rest of the demo meanwhile
 7. on SIGINT or SIGTERM stop gunicorn, then leave the cluster; the last to leave stops it
 
 With DATABASE_URL steps 1 to 3 are the operator's: the keys that its rows are sealed under and named
 by must be given, and only the secrets that end with a session are made. `token` takes no step: it needs the secrets
-of an earlier start and nothing else. Progress goes to stderr; stdout holds
-`ready <url>` and `token <jwt>` (`run`), `ready <url>` (`serve`) or the bare token (`token`).
+of an earlier start and nothing else. Progress goes to stderr; stdout holds `ready <url>`, `token <jwt>` and, where
+there is a console, `console <url>` (`run`), `ready <url>` (`serve`) or the bare token (`token`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 import psycopg
 
 from memory.keys.secret_files import Secret, SettingError
-from r1site import built_models, web_process
+from r1site import built_models, demo_run, web_process
 from r1site.embedded import launchers
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
@@ -154,10 +154,16 @@ def serve(var: Path, port: int, *, with_demo: bool) -> None:
             web_process.wait_until_ready(child, url)
             if with_demo:
                 _manage("demo", "--url", url, shown=True)
+                _say(f"the rest of the demo is indexed meanwhile: {demo_run.log_of(var)}")
             print(f"ready {url}", flush=True)
             if with_demo:
-                print(f"token {_manage('issue_token', '--user', DEMO_USER)}", flush=True)
-            _watch(child, cluster)
+                issued = _manage("issue_token", "--user", DEMO_USER)
+                print(f"token {issued}", flush=True)
+                if demo_run.has_console(url):
+                    # In the fragment, which no browser sends anywhere; the page strips it at once.
+                    print(f"console {url}/console/#token={issued}", flush=True)
+            with demo_run.rest_of_demo(var, url) if with_demo else nullcontext():
+                _watch(child, cluster)
 
 
 def token(var: Path, user: str) -> str:

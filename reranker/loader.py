@@ -41,8 +41,8 @@ class Load:
     """Calls `make` in the thread that owns the result, and says how it stands to all others.
 
     A failure is a state with a reason, not an exception; it is tried again after
-    `reload_after_seconds`, then after twice as long each time, up to sixteen times as long. A failure is logged
-    unless it is the same as the one before.
+    `reload_after_seconds`, then after twice as long each time, up to sixteen times as long. Each kind of failure is
+    logged once until a load succeeds: a machine without the network fails now in one way, now in another.
     """
 
     def __init__(self, make: Callable[[], Any], reload_after_seconds: float):
@@ -50,7 +50,7 @@ class Load:
         self._reload_after_seconds = reload_after_seconds
         self._failures_in_a_row = 0
         self._retry_at = 0.0
-        self._logged: tuple[Reason, str] | None = None
+        self._logged: set[tuple[Reason, str]] = set()
         self._settled = threading.Event()
         self.state: LoadState = "cold"
         self.reason: Reason = "loading"
@@ -71,12 +71,12 @@ class Load:
             self.reason = error.reason if isinstance(error, LoadFailure) else reason_of(error)
             self.detail = error.detail if isinstance(error, LoadFailure) else type(error).__name__
             self.state = "failed"
-            if self._logged != (self.reason, self.detail):
-                self._logged = (self.reason, self.detail)
+            if (self.reason, self.detail) not in self._logged:
+                self._logged.add((self.reason, self.detail))
                 logger.warning("the reranker's model could not be loaded (%s): %s", self.reason, self.detail)
         else:
             self._failures_in_a_row = 0
-            self._logged = None
+            self._logged.clear()
             self.result = result
             self.seconds = time.monotonic() - started
             self.loads += 1

@@ -30,6 +30,7 @@ def parse_json(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:
     worth a field error, and only the field knows.
     """
     refusal: type[MalformedJSON] | type[NestingTooDeep]
+    where = ""
     try:
         value = json.loads(
             raw.decode("utf-8"),
@@ -39,6 +40,9 @@ def parse_json(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:
         )
     except RecursionError:
         refusal = NestingTooDeep
+    except json.JSONDecodeError as error:
+        # Of what is there, only where it is.
+        refusal, where = MalformedJSON, f"The body is not valid JSON: line {error.lineno}, column {error.colno}."
     except ValueError:
         refusal = MalformedJSON
     else:
@@ -47,7 +51,7 @@ def parse_json(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:
         return value
     # Raised out here because a JSONDecodeError carries the whole body, and an exception raised
     # inside `except` would keep it as its context, for any error reporter to print.
-    raise refusal
+    raise refusal(where) if where else refusal
 
 
 def _object_with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ _VAR_DIR = Path(os.environ.get("R1_VAR_DIR") or Path(__file__).resolve().parents
 use_files_in(_VAR_DIR / "secrets")
 
 from r1site.settings.base import *  # noqa: E402
-from r1site.settings.base import MEMORY_DB_PREPARES, POOL, VAR_DIR  # noqa: E402
+from r1site.settings.base import LOGGING, MEMORY_DB_PREPARES, POOL, VAR_DIR  # noqa: E402
 
 # For whoever tries the service; elsewhere only where it is asked for.
 MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", True)
@@ -19,3 +19,10 @@ if env.secret("DATABASE_URL", required=False):
     DATABASES = databases.from_urls(pool=POOL, prepares=MEMORY_DB_PREPARES)
 else:
     DATABASES = databases.embedded(VAR_DIR / "postgres", VAR_DIR / "secrets", pool=POOL, prepares=MEMORY_DB_PREPARES)
+
+# A line for every request would bury what the launcher has to say.
+LOGGING["handlers"]["access"] = {  # type: ignore[index]
+    "class": "r1site.shared_log.SharedLogHandler",
+    "filename": VAR_DIR / "log" / "access.log",
+    "formatter": "bare",
+}

@@ -66,6 +66,7 @@ def test_a_line_that_was_taken_out_is_named_by_the_next(owner, three):
 def test_an_end_that_was_written_anew_is_seen_against_what_was_kept_elsewhere(owner, three):
     kept = head()
     owner.execute("DELETE FROM memory_audit WHERE id = %s", [three[2]])
+    owner.execute("SET LOCAL session_replication_role = origin")
     owner.execute(
         "INSERT INTO memory_audit (actor, action, subject, detail) VALUES ('marta', 'test.line', 'forged', '{}')"
     )

@@ -75,7 +75,7 @@ MALFORMED = {
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_a_malformed_request_is_refused_and_no_log_quotes_it(service, kind):
     request, status = MALFORMED[kind]
-    before = service.log.stat().st_size
+    before = sizes(service)
     found, headers, body = answer_to(service, request)
     assert found == status
     assert headers["Content-Type"] == "application/problem+json"
@@ -95,17 +95,32 @@ def test_what_comes_after_a_body_is_not_quoted_either(service):
     body = f'{{"query": "größer {CANARY}"}}{{"q":"{CANARY}"}}\r\n\r\n'.encode()
     headers = (WITH_TOKEN.format(token=service.token("alice")), JSON, "Content-Length: 10")
     request = http("POST /api/v1/memory/query HTTP/1.1", *headers, body=body).replace(b"Connection: close\r\n", b"")
-    before = service.log.stat().st_size
+    before = sizes(service)
     assert answered(service, request)[0] == 400
     log = written_since(service, before, "Invalid request (")
     assert '"status":400' in log
     assert CANARY not in log.lower()
 
 
-def written_since(service, start_bytes: int, awaited: str = "") -> str:
-    """The log from there on, once its last line is complete and `awaited` stands in it."""
+def logs(service) -> list[bytes]:
+    """The service's own log, and that of its requests."""
+    access = service.var / "log/access.log"
+    return [service.log.read_bytes(), access.read_bytes() if access.exists() else b""]
+
+
+def sizes(service) -> list[int]:
+    return [len(log) for log in logs(service)]
+
+
+def written_since(service, before: list[int], awaited: str = "") -> str:
+    """Both logs from there on, once their last line is complete and `awaited` stands in them."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (log := service.log.read_bytes()[start_bytes:].decode()).endswith("\n") or awaited not in log:
+    while (
+        not (log := b"".join(log[size:] for log, size in zip(logs(service), before, strict=True)).decode()).endswith(
+            "\n"
+        )
+        or awaited not in log
+    ):
         assert time.monotonic() < deadline, f"not logged: {awaited or 'anything'}"
         time.sleep(0.02)
     return log

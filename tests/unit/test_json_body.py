@@ -126,3 +126,10 @@ def test_a_refusal_does_not_carry_the_body_along():
     assert refusal.value.__context__ is None
     assert refusal.value.__cause__ is None
     assert "private" not in repr(refusal.value)
+
+
+def test_what_is_no_json_is_told_its_place_and_nothing_of_its_content():
+    with pytest.raises(MalformedJSON) as refused:
+        parse_json(b'{"name": 1,\n  "word": zukaroplaverq}')
+    assert refused.value.detail == "The body is not valid JSON: line 2, column 11."
+    assert refused.value.__context__ is None
