@@ -57,7 +57,7 @@ CREATE TRIGGER memory_audit_is_chained BEFORE INSERT ON memory_audit
 CREATE TRIGGER memory_audit_is_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON memory_audit
     FOR EACH STATEMENT EXECUTE FUNCTION memory_audit_refuse();
 
-REVOKE ALL ON memory_audit FROM PUBLIC;
+REVOKE ALL ON memory_audit FROM PUBLIC, r1_app, r1_staff, r1_maint, r1_backup;
 REVOKE ALL ON FUNCTION memory_audit_hash(bytea, bigint, timestamptz, text, text, text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION memory_audit_chain() FROM PUBLIC;
 REVOKE ALL ON FUNCTION memory_audit_refuse() FROM PUBLIC;
