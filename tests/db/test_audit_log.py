@@ -138,10 +138,10 @@ def test_the_command_prints_an_anchor_and_verifies_by_it(three):
     call_command("audit", "anchor", stdout=out)
     anchor = json.loads(out.getvalue())["anchor"]
     out = StringIO()
-    call_command("audit", "verify", "--anchor", anchor, stdout=out)
+    call_command("verify_audit", "--anchor", anchor, stdout=out)
     assert json.loads(out.getvalue()) == {"whole": True, "lines": lines(), "first_break": None}
     with pytest.raises(SystemExit) as ended:
-        call_command("audit", "verify", "--anchor", f"{three[0]}:{'0' * 64}", stdout=StringIO())
+        call_command("verify_audit", "--anchor", f"{three[0]}:{'0' * 64}", stdout=StringIO())
     assert ended.value.code == 1
 
 
