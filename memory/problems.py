@@ -61,6 +61,7 @@ PROBLEMS: dict[str, ProblemKind] = {
         authenticate='Bearer error="insufficient_scope"',
     ),
     "not_found": ProblemKind(404, "Not found", "There is no such object.", is_fixed=True),
+    "no_such_route": ProblemKind(404, "No such address", "There is no such address; see /api/v1/docs.", is_fixed=True),
     "method_not_allowed": ProblemKind(
         405, "Method not allowed", "This address does not have that method.", is_fixed=True
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
+from django.urls import Resolver404
 from rest_framework import exceptions as drf
 
 from memory.keys.secret_files import SettingError
@@ -30,6 +31,7 @@ CODE_BY_EXCEPTION: tuple[tuple[type[Exception], str], ...] = (
     (drf.UnsupportedMediaType, "unsupported_media_type"),
     (drf.Throttled, "rate_limited"),
     (drf.ValidationError, "invalid"),
+    (Resolver404, "no_such_route"),
     (Http404, "not_found"),
     (PermissionDenied, "insufficient_scope"),
     (RequestDataTooBig, "payload_too_large"),

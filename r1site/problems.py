@@ -157,7 +157,7 @@ def permission_denied(request: HttpRequest, exception: Exception | None = None) 
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
-    """Django's handler404: an address that does not exist answers like an object that does not."""
+    """Django's handler404: an address that does not exist, or a page's file that does not."""
     return problem_response(request, exception or Http404())
 
 

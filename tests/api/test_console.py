@@ -71,3 +71,15 @@ def test_where_it_is_off_there_is_nothing(settings):
 
 def test_receipts_can_be_verified_by_what_it_is_told():
     assert Client().get("/console/receipt-keys.json").json() == public_keys()
+
+
+def test_the_services_address_leads_to_the_page_or_to_the_docs(settings):
+    assert Client().get("/")["Location"] == "/console/"
+    settings.MEMORY_CONSOLE = False
+    assert Client().get("/")["Location"] == "/api/v1/docs"
+    assert Client().post("/").status_code == 405
+
+
+def test_an_address_that_is_not_there_is_told_from_an_object_that_is_not(alice):
+    assert alice.get("nowhere").json()["code"] == "no_such_route"
+    assert alice.get("memory/documents/nowhere").json()["code"] == "not_found"

@@ -118,9 +118,6 @@ def test_the_database_in_compose_logs_no_content():
     assert named and all(f"{name}={value}" in options for name, value in named)
 
 
-# Folders of the monitoring's own configuration, and what a deployment makes for itself.
-
-
 def test_every_file_that_compose_mounts_is_there():
     for service in COMPOSE["services"].values():
         for volume in service.get("volumes", ()):
