@@ -40,8 +40,8 @@ class Person:
         raw = body if isinstance(body, bytes | str) else json.dumps(body)
         return self.client().post(f"/api/v1/{path}", raw, content_type="application/json", headers=headers)
 
-    def get(self, path: str):
-        return self.client().get(f"/api/v1/{path}")
+    def get(self, path: str, **headers: str):
+        return self.client().get(f"/api/v1/{path}", headers={n.replace("_", "-"): v for n, v in headers.items()})
 
     def delete(self, path: str):
         return self.client().delete(f"/api/v1/{path}")

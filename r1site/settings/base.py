@@ -134,6 +134,7 @@ MEMORY_LANGUAGE_SECONDS = env.decimal("MEMORY_LANGUAGE_SECONDS", 10.0, at_least=
 MEMORY_INDEX_SECONDS = env.decimal("MEMORY_INDEX_SECONDS", 60.0, at_least=0.05, at_most=3600)
 MEMORY_SEND_SECONDS = env.decimal("MEMORY_SEND_SECONDS", 20.0, at_least=1.0, at_most=600)
 MEMORY_BODY_SECONDS = env.decimal("MEMORY_BODY_SECONDS", 15.0, at_least=0.05, at_most=600)
+MEMORY_CORS_ORIGINS = env.texts("MEMORY_CORS_ORIGINS")
 MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", False)
 MEMORY_METRICS_TOKEN = env.secret("MEMORY_METRICS_TOKEN", required=False)
 # What `manage.py canary run` finds here needs no option.
@@ -174,9 +175,11 @@ MIDDLEWARE = [
     "r1site.access_log.AccessLogMiddleware",
     "r1site.request_counts.RequestCountsMiddleware",
     "r1site.content_length.ContentLengthMiddleware",
+    "r1site.compression.JsonCompressionMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "r1site.cross_origin.CrossOriginMiddleware",
     "memory.middleware.TenantMiddleware",
     "memory.middleware.AdmissionMiddleware",
     "r1site.metrics.PoolMetricsMiddleware",

@@ -26,7 +26,7 @@ class FileView(ApiView):
 def file_response(request, path: Path, content_type: str) -> HttpResponse:
     """The file, or 304 for who has it; kept by browsers for MAX_AGE_SECONDS."""
     content, etag = _read(path)
-    if request.headers.get("If-None-Match") == etag:
+    if request.headers.get("If-None-Match", "").removeprefix("W/") == etag:
         response: HttpResponse = HttpResponseNotModified()
     else:
         response = HttpResponse(content, content_type=content_type)
