@@ -42,7 +42,7 @@ class Body:
 
         self.stream = EventStream(
             generate(), started=0.0, client=client or StreamClient(None),
-            problem=lambda error: {"code": getattr(error, "code", "internal")}, release=self._release,
+            problem=lambda error: {"code": getattr(error, "code", "internal")}, release=self._release, variant="r1",
         )  # fmt: skip
 
     def _release(self):
