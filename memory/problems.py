@@ -129,6 +129,11 @@ def outcome_of(code: str, *, is_own: bool = False) -> Outcome:
     return _OUTCOMES.get(code, "client" if PROBLEMS[code].status < 500 else "server")
 
 
+def reason_of(outcome: Outcome) -> str:
+    """What `memory_errors_total` calls an outcome that is not `ok`."""
+    return "bad_request" if outcome == "client" else outcome
+
+
 def codes_of(status: int) -> list[str]:
     """The codes that a response of that status can carry, in the table's order."""
     return [code for code, kind in PROBLEMS.items() if kind.status == status]

@@ -15,12 +15,10 @@ from django.urls import Resolver404, resolve
 
 from memory import metrics
 from memory.admission.deadline import arrived_at
-from memory.problems import Outcome, outcome_of
+from memory.problems import Outcome, outcome_of, reason_of
 from memory.rollout.variants import NO_VARIANT
 from r1site.request_limits import API_PREFIX
 
-# What memory_errors_total calls an outcome.
-_REASONS: dict[Outcome, str] = {"client": "bad_request"}
 NO_OPERATION = "none"
 
 
@@ -83,7 +81,7 @@ def _count_problem(request: HttpRequest, response: HttpResponseBase) -> None:
     if code is None:
         return
     outcome, operation = _outcome(response), _operation(request)
-    metrics.errors.labels(operation, _REASONS.get(outcome, outcome)).inc()
+    metrics.errors.labels(operation, reason_of(outcome)).inc()
     if outcome in ("client", "rate", "quota"):
         metrics.refused.labels(code).inc()
     if operation == "stream":

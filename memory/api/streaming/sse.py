@@ -18,7 +18,7 @@ from memory.api.responses import stream as answers
 from memory.api.streaming.body import StreamedBody
 from memory.api.streaming.client import StreamClient
 from memory.errors import MemoryServiceError
-from memory.problems import Outcome, outcome_of
+from memory.problems import Outcome, outcome_of, reason_of
 from memory.services.stream import Citations, Delta, Done, Silence, StreamEvent
 
 HEARTBEAT_SECONDS = 10.0
@@ -91,7 +91,7 @@ class EventStream(StreamedBody):
                 self.outcome = "ok"
             elif ended == "error":
                 self.outcome = self._error_outcome
-                metrics.errors.labels("stream", "bad_request" if self.outcome == "client" else self.outcome).inc()
+                metrics.errors.labels("stream", reason_of(self.outcome)).inc()
             metrics.streams.labels(self._variant, ended).inc()
 
     def _advance(self) -> None:
