@@ -113,6 +113,14 @@ class Service:
         )  # fmt: skip
         return minted.stdout.strip()
 
+    def flags(self, *arguments: str) -> None:
+        """`manage.py flags` with these, as an operator calls it."""
+        subprocess.run(
+            [sys.executable, "manage.py", "flags", *arguments],
+            cwd=self.tree, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
     def call(self, method: str, path: str, token: str, body: dict | None = None) -> tuple[int, dict]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         raw = None if body is None else json.dumps(body)

@@ -220,17 +220,9 @@ def test_it_is_scraped_by_its_token_at_the_service_and_through_nginx_and_not_wit
 
 
 def test_every_panel_of_the_dashboard_has_data(prometheus, service):
-    subprocess.run(
-        [os.sys.executable, "manage.py", "flags", "set", "RERANK_ENABLED", "false"],
-        cwd=ROOT, env={**service.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
-        check=True, capture_output=True,
-    )  # fmt: skip
+    service.flags("set", "RERANK_ENABLED", "false")
     time.sleep(4)
-    subprocess.run(
-        [os.sys.executable, "manage.py", "flags", "clear", "RERANK_ENABLED"],
-        cwd=ROOT, env={**service.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
-        check=True, capture_output=True,
-    )  # fmt: skip
+    service.flags("clear", "RERANK_ENABLED")
 
     deadline = time.monotonic() + PATIENCE_SECONDS
     page, empty = render(prometheus, seconds=60)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 
 import pytest
 
-from tests.faults.service import ROOT, running
+from tests.faults.service import running
 
 # Until a flag is on all workers, half a second of it for a machine that is busy with something else.
 FLAG_SECONDS = 1.5
@@ -62,14 +60,6 @@ def outcomes(service) -> Counter:
         if name.startswith("memory_requests_total{"):
             found[re.search(r'outcome="(\w+)"', name)[1]] += value
     return found
-
-
-def set_flag(service, *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, "manage.py", "flags", *arguments],
-        cwd=ROOT, env={**service.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
-        capture_output=True, check=True,
-    )  # fmt: skip
 
 
 def test_what_two_workers_answered_is_counted_together_whichever_is_asked(service, token):
@@ -136,15 +126,15 @@ def test_switch_and_percent_are_on_all_workers_within_a_second_and_nothing_else_
             (("clear", "MEMORY_CANARY_PCT"), (200, "r1")),
         ):
             began = time.monotonic()
-            set_flag(service, *arguments)
+            service.flags(*arguments)
             changes.append((began, time.monotonic(), expected))
             time.sleep(FLAG_SECONDS + 1)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-        set_flag(service, "clear", "MEMORY_ENABLED")
-        set_flag(service, "clear", "MEMORY_CANARY_PCT")
+        service.flags("clear", "MEMORY_ENABLED")
+        service.flags("clear", "MEMORY_CANARY_PCT")
     for (_, done, expected), following in zip(changes, [began for began, _, _ in changes[1:]] + [None], strict=True):
         settled = {
             answer for at, *answer in seen if at > done + FLAG_SECONDS and (following is None or at < following)
