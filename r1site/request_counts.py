@@ -15,11 +15,29 @@ from django.urls import Resolver404, resolve
 
 from memory import metrics
 from memory.admission.deadline import arrived_at
-from memory.problems import Outcome, outcome_of, reason_of
-from memory.rollout.variants import NO_VARIANT
+from memory.api.urls import urlpatterns as api_urls
+from memory.problems import OURS, Outcome, outcome_of, reason_of
+from memory.rollout.variants import NO_VARIANT, PIPELINES
 from r1site.request_limits import API_PREFIX
 
 NO_OPERATION = "none"
+# The outcomes that the error rate and the share of whole streams are made of.
+_JUDGED: tuple[Outcome, ...] = ("ok", *OURS)
+
+
+def count_from_zero() -> None:
+    """Expose what rates are made of before it happens, so that a rate without errors is 0 and the first error counts.
+
+    Of a series that begins at 1 Prometheus sees no increase.
+    """
+    operations = {_operation_of(each.callback) for each in api_urls} - {NO_OPERATION}
+    for variant in PIPELINES:
+        for outcome in _JUDGED:
+            metrics.variant_requests.labels(variant, outcome)
+            for operation in operations:
+                metrics.requests.labels(operation, variant, outcome)
+        for ended in ("done", "error"):
+            metrics.streams.labels(variant, ended)
 
 
 class RequestCountsMiddleware:
@@ -96,4 +114,8 @@ def _operation(request: HttpRequest) -> str:
             match = resolve(request.path_info)
         except Resolver404:
             return NO_OPERATION
-    return getattr(getattr(match.func, "cls", None), "operation", "") or NO_OPERATION
+    return _operation_of(match.func)
+
+
+def _operation_of(view: Callable) -> str:
+    return getattr(getattr(view, "cls", None), "operation", "") or NO_OPERATION

@@ -26,6 +26,7 @@ from memory.sealing.promotion import require_promoted_key
 from memory.sealing.providers import require_key_providers
 from memory.sealing.worker_reports import begin_reports
 from r1site.garbage import spare_what_is_loaded
+from r1site.request_counts import count_from_zero
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def warm_worker() -> None:
     The embedding model and the reranker before it serves; spaCy, which few requests need, behind its back.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    count_from_zero()
     try:
         for embedder in configured_embedders():
             embedder.embed_query("warm up")

@@ -79,6 +79,14 @@ def test_what_two_workers_answered_is_counted_together_whichever_is_asked(servic
         assert after["memory_enabled"] == 1
 
 
+def test_what_the_error_rate_is_made_of_is_there_before_it_happens(service, token):
+    found = scraped(service)
+    for variant in ("r0.5", "r1"):
+        for outcome in ("timeout", "server"):
+            assert f'memory_requests_total{{operation="erase",outcome="{outcome}",variant="{variant}"}}' in found
+        assert f'stream_total{{outcome="error",variant="{variant}"}}' in found
+
+
 def test_rubbish_floods_and_leavers_move_no_error_rate(service, token):
     before = outcomes(service)
     for body in ("{", "[]", '{"query": ""}', '{"query": 1e999}', '{"query": "x", "top_k": -1}'):
