@@ -30,7 +30,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate drill-canary
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-admin bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate drill-canary
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -175,6 +175,9 @@ clients: $(CLIENTS_READY)  ## generate a Python client from the OpenAPI document
 
 bench-conversations: $(READY)  ## measure retrieval on the conversations in DATA, by stage, kind of question and memory
 	@$(PYTHON) deploy/bench/conversations.py "$(DATA)" $(ARGS)
+
+bench-admin: $(READY)  ## time staff's pages over a million rows of each table, and show what they ask
+	@$(PYTHON) deploy/bench/admin_pages.py $(ARGS)
 
 bench-crypto: $(READY)  ## time the sealing primitives
 	@$(PYTHON) deploy/bench/crypto.py $(ARGS)

@@ -89,12 +89,12 @@ def _drill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
         call_command("migrate", database="owner", verbosity=0)
         try:
-            return _walk(_superuser(cluster, folder), options)
+            return _walk(superuser_of(cluster, folder), options)
         finally:
             connections.close_all()
 
 
-def _superuser(cluster: Any, folder: Path) -> Any:
+def superuser_of(cluster: Any, folder: Path) -> Any:
     """A connection past every policy, as a restore has it."""
     import psycopg
 
@@ -111,7 +111,7 @@ def _walk(superuser: Any, options: argparse.Namespace) -> dict[str, Any]:
     from memory.rollout.schema_back import take_back_last_migration
 
     began = time.perf_counter()
-    _fill(superuser, options.rows)
+    fill(superuser, options.rows)
     report: dict[str, Any] = {"rows": options.rows, "filled_seconds": round(time.perf_counter() - began, 1)}
     before, failures, back = _sums(superuser), [], []
     while True:
@@ -133,7 +133,8 @@ def _walk(superuser: Any, options: argparse.Namespace) -> dict[str, Any]:
     return {**report, "sums": before, "failures": failures}
 
 
-def _fill(superuser: Any, rows: int) -> None:
+def fill(superuser: Any, rows: int) -> None:
+    """So many documents and chunks of USERS users, by INSERT as the superuser."""
     superuser.execute(_TENANTS, [USERS])
     for first in range(1, rows + 1, PIECE_ROWS):
         last = min(first + PIECE_ROWS - 1, rows)

@@ -61,6 +61,8 @@ STAFF_VIEWS = (
     "memory_chunks_meta",
     "memory_data_keys_meta",
     "memory_documents_meta",
+    "memory_erasures_meta",
+    "memory_moves_meta",
     "memory_search_keys_meta",
     "memory_tenants_meta",
 )

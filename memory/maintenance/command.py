@@ -10,6 +10,7 @@ denies a right ends it too, with one sentence and no traceback; where the work h
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import signal
@@ -108,6 +109,14 @@ def usage(sentence: str) -> CommandError:
 def failed(sentence: str) -> CommandError:
     """What to raise where the service cannot do it, and another run would not either."""
     return CommandError(sentence, returncode=Exit.FINDINGS)
+
+
+def actor_name() -> str:
+    """Who runs a command, for the audit log: the operating system's user, as it is known here."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def _sentence(exc: Exception) -> str:

@@ -68,17 +68,18 @@ def flag(name: str, *, refresh: bool = True) -> Any:
     return value if value is not None and FLAGS[name].is_valid(value) else getattr(settings, name)
 
 
-def set_flag(name: str, value: Any, *, actor: str) -> None:
-    """Write a flag's row, as r1_maint; None removes it. Raises ValueError for a value it may not have.
+def set_flag(name: str, value: Any, *, actor: str, alias: str = "maint") -> None:
+    """Write a flag's row, as r1_maint or, on the `alias` staff, as r1_staff; None removes it.
 
-    `actor`: who wants it, for the audit log, whose line comes with the change or not at all.
+    `actor`: who wants it, for the audit log, whose line comes with the change or not at all. Raises ValueError for a
+    value it may not have.
     """
     if name not in FLAGS:
         raise ValueError(f"there is no flag {name}; there are {', '.join(FLAGS)}")
     if value is not None and not FLAGS[name].is_valid(value):
         raise ValueError(f"{name} must be {FLAGS[name].says}")
-    rows = Flag.objects.using("maint")
-    with transaction.atomic(using="maint"):
+    rows = Flag.objects.using(alias)
+    with transaction.atomic(using=alias):
         if value is None:
             rows.filter(name=name).delete()
         else:
@@ -86,9 +87,8 @@ def set_flag(name: str, value: Any, *, actor: str) -> None:
             rows.bulk_create(
                 [row], update_conflicts=True, unique_fields=["name"], update_fields=["value", "updated_at"]
             )
-        record(
-            actor=actor, action="flag.set" if value is not None else "flag.clear", subject=name, detail={"to": value}
-        )
+        action = "flag.set" if value is not None else "flag.clear"
+        record(actor=actor, action=action, subject=name, detail={"to": value}, alias=alias)
     logger.warning("%s is set to %s by %s", name, "the setting" if value is None else value, actor)
 
 

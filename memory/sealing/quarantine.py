@@ -26,6 +26,10 @@ _QUARANTINE_MISFITS = """
 UPDATE memory_chunks SET quarantined_at = now()
 WHERE user_hash = %s AND space = %s::smallint AND quarantined_at IS NULL AND vector_dims(embedding) <> %s"""
 
+_BY_HAND = """
+UPDATE memory_chunks SET quarantined_at = CASE WHEN %(is_quarantined)s THEN now() END
+WHERE user_hash = %(user_hash)s AND id = ANY(%(ids)s::uuid[]) AND (quarantined_at IS NULL) = %(is_quarantined)s"""
+
 DamagedColumn = Literal["text_cipher", "meta_cipher", "generation", "document_meta_cipher", "speaker_cipher"]
 
 _QUARANTINE = """
@@ -100,3 +104,12 @@ def quarantine_misfits(user_hash: str, space: int) -> None:
     if changed.rowcount:
         metrics.decrypt_failed.labels("embedding").inc(changed.rowcount)
         logger.error("vectors of another dimension than their space's; chunks quarantined: %d", changed.rowcount)
+
+
+def quarantine_by_hand(user_hash: str, ids: Collection[UUID], *, is_quarantined: bool) -> int:
+    """Quarantine the user's chunks of these ids, or release them; how many rows changed. In one transaction."""
+    with tenant_transaction(user_hash, write=True) as tx:
+        params = {"user_hash": user_hash, "ids": list(ids), "is_quarantined": is_quarantined}
+        changed = tx.execute(_BY_HAND, params)
+        tx.sync()
+    return changed.rowcount

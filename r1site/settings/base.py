@@ -12,6 +12,9 @@ from pathlib import Path
 from memory.embedding.backends import BACKEND_CHOICES
 from memory.lexical import terms
 from r1site.settings import databases, env, transport_rules
+from r1site.settings.logs import logging_config
+from r1site.settings.staff import *
+from r1site.settings.staff import STAFF_MIDDLEWARE
 from reranker import config as rerank_config
 from reranker.loader import cpu_cores
 
@@ -30,7 +33,10 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 DEBUG = False
 LOG_LEVEL = env.text("DJANGO_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 SECRET_KEY = env.secret("DJANGO_SECRET_KEY", required=True)
-ALLOWED_HOSTS = list(env.texts("DJANGO_ALLOWED_HOSTS", ("127.0.0.1", "localhost", "[::1]")))
+API_HOSTS = tuple(env.texts("DJANGO_ALLOWED_HOSTS", ("127.0.0.1", "localhost", "[::1]")))
+# Where staff's pages are, and nothing else in production; nowhere without a name.
+DJANGO_ADMIN_HOSTS = tuple(env.texts("DJANGO_ADMIN_HOSTS"))
+ALLOWED_HOSTS = [*API_HOSTS, *DJANGO_ADMIN_HOSTS]
 
 MEMORY_ALLOW_PLAINTEXT = env.texts("MEMORY_ALLOW_PLAINTEXT", (), choices=transport_rules.CHOICES)
 
@@ -162,9 +168,17 @@ POOL = {
     "reconnect_timeout": 5,
 }
 DATABASES: dict = {}  # each environment's own module says where the server is
-DATABASE_ROUTERS = ["r1site.settings.databases.OwnerMigratesRouter"]
+DATABASE_ROUTERS = ["r1site.settings.databases.OurRouter"]
 
 INSTALLED_APPS = [
+    # Staff's: who they are, their sessions, their pages, who tried to log in. The API asks none of them.
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.admin.apps.SimpleAdminConfig",
+    "axes",
     "django.contrib.postgres",
     "django_prometheus",
     "rest_framework",
@@ -179,6 +193,7 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "r1site.request_limits.RequestLimitsMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    *STAFF_MIDDLEWARE,
     "r1site.cross_origin.CrossOriginMiddleware",
     "memory.middleware.TenantMiddleware",
     "memory.middleware.AdmissionMiddleware",
@@ -217,31 +232,4 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": ["memory.api.schema.generate.complete"],
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
-        "bare": {"format": "%(message)s"},
-    },
-    "filters": {"without_quotes": {"()": "r1site.log_filters.WithoutQuotes"}},
-    "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_quotes"]},
-        "access": {"class": "logging.StreamHandler", "formatter": "bare"},
-    },
-    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    "loggers": {
-        "r1.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
-        # These two print exception text, which may hold content; r1site/problems.py logs in their stead.
-        "django.request": {"level": "CRITICAL"},
-        "django.security": {"level": "CRITICAL"},
-        "django.db.backends": {"level": "INFO"},
-        "sentence_transformers": {"level": "WARNING"},
-        # The language model's client and what it is made of: at DEBUG they print requests and their headers.
-        "openai": {"level": "WARNING"},
-        "httpx": {"level": "WARNING"},
-        "httpcore": {"level": "WARNING"},
-        "httpx2": {"level": "WARNING"},
-        "httpcore2": {"level": "WARNING"},
-    },
-}
+LOGGING = logging_config(LOG_LEVEL)

@@ -33,14 +33,20 @@ PREPARED_AFTER_USES = 5
 POOL_WAIT_SECONDS = 1.5
 
 
-class OwnerMigratesRouter:
-    """Only the owner's connection may change the schema; every query goes where it is told, else to r1_app."""
+# Django's own applications, which know staff and nobody else.
+STAFF_APPLICATIONS = frozenset({"admin", "auth", "axes", "contenttypes", "sessions"})
 
-    def db_for_read(self, model, **hints):
-        return "default"
 
-    def db_for_write(self, model, **hints):
-        return "default"
+class OurRouter:
+    """Only the owner's connection may change the schema; a query goes where it is told, else to staff's or r1_app's."""
+
+    def db_for_read(self, model, instance=None, **hints):
+        if instance is not None and instance._state.db:
+            return instance._state.db
+        is_for_staff = getattr(model, "is_for_staff", False) or model._meta.app_label in STAFF_APPLICATIONS
+        return "staff" if is_for_staff else "default"
+
+    db_for_write = db_for_read
 
     def allow_relation(self, obj1, obj2, **hints):
         return None

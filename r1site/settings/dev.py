@@ -14,6 +14,7 @@ from r1site.settings.base import LOGGING, MEMORY_DB_PREPARES, POOL, VAR_DIR  # n
 
 # For whoever tries the service; elsewhere only where it is asked for.
 MEMORY_CONSOLE = env.boolean("MEMORY_CONSOLE", True)
+DJANGO_ADMIN_HOSTS = env.texts("DJANGO_ADMIN_HOSTS", ("127.0.0.1", "localhost", "[::1]"))
 
 if env.secret("DATABASE_URL", required=False):
     DATABASES = databases.from_urls(pool=POOL, prepares=MEMORY_DB_PREPARES)
@@ -21,7 +22,7 @@ else:
     DATABASES = databases.embedded(VAR_DIR / "postgres", VAR_DIR / "secrets", pool=POOL, prepares=MEMORY_DB_PREPARES)
 
 # A line for every request would bury what the launcher has to say.
-LOGGING["handlers"]["access"] = {  # type: ignore[index]
+LOGGING["handlers"]["access"] = {
     "class": "r1site.shared_log.SharedLogHandler",
     "filename": VAR_DIR / "log" / "access.log",
     "formatter": "bare",

@@ -8,6 +8,8 @@ from memory.keys.secret_files import Secret, SettingError
 from r1site.settings import databases, env
 from r1site.settings.base import *
 from r1site.settings.base import (
+    API_HOSTS,
+    DJANGO_ADMIN_HOSTS,
     MEMORY_ALLOW_PLAINTEXT,
     MEMORY_DB_PREPARES,
     MEMORY_JWT_JWKS_URL,
@@ -49,6 +51,11 @@ for _read in (_master_keys, _hmac_keys, _receipt_keys):
     except SettingError as exc:
         env.refuse(str(exc), None)
 
+if _shared := set(DJANGO_ADMIN_HOSTS) & set(API_HOSTS):
+    names = ", ".join(sorted(_shared))
+    env.refuse(
+        f"DJANGO_ADMIN_HOSTS and DJANGO_ALLOWED_HOSTS both name {names}: staff's pages need a name of their own", None
+    )
 if not (MEMORY_JWT_SECRET or MEMORY_JWT_PUBLIC_KEY or MEMORY_JWT_JWKS_URL):
     env.refuse("one of MEMORY_JWT_SECRET, MEMORY_JWT_PUBLIC_KEY, MEMORY_JWT_JWKS_URL is required", None)
 _texts = {
@@ -78,3 +85,6 @@ _behind_tls_proxy = env.boolean("DJANGO_BEHIND_TLS_PROXY", True)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _behind_tls_proxy else None
 # One year; Django sends it only with answers to requests that came over HTTPS.
 SECURE_HSTS_SECONDS = 31_536_000 if _behind_tls_proxy else 0
+
+# Of staff's pages; the API sets none.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _behind_tls_proxy

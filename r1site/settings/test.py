@@ -42,3 +42,9 @@ MEMORY_INDEX_SECONDS = 600.0
 MEMORY_USER_CONCURRENCY = 36
 # Tests of the reranker name the backend they want; the others get candidate order.
 RERANK_BACKEND = "none"
+
+# What a password costs a guesser it costs each test that logs in.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Staff's pages are at a host name of their own, as in production.
+DJANGO_ADMIN_HOSTS = ("staff.example",)
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]", *DJANGO_ADMIN_HOSTS]

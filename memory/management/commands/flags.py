@@ -1,9 +1,8 @@
 """manage.py flags list | set NAME VALUE | clear NAME"""
 
-import getpass
 import json
 
-from memory.maintenance.command import ServiceCommand, usage
+from memory.maintenance.command import ServiceCommand, actor_name, usage
 from memory.rollout.flags import FLAGS, read_flags, set_flag
 
 
@@ -23,7 +22,7 @@ class Command(ServiceCommand):
     def handle(self, *, action=None, name=None, value=None, **options):
         if action in ("set", "clear"):
             try:
-                set_flag(name, _parsed(value) if action == "set" else None, actor=_actor())
+                set_flag(name, _parsed(value) if action == "set" else None, actor=actor_name())
             except ValueError as exc:
                 raise usage(str(exc)) from None
         present = read_flags()
@@ -37,11 +36,3 @@ def _parsed(value: str):
         return value
     # None would clear it.
     return value if parsed is None else parsed
-
-
-def _actor() -> str:
-    """The operating system's user, as it is known here."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

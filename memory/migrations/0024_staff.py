@@ -1,0 +1,287 @@
+"""What the admin of staff reads and writes.
+
+Longer than 250 lines on purpose: Django's view of each, as it writes it.
+"""
+
+from django.db import migrations, models
+
+from memory.migrations._sqlfile import RunSQLFile
+
+STATE = [
+    migrations.CreateModel(
+        name="AuditLine",
+        fields=[
+            ("id", models.BigIntegerField(primary_key=True, serialize=False, verbose_name="line")),
+            ("at", models.DateTimeField()),
+            ("actor", models.TextField()),
+            ("action", models.TextField()),
+            ("subject", models.TextField()),
+            ("detail", models.JSONField()),
+            ("previous_hash", models.BinaryField()),
+            ("hash", models.BinaryField()),
+        ],
+        options={
+            "verbose_name": "line of the audit log",
+            "verbose_name_plural": "audit log",
+            "db_table": "memory_audit",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="ChunkMeta",
+        fields=[
+            ("key", models.TextField(db_collation="C", primary_key=True, serialize=False)),
+            ("user_hash", models.TextField(db_collation="C", verbose_name="user hash")),
+            ("id", models.UUIDField()),
+            ("space", models.SmallIntegerField()),
+            ("doc_id", models.TextField(db_collation="C", verbose_name="document")),
+            ("chunk_index", models.IntegerField(verbose_name="chunk")),
+            ("source", models.TextField(db_collation="C")),
+            ("thread_id", models.TextField(db_collation="C", null=True, verbose_name="thread")),
+            ("sequence", models.IntegerField()),
+            ("char_start", models.IntegerField(verbose_name="from character")),
+            ("char_end", models.IntegerField(verbose_name="to character")),
+            ("generation", models.IntegerField()),
+            ("text_cipher_bytes", models.IntegerField(verbose_name="sealed text, bytes")),
+            ("meta_cipher_bytes", models.IntegerField(verbose_name="sealed metadata, bytes")),
+            ("quarantined_at", models.DateTimeField(null=True, verbose_name="quarantined")),
+            ("created_at", models.DateTimeField(verbose_name="created")),
+            ("expires_at", models.DateTimeField(null=True, verbose_name="expires")),
+            ("updated_at", models.DateTimeField(verbose_name="written")),
+        ],
+        options={
+            "verbose_name": "chunk",
+            "db_table": "memory_chunks_meta",
+            "permissions": [("quarantine_chunk", "Can quarantine and release chunks")],
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="DataKeyMeta",
+        fields=[
+            ("key", models.TextField(db_collation="C", primary_key=True, serialize=False)),
+            ("user_hash", models.TextField(db_collation="C", verbose_name="user hash")),
+            ("generation", models.IntegerField()),
+            ("key_id", models.TextField(verbose_name="wrapped by")),
+            ("seal_count", models.BigIntegerField(verbose_name="seals")),
+            ("created_at", models.DateTimeField(verbose_name="made")),
+        ],
+        options={
+            "verbose_name": "data key",
+            "db_table": "memory_data_keys_meta",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="DocumentMeta",
+        fields=[
+            ("key", models.TextField(db_collation="C", primary_key=True, serialize=False)),
+            ("user_hash", models.TextField(db_collation="C", verbose_name="user hash")),
+            ("doc_id", models.TextField(db_collation="C", verbose_name="document")),
+            ("source", models.TextField(db_collation="C")),
+            ("thread_id", models.TextField(db_collation="C", null=True, verbose_name="thread")),
+            ("sequence", models.IntegerField()),
+            ("chunk_count", models.IntegerField(verbose_name="chunks")),
+            ("char_count", models.IntegerField(verbose_name="characters")),
+            ("generation", models.IntegerField()),
+            ("meta_cipher_bytes", models.IntegerField(verbose_name="sealed metadata, bytes")),
+            ("has_speaker", models.BooleanField(verbose_name="has a speaker")),
+            ("derived_from_count", models.IntegerField(verbose_name="derived from, documents")),
+            ("created_at", models.DateTimeField(verbose_name="created")),
+            ("expires_at", models.DateTimeField(null=True, verbose_name="expires")),
+            ("updated_at", models.DateTimeField(verbose_name="written")),
+        ],
+        options={
+            "verbose_name": "document",
+            "db_table": "memory_documents_meta",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="ErasureMeta",
+        fields=[
+            ("key", models.TextField(db_collation="C", primary_key=True, serialize=False)),
+            ("user_hash", models.TextField(db_collation="C", verbose_name="user hash")),
+            ("id", models.UUIDField()),
+            ("erased_at", models.DateTimeField(verbose_name="erased")),
+            ("unrecoverable_after", models.DateTimeField()),
+            ("erased_documents", models.BigIntegerField(verbose_name="documents")),
+            ("erased_chunks", models.BigIntegerField(verbose_name="chunks")),
+        ],
+        options={
+            "verbose_name": "erasure",
+            "db_table": "memory_erasures_meta",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="MasterKey",
+        fields=[
+            ("key_id", models.TextField(primary_key=True, serialize=False, verbose_name="key")),
+            ("fingerprint", models.TextField(null=True)),
+            ("promoted_at", models.DateTimeField(null=True, verbose_name="promoted")),
+            ("unused_since", models.DateTimeField(null=True)),
+            ("retired_at", models.DateTimeField(null=True, verbose_name="retired")),
+        ],
+        options={
+            "verbose_name": "master key",
+            "db_table": "memory_master_keys",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="MoveMeta",
+        fields=[
+            (
+                "user_hash",
+                models.TextField(db_collation="C", primary_key=True, serialize=False, verbose_name="user hash"),
+            ),
+            ("target_hash", models.TextField(db_collation="C", verbose_name="to the hash")),
+            ("from_space", models.SmallIntegerField()),
+            ("space", models.SmallIntegerField(verbose_name="to space")),
+            ("state", models.TextField()),
+            ("started_at", models.DateTimeField(verbose_name="began")),
+            ("switched_at", models.DateTimeField(null=True, verbose_name="switched")),
+        ],
+        options={
+            "verbose_name": "move",
+            "db_table": "memory_moves_meta",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="Rollout",
+        fields=[
+            ("id", models.UUIDField(primary_key=True, serialize=False)),
+            ("state", models.TextField()),
+            ("stage", models.SmallIntegerField(verbose_name="stage, percent")),
+            ("percent", models.SmallIntegerField(verbose_name="now, percent")),
+            ("began", models.DateTimeField()),
+            ("stage_began", models.DateTimeField()),
+            ("ended", models.DateTimeField(null=True)),
+            ("verdict", models.TextField(null=True)),
+            ("reasons", models.JSONField()),
+            ("request", models.TextField(null=True, verbose_name="asked for")),
+            ("evidence", models.TextField(verbose_name="folder of evidence")),
+            ("forced", models.TextField(verbose_name="forced because")),
+        ],
+        options={
+            "verbose_name": "rollout",
+            "db_table": "memory_rollouts",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="StaffFlag",
+        fields=[
+            ("name", models.TextField(primary_key=True, serialize=False)),
+            ("value", models.JSONField()),
+            ("updated_at", models.DateTimeField(verbose_name="changed")),
+        ],
+        options={
+            "verbose_name": "flag",
+            "db_table": "memory_flags",
+            "permissions": [("set_flag", "Can set and clear flags")],
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="StaffSpace",
+        fields=[
+            ("space", models.SmallIntegerField(primary_key=True, serialize=False)),
+            ("fingerprint", models.TextField()),
+            ("edition", models.SmallIntegerField()),
+            ("description", models.JSONField()),
+            ("is_default", models.BooleanField(verbose_name="default")),
+            ("created_at", models.DateTimeField(verbose_name="registered")),
+        ],
+        options={
+            "verbose_name": "embedding space",
+            "db_table": "memory_spaces",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="TenantMeta",
+        fields=[
+            (
+                "user_hash",
+                models.TextField(db_collation="C", primary_key=True, serialize=False, verbose_name="user hash"),
+            ),
+            ("state", models.TextField()),
+            ("moved_to", models.TextField(db_collation="C", null=True)),
+            ("active_space", models.SmallIntegerField(verbose_name="space")),
+            ("generation", models.IntegerField()),
+            ("seal_count", models.BigIntegerField(verbose_name="seals")),
+            ("document_count", models.BigIntegerField(verbose_name="documents")),
+            ("chunk_count", models.BigIntegerField(verbose_name="chunks")),
+            ("created_at", models.DateTimeField(verbose_name="began")),
+            ("updated_at", models.DateTimeField(verbose_name="changed")),
+        ],
+        options={
+            "verbose_name": "tenant",
+            "db_table": "memory_tenants_meta",
+            "permissions": [
+                ("find_tenant", "Can find a tenant by user id"),
+                ("erase_tenant", "Can erase a tenant's memory"),
+            ],
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+    migrations.CreateModel(
+        name="Worker",
+        fields=[
+            ("worker_id", models.UUIDField(primary_key=True, serialize=False, verbose_name="worker")),
+            ("host", models.TextField()),
+            ("pid", models.IntegerField(verbose_name="process")),
+            ("version", models.TextField()),
+            ("started_at", models.DateTimeField(verbose_name="started")),
+            ("seen_at", models.DateTimeField(verbose_name="seen")),
+            ("master_keys", models.JSONField()),
+            ("hmac_keys", models.JSONField()),
+            ("active_master_key", models.TextField(null=True, verbose_name="wraps with")),
+            ("active_hmac_key", models.TextField(null=True, verbose_name="names by")),
+        ],
+        options={
+            "verbose_name": "worker",
+            "db_table": "memory_workers",
+            "abstract": False,
+            "managed": False,
+            "default_permissions": ("view",),
+        },
+    ),
+]
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("memory", "0023_audit"),
+        ("admin", "0003_logentry_add_action_flag_choices"),
+        ("auth", "0012_alter_user_first_name_max_length"),
+        ("axes", "0010_accessattemptexpiration"),
+        ("contenttypes", "0002_remove_content_type_name"),
+        ("sessions", "0001_initial"),
+    ]
+    operations = [RunSQLFile("0024_staff", STATE)]

@@ -1,0 +1,179 @@
+"""The first page's numbers and charts: how much there is, how it grows, how it is doing, what waits to be done.
+
+All of it from the metadata views and this process's metrics. Each look has QUERY_MS and is kept for KEPT_SECONDS, so
+that a table of any size costs a reader of the page no more than that; what takes longer says so.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import prometheus_client
+from django.conf import settings
+from django.db import DatabaseError, connections, transaction
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from memory.rollout.exposition import Scrape, ScrapedWindow, parse
+from memory.sealing.key_ages import key_ages_days
+from memory.staff.charts import Chart
+
+KEPT_SECONDS = 30.0
+QUERY_MS = 1500
+DAYS = 14
+BIGGEST = 10
+STAGES = ("embed", "ann", "open", "rerank", "total")
+_OUTCOMES = ("ok", "client", "rate", "quota", "timeout", "server")
+
+_TOTALS = "SELECT count(*), coalesce(sum(document_count), 0), coalesce(sum(chunk_count), 0) FROM memory_tenants_meta"
+_BIGGEST = "SELECT user_hash, chunk_count FROM memory_tenants_meta ORDER BY chunk_count DESC LIMIT %s"
+_BEGAN = """
+SELECT (created_at AT TIME ZONE 'UTC')::date, count(*) FROM memory_tenants_meta WHERE created_at > %s GROUP BY 1"""
+_WRITTEN = """
+SELECT (updated_at AT TIME ZONE 'UTC')::date, count(*) FROM memory_documents_meta WHERE updated_at > %s GROUP BY 1"""
+_PENDING = """
+SELECT (SELECT count(*) FROM memory_moves_meta WHERE state = 'copying'),
+       (SELECT count(*) FROM memory_moves_meta WHERE state = 'removing'),
+       (SELECT count(*) FROM memory_tenants_meta WHERE state = 'erasing'),
+       (SELECT count(*) FROM memory_chunks_meta WHERE quarantined_at IS NOT NULL),
+       (SELECT count(*) FROM memory_key_rotations WHERE finished_at IS NULL),
+       (SELECT count(*) FROM memory_rollouts WHERE state = 'running')"""
+_EXPIRED = "SELECT count(*) FROM memory_documents_meta WHERE expires_at <= now()"
+
+_lock = threading.Lock()
+_kept: tuple[float, Dashboard] | None = None
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """`totals`, `pending` and `keys`: name -> number, or None where counting took too long. `at`: when it was seen."""
+
+    at: datetime
+    totals: dict[str, int | None]
+    pending: dict[str, int | None]
+    keys: list[tuple[str, float, int]]
+    charts: list[Chart]
+    too_slow: list[str] = field(default_factory=list)
+
+
+def dashboard() -> Dashboard:
+    """As it was seen at most KEPT_SECONDS ago. One thread looks; the others wait for it. Raises database errors."""
+    global _kept
+    with _lock:
+        if _kept is None or time.monotonic() > _kept[0] + KEPT_SECONDS:
+            seen = _look()
+            _kept = time.monotonic(), seen
+        return _kept[1]
+
+
+def forget_dashboard() -> None:
+    """Look again at the next call."""
+    global _kept
+    _kept = None
+
+
+def _look() -> Dashboard:
+    too_slow: list[str] = []
+
+    def rows(what: str, sql: str, params: list[Any] | None = None) -> list[tuple] | None:
+        return _within_time(lambda cursor: cursor.execute(sql, params), what, too_slow)
+
+    since = datetime.now(UTC) - timedelta(days=DAYS)
+    [totals] = rows("totals", _TOTALS) or [(None, None, None)]
+    [pending] = rows("pending work", _PENDING) or [(None,) * 6]
+    [[expired]] = rows("expired documents", _EXPIRED) or [(None,)]
+    biggest = rows("the biggest tenants", _BIGGEST, [BIGGEST]) or []
+    began = rows("new tenants", _BEGAN, [since])
+    written = rows("documents written", _WRITTEN, [since])
+    window = ScrapedWindow([Scrape(0.0, {}), parse(_exposed(), 1.0)])
+    waiting = (
+        "moves: copying",
+        "moves: removing",
+        "erasures begun",
+        "chunks quarantined",
+        "key rotations",
+        "canary runs",
+    )
+    return Dashboard(
+        at=datetime.now(UTC),
+        totals=dict(zip(("tenants", "documents", "chunks"), totals, strict=True)),
+        pending=dict(zip(waiting, pending, strict=True)) | {"documents expired": expired},
+        keys=_key_ages(),
+        charts=[
+            _by_day("New tenants a day", began, "tenants"),
+            _by_day("Documents written a day", written, "documents"),
+            Chart(
+                "Biggest tenants",
+                [(user_hash[:12], float(chunks)) for user_hash, chunks in biggest],
+                f"the {len(biggest)} tenants with the most chunks",
+                "chunks",
+            ),
+            _outcomes(window),
+            _latencies(window),
+        ],
+        too_slow=too_slow,
+    )
+
+
+def _within_time(run: Callable[[Any], Any], what: str, too_slow: list[str]) -> list[tuple] | None:
+    """The rows, or None where PostgreSQL took too long for them."""
+    try:
+        with transaction.atomic(using="staff"), connections["staff"].cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = {QUERY_MS}")
+            run(cursor)
+            return cursor.fetchall()
+    except DatabaseError as exc:
+        # query_canceled: its time was up.
+        if getattr(exc.__cause__, "sqlstate", None) != "57014":
+            raise
+        too_slow.append(what)
+        return None
+
+
+def _key_ages() -> list[tuple[str, float, int]]:
+    """(which, days in use, days that it may be), of the master key and the tenant HMAC key."""
+    allowed = {"master": settings.MEMORY_MASTER_KEY_DAYS, "hmac": settings.MEMORY_HMAC_KEY_DAYS}
+    connections["staff"].ensure_connection()
+    ages = key_ages_days(connections["staff"].connection)
+    return [(key, days, allowed[key]) for key, days in ages.items()]
+
+
+def _by_day(title: str, rows: list[tuple] | None, unit: str) -> Chart:
+    today = datetime.now(UTC).date()
+    found = dict(rows or [])
+    days = [today - timedelta(days=ago) for ago in range(DAYS - 1, -1, -1)]
+    bars = [(day.isoformat(), float(found.get(day, 0))) for day in days] if rows is not None else []
+    return Chart(title, bars, f"{int(sum(value for _, value in bars)):,} {unit} in {DAYS} days", unit)
+
+
+def _outcomes(window: ScrapedWindow) -> Chart:
+    counts = [(outcome, window.increase("memory_requests_total", outcome=outcome)) for outcome in _OUTCOMES]
+    failed = sum(count for outcome, count in counts if outcome in ("timeout", "server"))
+    judged = failed + dict(counts)["ok"]
+    said = f"{failed:,.0f} of {judged:,.0f} requests failed by the service since it started"
+    return Chart("Requests by outcome", counts if sum(dict(counts).values()) else [], said, "requests")
+
+
+def _latencies(window: ScrapedWindow) -> Chart:
+    bars = []
+    for stage in STAGES:
+        p95, _ = window.quantile(0.95, "memory_query_latency_ms", stage=stage)
+        if p95 is not None:
+            bars.append((stage, round(p95, 2)))
+    said = ", ".join(f"{stage} {p95:g} ms" for stage, p95 in bars)
+    return Chart("Query p95 by stage", bars, f"95th percentile of queries since the start: {said}", "ms")
+
+
+def _exposed() -> str:
+    """The metrics page of this process and its siblings."""
+    registry = prometheus_client.REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return prometheus_client.generate_latest(registry).decode()
