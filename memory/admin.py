@@ -59,7 +59,6 @@ class TenantAdmin(MetadataAdmin):
         "created_at",
     )
     filters = (StateFilter,)
-    readonly_fields = ("what_there_is",)
 
     @admin.display(description="user hash")
     def short(self, row):
@@ -72,13 +71,18 @@ class TenantAdmin(MetadataAdmin):
             for name, model in OF_ONE_USER
         ]
         log = reverse("admin:memory_auditline_changelist") + f"?subject={row.user_hash}"
-        erase = reverse("admin:memory_tenantmeta_erase", args=[row.user_hash])
         return format_html(
-            '{} · <a href="{}">audit log</a> · <a class="danger" href="{}">erase…</a>',
-            format_html_join(" · ", '<a href="{}">{}</a>', links),
-            log,
-            erase,
+            '{} · <a href="{}">audit log</a>', format_html_join(" · ", '<a href="{}">{}</a>', links), log
         )
+
+    @admin.display(description="what may be done")
+    def what_may_be_done(self, row):
+        erase = reverse("admin:memory_tenantmeta_erase", args=[row.user_hash])
+        return format_html('<a class="danger" href="{}">erase…</a>', erase)
+
+    def get_readonly_fields(self, request, obj=None):
+        may_erase = request.user.has_perm("memory.erase_tenant")
+        return ("what_there_is", "what_may_be_done") if may_erase else ("what_there_is",)
 
     def get_urls(self):
         erase = self.admin_site.admin_view(self.erase)

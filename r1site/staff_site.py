@@ -34,7 +34,7 @@ CONTENT_SECURITY_POLICY = (
 def address_of(request: HttpRequest) -> str:
     """Who tries to log in: the address that the proxy names where one is said to be in front, else the connection's."""
     proxied = request.META.get("HTTP_X_REAL_IP", "") if settings.SECURE_PROXY_SSL_HEADER else ""
-    return proxied or request.META["REMOTE_ADDR"]
+    return proxied or request.META.get("REMOTE_ADDR", "")
 
 
 class StaffSiteMiddleware:

@@ -90,7 +90,7 @@ _HINTS = {
 
 
 def _settings() -> Iterator[Finding]:
-    problems = [each for each in checks.run_checks() if each.level >= checks.WARNING]
+    problems = [each for each in checks.run_checks() if each.level >= checks.WARNING and not each.is_silenced()]
     for problem in problems:
         is_grave = problem.level >= checks.ERROR
         yield Finding("settings", "fail" if is_grave else "warn", problem.msg, problem.hint or "")

@@ -9,6 +9,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 WIDTH, HEIGHT = 280, 64
+# So many bars have their names below them; of more the name is said when pointed at.
+NAMED_BARS, NAME_HEIGHT = 6, 14
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,17 @@ class Chart:
                 for number, (name, value) in enumerate(self.bars)
             ),
         )
+        names, height = SafeString(), HEIGHT
+        if len(self.bars) <= NAMED_BARS:
+            height += NAME_HEIGHT
+            names = format_html_join(
+                "",
+                '<text x="{}" y="{}">{}</text>',
+                ((round((number + 0.5) * step, 2), height - 2, name) for number, (name, _) in enumerate(self.bars)),
+            )
         return format_html(
-            '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>',
-            WIDTH,
-            HEIGHT,
-            self.said,
-            drawn,
+            '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>',
+            *(WIDTH, height, self.said, drawn, names),
         )
 
 

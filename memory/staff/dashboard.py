@@ -1,11 +1,12 @@
 """The first page's numbers and charts: how much there is, how it grows, how it is doing, what waits to be done.
 
-All of it from the metadata views and this process's metrics. Each look has QUERY_MS and is kept for KEPT_SECONDS, so
-that a table of any size costs a reader of the page no more than that; what takes longer says so.
+All of it from the metadata views and this process's metrics. A thread looks, each query for QUERY_MS at most, and what
+it saw is shown until it has looked again: no reader waits for a table to be counted.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -25,6 +26,8 @@ from memory.sealing.key_ages import key_ages_days
 from memory.staff.charts import Chart
 
 KEPT_SECONDS = 30.0
+# How long the first reader waits for the first look. Small tables are counted by then.
+FIRST_LOOK_SECONDS = 0.15
 QUERY_MS = 1500
 DAYS = 14
 BIGGEST = 10
@@ -46,8 +49,11 @@ SELECT (SELECT count(*) FROM memory_moves_meta WHERE state = 'copying'),
        (SELECT count(*) FROM memory_rollouts WHERE state = 'running')"""
 _EXPIRED = "SELECT count(*) FROM memory_documents_meta WHERE expires_at <= now()"
 
+logger = logging.getLogger(__name__)
+
 _lock = threading.Lock()
 _kept: tuple[float, Dashboard] | None = None
+_looking: threading.Thread | None = None
 
 
 @dataclass(frozen=True)
@@ -62,20 +68,38 @@ class Dashboard:
     too_slow: list[str] = field(default_factory=list)
 
 
-def dashboard() -> Dashboard:
-    """As it was seen at most KEPT_SECONDS ago. One thread looks; the others wait for it. Raises database errors."""
-    global _kept
+def dashboard() -> Dashboard | None:
+    """As it was seen last, and looked at again where that was KEPT_SECONDS ago; None before the first look is done."""
+    global _looking
     with _lock:
-        if _kept is None or time.monotonic() > _kept[0] + KEPT_SECONDS:
-            seen = _look()
-            _kept = time.monotonic(), seen
-        return _kept[1]
+        is_old = _kept is None or time.monotonic() > _kept[0] + KEPT_SECONDS
+        if is_old and (_looking is None or not _looking.is_alive()):
+            _looking = threading.Thread(target=_look_and_keep, name="dashboard", daemon=True)
+            _looking.start()
+        looking = _looking
+    if _kept is None and looking is not None:
+        looking.join(FIRST_LOOK_SECONDS)
+    return _kept[1] if _kept else None
 
 
 def forget_dashboard() -> None:
-    """Look again at the next call."""
+    """As at the start of the process."""
+    global _kept, _looking
+    with _lock:
+        _kept = _looking = None
+
+
+def _look_and_keep() -> None:
     global _kept
-    _kept = None
+    try:
+        seen = _look()
+        with _lock:
+            if _looking is threading.current_thread():
+                _kept = time.monotonic(), seen
+    except DatabaseError as exc:
+        logger.warning("the first page's numbers cannot be read (%s)", type(exc).__name__)
+    finally:
+        connections["staff"].close()
 
 
 def _look() -> Dashboard:
@@ -167,7 +191,7 @@ def _latencies(window: ScrapedWindow) -> Chart:
         if p95 is not None:
             bars.append((stage, round(p95, 2)))
     said = ", ".join(f"{stage} {p95:g} ms" for stage, p95 in bars)
-    return Chart("Query p95 by stage", bars, f"95th percentile of queries since the start: {said}", "ms")
+    return Chart("Query p95 by stage", bars, f"since the start: {said}" if bars else "no query yet", "ms")
 
 
 def _exposed() -> str:

@@ -67,7 +67,7 @@ class KeysetChangeList(ChangeList):
         if AFTER in request.GET:
             self.first_page = "?" + urlencode(self._narrowed(), doseq=True)
         elif not self._narrowed():
-            self.estimated_rows = _estimate(self.model._meta.db_table.removesuffix("_meta"))
+            self.estimated_rows = _estimate(self.model._meta.db_table.removesuffix("_meta")) or None
         self.result_list = page
         self.result_count = len(page)
         self.show_full_result_count = False

@@ -171,6 +171,8 @@ DATABASES: dict = {}  # each environment's own module says where the server is
 DATABASE_ROUTERS = ["r1site.settings.databases.OurRouter"]
 
 INSTALLED_APPS = [
+    # Before Django's admin, whose templates it puts its own before.
+    "memory",
     # Staff's: who they are, their sessions, their pages, who tried to log in. The API asks none of them.
     "django.contrib.contenttypes",
     "django.contrib.auth",
@@ -183,7 +185,6 @@ INSTALLED_APPS = [
     "django_prometheus",
     "rest_framework",
     "reranker",
-    "memory",
 ]
 MIDDLEWARE = [
     "r1site.access_log.AccessLogMiddleware",

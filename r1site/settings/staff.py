@@ -32,7 +32,7 @@ TEMPLATES = [
         },
     }
 ]
-DATETIME_FORMAT = "Y-m-d H:i:s"
+FORMAT_MODULE_PATH = "r1site.formats"
 # Served by WhiteNoise from the packages themselves: there is nothing to collect.
 STATIC_URL = f"{STAFF_PREFIX}static/"
 WHITENOISE_USE_FINDERS = True

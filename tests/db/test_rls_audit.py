@@ -487,7 +487,8 @@ MUTATIONS |= {
     ),
     "a metadata view with a sealed column": (
         ["CREATE OR REPLACE VIEW memory_data_keys_meta AS"
-         " SELECT user_hash, generation, key_id, seal_count, created_at, sealed_key FROM memory_data_keys"],
+         " SELECT user_hash, generation, key_id, seal_count, created_at, user_hash || '.' || generation AS key,"
+         " sealed_key FROM memory_data_keys"],
         "memory_data_keys_meta is a view and shows sealed_key",
         None,
     ),

@@ -115,11 +115,15 @@ class Service:
 
     def flags(self, *arguments: str) -> None:
         """`manage.py flags` with these, as an operator calls it."""
-        subprocess.run(
-            [sys.executable, "manage.py", "flags", *arguments],
+        self.manage("flags", *arguments)
+
+    def manage(self, *arguments: str) -> str:
+        """What a management command says on stdout, called as an operator calls it."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
             cwd=self.tree, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
             capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        ).stdout  # fmt: skip
 
     def call(self, method: str, path: str, token: str, body: dict | None = None) -> tuple[int, dict]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -1,0 +1,1 @@
+"""How staff's pages write dates: to the second, and sortable."""

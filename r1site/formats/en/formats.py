@@ -1,0 +1,3 @@
+"""Read by Django in place of its own for this language."""
+
+DATETIME_FORMAT = "Y-m-d H:i:s"
