@@ -16,6 +16,8 @@ AUDIT_READY := .venv-audit/.ready-$(shell cat requirements/audit.lock | cksum | 
 # So do clients of the service, generated from its OpenAPI document.
 CLIENTS_PYTHON := .venv-clients/bin/python
 CLIENTS_READY := .venv-clients/.ready-$(shell cat requirements/clients.lock | cksum | cut -d' ' -f1)
+TYPESCRIPT := var/clients/typescript
+TYPESCRIPT_READY := $(TYPESCRIPT)/.ready-$(shell cat tests/clients/typescript/package-lock.json | cksum | cut -d' ' -f1)
 # And the key server that wraps users' keys in a test.
 KEY_SERVER_PYTHON := .venv-key-server/bin/python
 KEY_SERVER_READY := .venv-key-server/.ready-$(shell cat requirements/key-server.lock | cksum | cut -d' ' -f1)
@@ -30,7 +32,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients bench-admin bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate drill-canary
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients test-clients bench-admin bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate drill-canary
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -173,6 +175,9 @@ former-import: $(READY)  ## take in what former-export gave, from stdin
 clients: $(CLIENTS_READY)  ## generate a Python client from the OpenAPI document into var/clients; no warning passes
 	@$(CLIENTS_PYTHON) deploy/clients/generate.py
 
+test-clients: $(READY) $(CLIENTS_READY) $(TYPESCRIPT_READY)  ## walk through a real service with generated Python and TypeScript clients; ARGS go to pytest
+	@R1_CLIENTS=$(TYPESCRIPT) $(PYTHON) -m pytest tests/clients $(ARGS)
+
 bench-conversations: $(READY)  ## measure retrieval on the conversations in DATA, by stage, kind of question and memory
 	@$(PYTHON) deploy/bench/conversations.py "$(DATA)" $(ARGS)
 
@@ -288,6 +293,15 @@ $(CLIENTS_READY):
 	$(call CREATE_VENV,.venv-clients); \
 	echo "set-up: installing requirements/clients.lock"; \
 	$(CLIENTS_PYTHON) $(INSTALL_LOCKED) requirements/clients.lock; \
+	touch $@
+
+$(TYPESCRIPT_READY):
+	@set -e; exec 1>&2; \
+	command -v npm > /dev/null || { echo "set-up: the TypeScript client needs node 20 or newer and npm, which are not here"; exit 1; }; \
+	rm -rf $(TYPESCRIPT); mkdir -p $(TYPESCRIPT); \
+	cp tests/clients/typescript/package.json tests/clients/typescript/package-lock.json $(TYPESCRIPT)/; \
+	echo "set-up: installing tests/clients/typescript/package-lock.json"; \
+	npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error; \
 	touch $@
 
 $(BROWSER_READY):
