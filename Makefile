@@ -263,7 +263,7 @@ if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
 	"$$python" -m venv $(1); \
 fi
 endef
-INSTALL_LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r
+INSTALL_LOCKED := deploy/setup_packages.py
 
 # The stamp comes last, so that an interrupted set-up is done again. torch comes after the lock, which has all
 # that every build of it needs: nothing without a hash is left to install but torch and its CUDA libraries,

@@ -29,6 +29,10 @@ NOT_RERANKED = (
     "These answers were not reranked: the cross-encoder's weights are not here, and the service does without.\n"
     "It fetches them itself where it may; how to bring them otherwise: deploy/runbooks/gpu.md"
 )
+STILL_LOADING = (
+    "These answers were not reranked: the cross-encoder is still being loaded. Where its weights cannot be had, the\n"
+    "service goes on without; how to bring them: deploy/runbooks/gpu.md"
+)
 # Whichever of these are installed come before the questions, the rest after them: the answers are among them, and two
 # cores index them in some ten seconds.
 FIRST_PACKAGES = (
@@ -105,12 +109,12 @@ def run_demo(url: str, say: Callable[[str], object], progress: Progress) -> None
     index(alice, documents, say, progress)
     index(bob, [document for document in documents if document.package in BOBS_PACKAGES], say, progress)
 
-    lacks_weights = False
+    skipped = set()
     for question, _ in QUESTIONS:
         _, answer = alice.call("POST", "query", {"query": question})
         if not answer["results"]:
             raise DemoError("alice's question found nothing")
-        lacks_weights = lacks_weights or answer["rerank"]["skipped"] == "no_backend"
+        skipped.add(answer["rerank"]["skipped"])
         say(f"\nalice asks: {question}")
         say("  " + "  ".join(f"{stage} {elapsed_ms:.1f} ms" for stage, elapsed_ms in answer["took_ms"].items()))
         for rank, result in enumerate(answer["results"], 1):
@@ -119,9 +123,7 @@ def run_demo(url: str, say: Callable[[str], object], progress: Progress) -> None
             say(f"  {rank}. {result['score']:.3f}  {citation['doc_id']} [{citation['start']}:{citation['end']}]")
             say(textwrap.indent(textwrap.fill(passage, 100), "       "))
 
-    if lacks_weights:
-        say(f"\n{NOT_RERANKED}")
-    say("")
+    say(word_on_reranking(skipped))
     for question, _ in QUESTIONS:
         _, answer = stranger.call("POST", "query", {"query": question})
         say(f"{stranger.user_id} asks: {question}  -> {len(answer['results'])} results")
@@ -131,6 +133,12 @@ def run_demo(url: str, say: Callable[[str], object], progress: Progress) -> None
     say(f"{stranger.user_id} reads alice's {documents[0].doc_id}  -> {status}")
     if status != 404:
         raise DemoError("a user was shown another user's document")
+
+
+def word_on_reranking(skipped: set[str | None]) -> str:
+    """A word where answers were not reranked for want of a model, by why they were not; else an empty line."""
+    word = NOT_RERANKED if "no_backend" in skipped else STILL_LOADING if "loading" in skipped else ""
+    return f"\n{word}\n" if word else ""
 
 
 def index_rest(url: str, say: Callable[[str], object], progress: Progress) -> None:

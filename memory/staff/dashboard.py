@@ -82,6 +82,12 @@ def dashboard() -> Dashboard | None:
     return _kept[1] if _kept else None
 
 
+def wait_for_dashboard() -> None:
+    """Until the look that is under way, if one is, has ended."""
+    if (looking := _looking) is not None:
+        looking.join()
+
+
 def forget_dashboard() -> None:
     """As at the start of the process."""
     global _kept, _looking

@@ -88,7 +88,9 @@ def test_all_that_the_requirements_need_in_turn_is_installed_as_locked():
 
 def test_make_installs_by_the_lock_and_again_when_it_changes():
     makefile = (ROOT / "Makefile").read_text()
-    assert "--no-deps --require-hashes -r" in makefile
+    [installer] = re.findall(r"^INSTALL_LOCKED := (\S+)$", makefile, re.MULTILINE)
+    assert '"--no-deps", "--require-hashes", "-r"' in (ROOT / installer).read_text()
+    assert makefile.count("$(INSTALL_LOCKED) ") >= 6
     assert re.search(r"^READY := .*requirements/\*\.txt requirements/\*\.lock", makefile, re.MULTILINE)
 
 

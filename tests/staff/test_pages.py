@@ -162,7 +162,7 @@ def test_nobody_waits_for_what_there_is_to_be_counted(viewer, monkeypatch):
     monkeypatch.setattr(dashboard, "FIRST_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(dashboard, "_TOTALS", "SELECT pg_sleep(0.5), 1, 1")
     assert "being counted" in viewer.see("")
-    dashboard._looking.join(60)
+    dashboard.wait_for_dashboard()
     assert "being counted" not in viewer.see("")
 
 
