@@ -119,7 +119,8 @@ class AdmissionMiddleware:
         try:
             with deadline.counting_from(started_at):
                 response = self.get_response(request)
-            if response.status_code == 429 and refused_too_often(bound_tenant()):
+            is_users = getattr(request, "verified_token", None) is not None
+            if response.status_code == 429 and is_users and refused_too_often(bound_tenant()):
                 request.META[LATE] = LATE_SECONDS
             return response
         finally:

@@ -1,4 +1,4 @@
-"""What outlives its use in every user's rows: documents and answers that have expired, full rate buckets, dead keys."""
+"""What outlives its use: documents and answers that have expired, full rate buckets, dead keys; sessions of staff."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _FULL_BUCKETS = """FROM memory_rate_buckets
 WHERE bucket = %(bucket)s
     AND tokens + %(per_second)s::double precision * extract(epoch FROM clock_timestamp() - updated_at)::double precision
         >= %(size)s::double precision"""
+_EXPIRED_SESSIONS = "FROM django_session WHERE expire_date <= now()"
 _OFF = {"size": 1, "per_second": 1 / 3600}
 
 
@@ -43,6 +44,7 @@ class Pruned:
     users_left: int = 0
     answers: int = 0
     buckets: int = 0
+    sessions: int = 0
     keys_rewritten: bool = False
 
 
@@ -73,6 +75,10 @@ def prune_expired(connection: BaseDatabaseWrapper, pruned: Pruned, *, progress: 
             for rows in _batches(cursor, _FULL_BUCKETS, {"bucket": bucket, **limits}, pruned.dry_run):
                 pruned.buckets += rows
                 progress("buckets", pruned.buckets)
+        progress("sessions", 0)
+        for rows in _batches(cursor, _EXPIRED_SESSIONS, {}, pruned.dry_run):
+            pruned.sessions += rows
+            progress("sessions", pruned.sessions)
     if not pruned.dry_run:
         rewrite_keys(connection)
         pruned.keys_rewritten = True

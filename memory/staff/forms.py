@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.forms import AdminPasswordChangeForm
 
 from memory.rollout.flags import FLAGS
 from memory.security import USER_ID_MAX_CHARS
@@ -39,6 +40,15 @@ class QuarantineFilter(admin.SimpleListFilter):
 
     def queryset(self, request, queryset):
         return queryset.filter(quarantined_at__isnull=False) if self.value() else queryset
+
+
+class OwnPasswordForm(AdminPasswordChangeForm):
+    """The old password, and the new one twice."""
+
+    def save(self, commit=True):
+        self.user.set_password(self.cleaned_data["new_password1"])
+        self.user.save(update_fields=["password"])
+        return self.user
 
 
 class ErasureForm(forms.Form):

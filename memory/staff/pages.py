@@ -48,7 +48,8 @@ class MetadataAdmin(admin.ModelAdmin):
         raise Http404
 
     def lookup_allowed(self, lookup, value, request):
-        return lookup in self.narrowed_by or lookup in {each.parameter_name for each in self.filters}
+        is_known = lookup in self.narrowed_by or lookup in {each.parameter_name for each in self.filters}
+        return is_known and "\0" not in value
 
     def get_object(self, request, object_id, from_field=None):
         """The row of that `key`, by the columns that it is made of, which are indexed; None where there is none."""

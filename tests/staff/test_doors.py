@@ -13,6 +13,7 @@ from django.test import Client
 from psycopg import errors
 
 from memory.isolation.audit import STAFF_VIEWS
+from memory.staff import site
 from tests.db.server import connect
 from tests.staff.conftest import HOST, Staff
 
@@ -87,6 +88,39 @@ def test_who_guesses_passwords_has_to_wait_and_others_do_not(hired):
     assert victim.log_in().status_code == 429
     assert victim.get("/admin/").status_code == 302
     assert other.log_in().status_code == 302
+
+
+def test_one_changes_ones_own_password_and_stays(hired):
+    staff = hired()
+    staff.log_in()
+    new = {"old_password": staff.password, "new_password1": "heron over water 7", "new_password2": "heron over water 7"}
+    assert staff.post("/admin/password_change/", {**new, "old_password": "wrong"}).status_code == 200
+    changed = staff.post("/admin/password_change/", new)
+    assert changed.status_code == 302 and staff.get("/admin/").status_code == 200
+    other = Staff(staff.name, staff.password)
+    assert other.log_in().status_code == 200
+    assert other.log_in("heron over water 7").status_code == 302
+
+
+def test_passwords_are_weighed_one_at_a_time(hired):
+    staff = hired()
+    with site._weighing:
+        refused = staff.log_in()
+        assert refused.status_code == 429 and refused.headers["Retry-After"] == "1"
+        assert staff.get("/admin/login/").status_code == 200
+    assert staff.log_in().status_code == 302
+
+
+def test_ended_sessions_are_pruned(hired):
+    staff = hired()
+    staff.log_in()
+    key = staff.session.session_key
+    with connect("r1_maint") as maint:
+        maint.execute("UPDATE django_session SET expire_date = now() WHERE session_key = %s", [key])
+    call_command("prune_expired", stdout=io.StringIO(), stderr=io.StringIO())
+    with connect("r1_maint") as maint:
+        left = maint.execute("SELECT count(*) FROM django_session WHERE session_key = %s", [key])
+        assert left.fetchone() == (0,)
 
 
 def test_an_account_is_made_given_other_rights_and_disabled_each_with_its_line(hired, logged, capsys):

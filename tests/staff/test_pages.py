@@ -136,6 +136,14 @@ def test_a_place_in_a_list_that_is_none_is_refused(viewer, after):
     assert response.status_code == 302 and response.headers["Location"].endswith("?e=1")
 
 
+@pytest.mark.parametrize("name", ["tenantmeta", "chunkmeta", "auditline"])
+@pytest.mark.parametrize("value", ["\x00", "\ud800".encode("utf-8", "surrogatepass"), "\U0001f47b", "x" * 5000, "%"])
+def test_a_list_narrowed_down_to_rubbish_is_empty_or_refused(viewer, name, value):
+    column = "subject" if name == "auditline" else "user_hash"
+    response = viewer.get(f"/admin/memory/{name}/", {column: value})
+    assert response.status_code in (200, 302, 400)
+
+
 @pytest.mark.parametrize("query", [{"chunk_count__gt": "1"}, {"key": "x"}, {"user_hash__contains": "a"}, {"o": "1"}])
 def test_a_list_is_narrowed_down_and_ordered_by_nothing_that_no_index_has(viewer, query):
     response = viewer.get("/admin/memory/documentmeta/", query)

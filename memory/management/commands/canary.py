@@ -15,6 +15,7 @@ from memory.rollout.checklist import Reach, checklist, missing
 from memory.rollout.flags import read_flags
 from memory.rollout.plan import WINDOW_SECONDS, Plan
 from memory.rollout.proxy import NoSplit, set_proxy_percent
+from memory.rollout.report import write_report
 from memory.rollout.schema_back import take_back_last_migration
 from memory.rollout.start import RETRY_HOURS, make_run, new_folder, record_of, rollout_to_run
 from memory.rollout.traffic import FLAG
@@ -86,10 +87,11 @@ class Command(ServiceCommand):
             if options["schema"] and ending.verdict in ("rolled_back", "aborted") and ending.is_done:
                 taken_back = asdict(take_back_last_migration())
                 record.event("rollback", schema=taken_back)
+        report = _report(Path(rollout.evidence))
         code = {"promoted": Exit.DONE, "held": Exit.PARTIAL}.get(ending.verdict, Exit.FINDINGS)
         self.conclude(
             {**asdict(ending), "stage": run.stage, "evidence": rollout.evidence, "evidence_lost": record.lost,
-             "schema": taken_back},
+             "report": report, "schema": taken_back},
             code if ending.is_done else Exit.FINDINGS,
             indent=2,
         )  # fmt: skip
@@ -156,6 +158,14 @@ class Command(ServiceCommand):
 
 def _said(value):
     return [*value] if isinstance(value, tuple) else value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _report(folder: Path) -> str | None:
+    """The page that a person reads, written from the evidence; None where it cannot be."""
+    try:
+        return str(write_report(folder)[0])
+    except OSError:
+        return None
 
 
 def _plan(options) -> Plan:

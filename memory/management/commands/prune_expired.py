@@ -8,7 +8,8 @@ from memory.maintenance.expiry import ADVISORY_LOCK, Pruned, prune_expired
 
 class Command(ServiceCommand):
     help = (
-        "Remove every user's expired documents and answers to Idempotency-Keys, and rate buckets that are full again; "
+        "Remove every user's expired documents and answers to Idempotency-Keys, and rate buckets that are full again, "
+        "and sessions of staff that have ended; "
         "then rewrite the tables of keys, so that nothing of a destroyed one is left in their files. Requests wait for "
         "that moment, and before PostgreSQL 17 it needs the owner's connection. Run it daily; it may be killed and run "
         "again at any time. Exit 3 when another run is under way, 4 when some user's documents must wait."
