@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
-from deploy.drills.schema_rollback import DATABASE, fill, superuser_of  # noqa: E402
+from deploy.drills.schema_rollback import fill, own_database  # noqa: E402
 
 LIMIT_MS = 300
 ROUNDS = 15
@@ -58,33 +58,11 @@ def main() -> int:
 
 
 def _bench(folder: Path, options: argparse.Namespace) -> int:
-    for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
-        os.environ.pop(name, None)
-    os.environ |= {"R1_VAR_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
-    from r1site.embedded.bootstrap import bootstrap
-    from r1site.embedded.cluster import Cluster
-    from r1site.embedded.secrets import ensure_development_secrets
-
-    cluster = Cluster(folder / "postgres", durable=False)
-    ensure_development_secrets(folder / "secrets", database_exists=False)
-    with cluster:
-        bootstrap(cluster, folder / "secrets", DATABASE)
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-        from django.db import connections
-
-        call_command("migrate", database="owner", verbosity=0)
-        superuser = superuser_of(cluster, folder)
+    with own_database(folder, durable=False) as superuser:
         fill(superuser, options.rows)
         for statement in _MORE:
             superuser.execute(statement, [options.rows] if "%s" in statement else None)
-        superuser.close()
-        try:
-            return _ask(options)
-        finally:
-            connections.close_all()
+        return _ask(options)
 
 
 def _ask(options: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +71,24 @@ def main() -> int:
 
 
 def _drill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    with own_database(folder, durable=True) as superuser:
+        return _walk(superuser, options)
+
+
+@contextmanager
+def own_database(folder: Path, *, durable: bool) -> Iterator[Any]:
+    """A migrated database on a server of its own below `folder`, with Django set up for it as in development.
+
+    Gives a connection past every policy, as a restore has it.
+    """
     for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
         os.environ.pop(name, None)
-    os.environ["R1_VAR_DIR"] = str(folder)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "r1site.settings.dev"
+    os.environ |= {"R1_VAR_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
     from r1site.embedded.bootstrap import bootstrap
     from r1site.embedded.cluster import Cluster
     from r1site.embedded.secrets import ensure_development_secrets
 
-    cluster = Cluster(folder / "postgres", durable=True)
+    cluster = Cluster(folder / "postgres", durable=durable)
     ensure_development_secrets(folder / "secrets", database_exists=False)
     with cluster:
         bootstrap(cluster, folder / "secrets", DATABASE)
@@ -89,13 +100,13 @@ def _drill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
         call_command("migrate", database="owner", verbosity=0)
         try:
-            return _walk(superuser_of(cluster, folder), options)
+            with _superuser(cluster, folder) as superuser:
+                yield superuser
         finally:
             connections.close_all()
 
 
-def superuser_of(cluster: Any, folder: Path) -> Any:
-    """A connection past every policy, as a restore has it."""
+def _superuser(cluster: Any, folder: Path) -> Any:
     import psycopg
 
     from r1site.embedded.data_folder import SUPERUSER
