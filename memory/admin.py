@@ -33,12 +33,18 @@ from memory.models import (
 )
 from memory.rollout.flags import FLAGS, forget_flags, read_flags
 from memory.staff import deeds
+from memory.staff.bounded import rows_within
 from memory.staff.forms import ErasureForm, FlagForm, QuarantineFilter, StateFilter
 from memory.staff.pages import HASH_DIGITS, MetadataAdmin
 from memory.staff.site import site
 
 __all__ = ["site"]
 
+# Of the chunks of one user, of which there may be a million.
+BYTES_MS = 200
+_BYTES = """
+SELECT (SELECT coalesce(sum(text_cipher_bytes), 0)::bigint FROM memory_chunks_meta WHERE user_hash = %s),
+       (SELECT coalesce(sum(meta_cipher_bytes), 0)::bigint FROM memory_documents_meta WHERE user_hash = %s)"""
 OF_ONE_USER = (
     ("documents", "documentmeta"), ("chunks", "chunkmeta"), ("data keys", "datakeymeta"), ("moves", "movemeta"),
     ("erasures", "erasuremeta"),
@@ -75,6 +81,11 @@ class TenantAdmin(MetadataAdmin):
             '{} · <a href="{}">audit log</a>', format_html_join(" · ", '<a href="{}">{}</a>', links), log
         )
 
+    @admin.display(description="sealed bytes, of texts and metadata")
+    def sealed_bytes(self, row):
+        found = rows_within(BYTES_MS, _BYTES, [row.user_hash] * 2)
+        return "too many to add up" if found is None else f"{found[0][0]:,} and {found[0][1]:,}"
+
     @admin.display(description="what may be done")
     def what_may_be_done(self, row):
         erase = reverse("admin:memory_tenantmeta_erase", args=[row.user_hash])
@@ -82,7 +93,7 @@ class TenantAdmin(MetadataAdmin):
 
     def get_readonly_fields(self, request, obj=None):
         may_erase = request.user.has_perm("memory.erase_tenant")
-        return ("what_there_is", "what_may_be_done") if may_erase else ("what_there_is",)
+        return ("sealed_bytes", "what_there_is", *(["what_may_be_done"] if may_erase else []))
 
     def get_urls(self):
         erase = self.admin_site.admin_view(self.erase)

@@ -10,19 +10,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import prometheus_client
 from django.conf import settings
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, connections
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from memory.rollout.exposition import Scrape, ScrapedWindow, parse
 from memory.sealing.key_ages import key_ages_days
+from memory.staff.bounded import rows_within
 from memory.staff.charts import Chart
 
 KEPT_SECONDS = 30.0
@@ -112,7 +112,10 @@ def _look() -> Dashboard:
     too_slow: list[str] = []
 
     def rows(what: str, sql: str, params: list[Any] | None = None) -> list[tuple] | None:
-        return _within_time(lambda cursor: cursor.execute(sql, params), what, too_slow)
+        found = rows_within(QUERY_MS, sql, params)
+        if found is None:
+            too_slow.append(what)
+        return found
 
     since = datetime.now(UTC) - timedelta(days=DAYS)
     [totals] = rows("totals", _TOTALS) or [(None, None, None)]
@@ -149,21 +152,6 @@ def _look() -> Dashboard:
         ],
         too_slow=too_slow,
     )
-
-
-def _within_time(run: Callable[[Any], Any], what: str, too_slow: list[str]) -> list[tuple] | None:
-    """The rows, or None where PostgreSQL took too long for them."""
-    try:
-        with transaction.atomic(using="staff"), connections["staff"].cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {QUERY_MS}")
-            run(cursor)
-            return cursor.fetchall()
-    except DatabaseError as exc:
-        # query_canceled: its time was up.
-        if getattr(exc.__cause__, "sqlstate", None) != "57014":
-            raise
-        too_slow.append(what)
-        return None
 
 
 def _key_ages() -> list[tuple[str, float, int]]:

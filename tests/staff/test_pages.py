@@ -9,6 +9,7 @@ from html import unescape
 
 import pytest
 
+from memory import admin
 from memory.admin import site
 from memory.staff import dashboard
 from tests.factories import DocumentFactory
@@ -101,6 +102,16 @@ def test_a_row_that_is_not_there_is_said_not_to_be(viewer, key):
         response = viewer.get(f"/admin/memory/{name}/{key}/change/", follow=True)
         assert response.status_code in (200, 404)
         assert b"exist" in response.content or response.status_code == 404
+
+
+def test_a_tenants_page_adds_up_his_sealed_bytes_unless_there_are_too_many(viewer, remembered, superuser, monkeypatch):
+    [texts] = superuser.execute(
+        "SELECT sum(octet_length(text_cipher)) FROM memory_chunks WHERE user_hash = %s", [remembered.user_hash]
+    ).fetchone()
+    page = f"memory/tenantmeta/{remembered.user_hash}/change/"
+    assert f"{texts:,} and " in viewer.see(page)
+    monkeypatch.setattr(admin, "_BYTES", "SELECT length(pg_sleep(5)::text), length(%s || %s)")
+    assert "too many to add up" in viewer.see(page)
 
 
 def test_a_list_goes_on_page_by_page_and_leaves_nothing_out(viewer, alice, bob, monkeypatch):
