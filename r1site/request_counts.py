@@ -58,8 +58,9 @@ class RequestCountsMiddleware:
         if isinstance(response, StreamingHttpResponse):
             _count_when_closed(request, response, started_at)
         else:
-            _count(request, _outcome(response), started_at)
-            _count_problem(request, response)
+            operation, outcome = _operation(request), _outcome(response)
+            _count(request, operation, outcome, started_at)
+            _count_problem(request, response, operation, outcome)
         return response
 
 
@@ -75,7 +76,7 @@ def _count_when_closed(request: HttpRequest, response: StreamingHttpResponse, st
         finally:
             if not is_counted:
                 is_counted = True
-                _count(request, getattr(body, "outcome", "ok"), started_at)
+                _count(request, _operation(request), getattr(body, "outcome", "ok"), started_at)
 
     response.close = closed  # type: ignore[method-assign]
 
@@ -87,18 +88,17 @@ def _outcome(response: HttpResponseBase) -> Outcome:
     return outcome_of(code, is_own=getattr(response, "is_own_problem", False))
 
 
-def _count(request: HttpRequest, outcome: Outcome, started_at: float) -> None:
-    operation, variant = _operation(request), getattr(request, "variant", NO_VARIANT)
+def _count(request: HttpRequest, operation: str, outcome: Outcome, started_at: float) -> None:
+    variant = getattr(request, "variant", NO_VARIANT)
     metrics.requests.labels(operation, variant, outcome).inc()
     metrics.variant_requests.labels(variant, outcome).inc()
     metrics.request_ms.labels(operation, variant, outcome).observe((time.monotonic() - started_at) * 1000)
 
 
-def _count_problem(request: HttpRequest, response: HttpResponseBase) -> None:
+def _count_problem(request: HttpRequest, response: HttpResponseBase, operation: str, outcome: Outcome) -> None:
     code = getattr(response, "problem_code", None)
     if code is None:
         return
-    outcome, operation = _outcome(response), _operation(request)
     metrics.errors.labels(operation, reason_of(outcome)).inc()
     if outcome in ("client", "rate", "quota"):
         metrics.refused.labels(code).inc()

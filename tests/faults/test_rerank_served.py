@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +24,7 @@ import pytest
 from django.conf import settings
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from tests.faults.service import ROOT, Service
+from tests.faults.service import Service
 from tests.tiny_models import build_cross_encoder, wait_until
 
 WORKERS = 2
@@ -179,17 +178,10 @@ class RerankingService(Service):
         return found
 
     def set_flag(self, name: str, value: str) -> None:
-        self._flags("set", name, value)
+        self.flags("set", name, value)
 
     def clear_flag(self, name: str) -> None:
-        self._flags("clear", name)
-
-    def _flags(self, *arguments: str) -> None:
-        subprocess.run(
-            [sys.executable, "manage.py", "flags", *arguments],
-            cwd=ROOT, env={**self.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        self.flags("clear", name)
 
 
 @pytest.fixture(scope="module")

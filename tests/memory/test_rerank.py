@@ -10,33 +10,14 @@ import threading
 import pytest
 
 import reranker
-from reranker import RerankConfig, Reranker
-from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
+from reranker import RerankConfig
+from tests import tiny_reranker
+from tests.tiny_models import wait_until
+from tests.tiny_reranker import PLENTY_MS, TEXTS
 
-PLENTY_MS = 30_000
-TEXTS = ["plain dull", "good good plain dull", "good plain dull dull", "good good good", "plain plain plain dull"]
+folder, tiny, gate = tiny_reranker.FIXTURES
 BEST = TEXTS[3]
 IN_CANDIDATE_ORDER = [(text, 1 - place / 5, place + 1) for place, text in enumerate(TEXTS)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return build_cross_encoder(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def tiny(folder):
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", parallel_passes=1))
-    assert tiny.warm(60)
-    yield tiny
-    tiny.close()
-
-
-@pytest.fixture
-def gate(tiny, monkeypatch):
-    gate = ForwardGate(tiny, monkeypatch)
-    yield gate
-    gate.release()
 
 
 def told(results) -> list[tuple[str, float, int]]:

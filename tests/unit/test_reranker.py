@@ -25,32 +25,12 @@ from reranker.loader import Load
 from reranker.pass_time import PassTime
 from reranker.scores import best_first, sigmoid
 from reranker.verify import as_reference, read_reference, verify, write_reference
+from tests import tiny_reranker
 from tests.tiny_models import ForwardGate, build_cross_encoder, wait_until
+from tests.tiny_reranker import PLENTY_MS, TEXTS
 
-PLENTY_MS = 30_000
-TEXTS = ["plain dull", "good good plain dull", "good plain dull dull", "good good good", "plain plain plain dull"]
+folder, tiny, gate = tiny_reranker.FIXTURES
 BY_SHARE_OF_GOOD = [3, 1, 2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return build_cross_encoder(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def tiny(folder):
-    """Without parallel passes, so that each batch of the queue is one forward pass for the gate to see."""
-    tiny = Reranker(RerankConfig(model=str(folder), device="cpu", parallel_passes=1))
-    assert tiny.warm(60)
-    yield tiny
-    tiny.close()
-
-
-@pytest.fixture
-def gate(tiny, monkeypatch):
-    gate = ForwardGate(tiny, monkeypatch)
-    yield gate
-    gate.release()
 
 
 @dataclass
