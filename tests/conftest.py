@@ -14,6 +14,7 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+from django.test import TransactionTestCase
 
 from memory.embedding.embedder import Embedder
 from r1site.embedded.data_folder import SUPERUSER
@@ -69,6 +70,17 @@ def django_db_setup(cluster, django_db_blocker):
     yield
     with django_db_blocker.unblock():
         connections["default"].close_pool()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_are_not_emptied():
+    """Django empties its tables after a test with real transactions. None is its own to empty (`managed`).
+
+    To find that out, it asks the server what tables there are, over a connection of each alias that the test may use.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda case: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
