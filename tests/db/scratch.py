@@ -35,20 +35,25 @@ class ScratchDatabase:
 
     @contextmanager
     def as_alias(self, *aliases: str, role: str | None = None) -> Iterator[None]:
-        """Let these Django aliases mean this database, in this thread, without a pool; as `role` if it is given."""
+        """Let these Django aliases mean this database, in this thread; as `role` if it is given.
+
+        An alias that has a pool has one of its own here, as long as the block.
+        """
         default_space()  # looked up once a process, in the suite's own database
         replaced = {alias: connections[alias] for alias in aliases}
         for alias, original in replaced.items():
             settings_dict = deepcopy(original.settings_dict) | {"NAME": self.name}
-            settings_dict["OPTIONS"].pop("pool", None)
             if role is not None:
                 settings_dict |= {"USER": role, "PASSWORD": connections[_alias_of(role)].settings_dict["PASSWORD"]}
-            connections[alias] = type(original)(settings_dict, alias)
+            # Django keeps pools by alias, in the class.
+            backend = type("DatabaseWrapper", (type(original),), {"_connection_pools": {}})
+            connections[alias] = backend(settings_dict, alias)
         try:
             yield
         finally:
             for alias, original in replaced.items():
                 connections[alias].close()
+                connections[alias].close_pool()
                 connections[alias] = original
 
     def migrate(self, *target: str, alias: str = "owner", role: str | None = None) -> None:
