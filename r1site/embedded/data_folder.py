@@ -49,7 +49,7 @@ def create(data: Path, account: Account, *, scratch: Path, password: str, instal
             argv = [str(programs.program("initdb", installation)), "-D", str(draft), "-U", SUPERUSER, "-k"]
             argv += ["-E", "UTF8", f"--locale={locale}", "--auth=scram-sha-256", f"--pwfile={password_file}"]
             if not durable:
-                argv.append("--no-sync")
+                argv += ["--no-sync", "-c", "scram_iterations=1"]
             done = account.run(argv, capture_output=True, text=True)
             if done.returncode == 0:
                 break

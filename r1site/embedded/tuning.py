@@ -48,7 +48,11 @@ _FIXED = {
 }
 
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "max_wal_size": "4GB"}
-_DISPOSABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "1GB"}
+# Tests connect thousands of times, and each side hashes the password so often.
+_DISPOSABLE = {
+    "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "1GB",
+    "scram_iterations": "1",
+}  # fmt: skip
 
 
 def machine_memory_bytes() -> int:
@@ -69,7 +73,8 @@ def server_settings(
 ) -> dict[str, str]:
     """Setting name -> value, as they go into the configuration file.
 
-    `durable=False` gives up crash safety for speed and is for tests alone.
+    `durable=False` gives up crash safety, and what makes a stolen verifier dear to guess from, for speed and is for
+    tests alone.
     """
     memory_bytes = memory_bytes or machine_memory_bytes()
     shared_bytes = _clamp(memory_bytes // 8, SHARED_BUFFERS_FLOOR_BYTES, SHARED_BUFFERS_CAP_BYTES)
