@@ -74,9 +74,9 @@ def django_db_setup(cluster, django_db_blocker):
 
 @pytest.fixture(scope="session", autouse=True)
 def tables_are_not_emptied():
-    """Django empties its tables after a test with real transactions. None is its own to empty (`managed`).
+    """Django would empty its own tables after a test with real transactions: staff's accounts and their rights.
 
-    To find that out, it asks the server what tables there are, over a connection of each alias that the test may use.
+    To find them it asks the server what tables there are, over a connection of each alias that the test may use.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", lambda case: None)
