@@ -84,7 +84,7 @@ def test_a_stopped_prune_says_how_much_is_gone_and_the_next_one_goes_on(alice, s
         said = stopped(process)
     assert said["answers"] >= BATCH_ROWS
     assert said == {
-        "dry_run": False, "documents": 0, "users_left": 0, "answers": said["answers"], "buckets": 0,
+        "dry_run": False, "documents": 0, "users_left": 0, "answers": said["answers"], "buckets": 0, "sessions": 0,
         "keys_rewritten": False, "interrupted": True,
     }  # fmt: skip
     assert rows(superuser, alice)["memory_idempotency"] == 100
