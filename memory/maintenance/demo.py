@@ -123,7 +123,9 @@ def run_demo(url: str, say: Callable[[str], object], progress: Progress) -> None
             say(f"  {rank}. {result['score']:.3f}  {citation['doc_id']} [{citation['start']}:{citation['end']}]")
             say(textwrap.indent(textwrap.fill(passage, 100), "       "))
 
-    say(word_on_reranking(skipped))
+    if word := word_on_reranking(skipped):
+        say(f"\n{word}")
+    say("")
     for question, _ in QUESTIONS:
         _, answer = stranger.call("POST", "query", {"query": question})
         say(f"{stranger.user_id} asks: {question}  -> {len(answer['results'])} results")
@@ -136,9 +138,8 @@ def run_demo(url: str, say: Callable[[str], object], progress: Progress) -> None
 
 
 def word_on_reranking(skipped: set[str | None]) -> str:
-    """A word where answers were not reranked for want of a model, by why they were not; else an empty line."""
-    word = NOT_RERANKED if "no_backend" in skipped else STILL_LOADING if "loading" in skipped else ""
-    return f"\n{word}\n" if word else ""
+    """A word where answers were not reranked for want of a model, by why they were not; else ''."""
+    return NOT_RERANKED if "no_backend" in skipped else STILL_LOADING if "loading" in skipped else ""
 
 
 def index_rest(url: str, say: Callable[[str], object], progress: Progress) -> None:

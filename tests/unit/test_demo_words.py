@@ -18,6 +18,5 @@ from memory.maintenance.demo import NOT_RERANKED, STILL_LOADING, word_on_reranki
     ],
 )
 def test_it_says_why_once_and_what_to_do_and_nothing_where_answers_were_reranked(skipped, word):
-    said = word_on_reranking(skipped)
-    assert said.strip() == word
-    assert not word or "deploy/runbooks/gpu.md" in said
+    assert word_on_reranking(skipped) == word
+    assert not word or "deploy/runbooks/gpu.md" in word
