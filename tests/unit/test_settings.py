@@ -201,6 +201,14 @@ def test_hsts_is_sent_over_https_behind_a_tls_proxy_only(proxy, sent):
         assert "Strict-Transport-Security" not in in_clear.headers
 
 
+def test_staffs_host_name_is_its_own_and_its_cookies_go_over_https_alone():
+    assert starts(DJANGO_ADMIN_HOSTS="staff.example.org", DJANGO_ALLOWED_HOSTS="memory.example.org")
+    assert "own" in refusal(DJANGO_ADMIN_HOSTS="memory.example.org", DJANGO_ALLOWED_HOSTS="memory.example.org")
+    with read_anew() as production:
+        assert production.DJANGO_ADMIN_HOSTS == ()
+        assert production.SESSION_COOKIE_SECURE and production.CSRF_COOKIE_SECURE
+
+
 def test_backups_of_keys_that_are_kept_for_no_time_are_refused():
     with pytest.raises(ImproperlyConfigured, match="MEMORY_KEY_BACKUP_RETENTION_DAYS"):
         starts(MEMORY_KEY_BACKUP_RETENTION_DAYS="0")
