@@ -15,8 +15,8 @@ from memory.audit.log import record
 from memory.erasure.erase import Erasure, erase_memory
 from memory.rls import bind_tenant
 from memory.rollout.flags import set_flag
+from memory.sealing.names import user_hash_of
 from memory.sealing.quarantine import quarantine_by_hand
-from memory.security import hmac_user
 
 STAFF = "staff"
 
@@ -28,7 +28,7 @@ def log_in(actor: str) -> None:
 
 def find(user_id: str, *, actor: str) -> str:
     """The hash of a user id, 64 hex digits, whether or not there is such a user. Raises InvalidUserId."""
-    user_hash = hmac_user(user_id)
+    user_hash = user_hash_of(user_id)
     record(actor=actor, action="staff.find", subject=user_hash, alias=STAFF)
     return user_hash
 
