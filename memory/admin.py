@@ -138,9 +138,6 @@ class DocumentAdmin(MetadataAdmin):
         "updated_at",
     )
 
-    def named_by(self):
-        return ("user_hash", "doc_id")
-
 
 @admin.register(ChunkMeta, site=site)
 class ChunkAdmin(MetadataAdmin):
@@ -157,9 +154,6 @@ class ChunkAdmin(MetadataAdmin):
     )
     filters = (QuarantineFilter,)
     actions = ("quarantine", "release")
-
-    def named_by(self):
-        return ("user_hash", "id", "space")
 
     def has_quarantine_permission(self, request):
         return request.user.has_perm("memory.quarantine_chunk")
@@ -192,9 +186,6 @@ class ChunkAdmin(MetadataAdmin):
 class DataKeyAdmin(MetadataAdmin):
     keyset = ("user_hash", "generation")
     list_display = ("generation", "user", "key_id", "seal_count", "created_at")
-
-    def named_by(self):
-        return ("user_hash", "generation")
 
 
 @admin.register(MasterKey, site=site)
@@ -238,15 +229,15 @@ class ErasureAdmin(MetadataAdmin):
     keyset = ("user_hash", "id")
     list_display = ("erased_at", "user", "erased_documents", "erased_chunks", "unrecoverable_after")
 
-    def named_by(self):
-        return ("user_hash", "id")
-
 
 @admin.register(Rollout, site=site)
 class RolloutAdmin(MetadataAdmin):
     keyset, keyset_descends = ("began", "id"), True
     list_display = ("began", "state", "stage", "percent", "verdict", "ended", "evidence")
     narrowed_by = ()
+
+    def named_by(self):
+        return ("id",)
 
 
 @admin.register(AuditLine, site=site)

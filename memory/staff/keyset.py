@@ -13,9 +13,7 @@ from urllib.parse import urlencode
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
-from django.core.paginator import Paginator
 from django.db import connections
-from django.utils.functional import cached_property
 
 AFTER = "after"
 # Of a view its table's: of each partition, where it has any. -1 where PostgreSQL has not looked at a table yet.
@@ -23,14 +21,6 @@ _ESTIMATE = """
 SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_class c
 WHERE c.relkind = 'r' AND (c.oid = to_regclass(%(table)s)
     OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(%(table)s)))"""
-
-
-class OnePage(Paginator):
-    """What Django's list asks of a paginator; nothing is counted."""
-
-    @cached_property
-    def count(self) -> int:
-        return 0
 
 
 class KeysetChangeList(ChangeList):
@@ -70,11 +60,8 @@ class KeysetChangeList(ChangeList):
             self.estimated_rows = _estimate(self.model._meta.db_table.removesuffix("_meta")) or None
         self.result_list = page
         self.result_count = len(page)
-        self.show_full_result_count = False
         self.show_admin_actions = bool(page)
-        self.full_result_count = None
         self.can_show_all = self.multi_page = False
-        self.paginator = self.model_admin.get_paginator(request, self.queryset, self.list_per_page)
 
     def _narrowed(self) -> dict[str, list[str]]:
         return {name: values for name, values in self.filter_params.items() if name != AFTER}

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.http import Http404
 from django.utils.html import format_html
 
-from memory.staff.keyset import KeysetChangeList, OnePage
+from memory.staff.keyset import KeysetChangeList
 
 ROWS_PER_PAGE = 50
 HASH_DIGITS = 16
@@ -20,8 +20,6 @@ class MetadataAdmin(admin.ModelAdmin):
     keyset_descends = False
     actions_on_top = True
     list_per_page = ROWS_PER_PAGE
-    paginator = OnePage
-    show_full_result_count = False
     sortable_by = ()
     # Lists of few rows within many: each has an index of its own.
     filters: tuple[type[admin.SimpleListFilter], ...] = ()
@@ -67,8 +65,8 @@ class MetadataAdmin(admin.ModelAdmin):
             return None
 
     def named_by(self) -> tuple[str, ...]:
-        """The columns of a row's name, in its order."""
-        return (self.model._meta.pk.name,)
+        """The columns of a row's name, in its order: mostly those of the list's."""
+        return self.keyset
 
     def get_queryset(self, request):
         # `-pk`, by which Django would sort what has no order, is no index of a view.

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from html import unescape
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -131,10 +132,7 @@ def test_a_list_goes_on_page_by_page_and_leaves_nothing_out(viewer, alice, bob, 
             following = re.search(r'href="\?([^"]+)" rel="next"', page)
             if following is None:
                 break
-            query = dict(pair.split("=") for pair in unescape(following[1]).split("&"))
-            query = {
-                key: __import__("urllib.parse", fromlist=["x"]).unquote_plus(value) for key, value in query.items()
-            }
+            query = dict(parse_qsl(unescape(following[1])))
         assert sorted(seen) == [f"notes/{number} &amp; more" for number in range(5)]
         assert following is None
 
