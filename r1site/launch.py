@@ -5,8 +5,8 @@ Without DATABASE_URL it brings its own PostgreSQL under R1_VAR_DIR (default `var
 1. make the secrets that are missing
 2. join the embedded cluster, starting it if nobody runs it
 3. bring database, roles and grants up to date
-4. migrate as the owner
-5. build what runs the models on a CPU, where it is not there; record the model's vector space
+4. migrate as the owner, where something is to be migrated
+5. build what runs the models on a CPU, and record the model's vector space, where they are not there
 6. serve, wait until ready; for `run` also show the demo, issue a token and index the rest of the demo meanwhile
 7. on SIGINT or SIGTERM stop gunicorn, then leave the cluster; the last to leave stops it
 
@@ -36,6 +36,7 @@ from r1site.embedded import launchers
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.errors import EmbeddedError
+from r1site.embedded.preparation import is_prepared, note_prepared
 from r1site.embedded.secrets import ensure_development_secrets, read_secret
 from r1site.web_process import PROJECT, WebProcessError
 
@@ -117,18 +118,33 @@ def prepared(var: Path) -> Iterator[Cluster | None]:
     with nullcontext() if cluster is None else cluster:
         if cluster is not None:
             bootstrap(cluster, var / "secrets", DATABASE_NAME)
-            url = cluster.conninfo("r1_app", read_secret(var / "secrets", "R1_APP_PASSWORD"), DATABASE_NAME)
+            url = _url_of(cluster, var, "r1_app")
         _say(_server_versions(url))
-        _say("migrating")
-        _manage("migrate", "--database", "owner", "--verbosity", "0")
+        is_ready = cluster is not None and _is_prepared(url)
+        if not is_ready:
+            _say("migrating")
+            _manage("migrate", "--database", "owner", "--verbosity", "0")
         if built_models.all_built():
             _say("models: their built forms are there")
         else:
             _say("models: building what runs them on a CPU")
             _say(f"models: {built_models.in_words(_manage('build_models'))}")
-        _say("checking the embedding space")
-        _manage("register_space", "--if-none")
+        if not is_ready:
+            _say("checking the embedding space")
+            _manage("register_space", "--if-none")
+        if cluster is not None and not is_ready:
+            with psycopg.connect(_url_of(cluster, var, "r1_owner")) as owner:
+                note_prepared(owner)
         yield cluster
+
+
+def _url_of(cluster: Cluster, var: Path, role: str) -> str:
+    return cluster.conninfo(role, read_secret(var / "secrets", f"{role.upper()}_PASSWORD"), DATABASE_NAME)
+
+
+def _is_prepared(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return is_prepared(connection)
 
 
 def _require_data_keys(folder: Path) -> None:
