@@ -13,6 +13,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ _NOT_MIGRATED = frozenset({"42P01", "42703", "42883", "3F000"})
 # Of a right that the role has not, which is the operator's to mend like an outage. Any other statement that the server
 # calls wrong is a mistake of this code, and shows where.
 _NOT_ALLOWED = "42501"
+NICENESS = 10
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -49,15 +51,22 @@ class Exit(IntEnum):
 class ServiceCommand(BaseCommand):
     """One command. `lock` is the advisory lock of one of which two runs at once would hurt.
 
-    `is_summarized`: whether its stdout holds one JSON document, and nothing else.
+    `is_summarized`: whether its stdout holds one JSON document, and nothing else. `stands_back`: whether it leaves the
+    processors to the service beside it, which goes on while it works through everybody.
     """
 
     lock: int
+    stands_back = False
+    # Django's, for a command that is a process of its own.
+    _called_from_command_line: bool
     is_summarized = True
     _so_far: Callable[[], dict[str, Any]] | None = None
     requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = []
 
     def execute(self, *args, **options):
+        if self.stands_back and self._called_from_command_line:
+            # The scheduler gives it what nobody else wants. A caller in one's own process is somebody else.
+            os.nice(max(0, NICENESS - os.nice(0)))
         try:
             with _quiet_pool(), _interruptible():
                 return super().execute(*args, **options)

@@ -10,12 +10,10 @@ from memory.maintenance.command import Exit, ServiceCommand, failed, usage
 from memory.maintenance.moves import ADVISORY_LOCK, Reindexed, reindex_users
 from memory.sealing.names import user_hash_of
 
-# What a mover leaves to the service beside it: the scheduler gives it what nobody else wants.
-NICENESS = 10
-
 
 class Command(ServiceCommand):
     lock = ADVISORY_LOCK
+    stands_back = True
     help = (
         "Move users into another embedding space, one after the other, while they read and write: new chunks, another "
         "model, another protection or a new search key. Without --space, into the one that the settings describe. "
@@ -42,7 +40,8 @@ class Command(ServiceCommand):
             user_hash = None if user is None else user_hash_of(user)
         except InvalidUserId as exc:
             raise usage(exc.detail) from None
-        _stand_back()
+        # One thread for the model.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         with self.alone() as connection:
             self.work(done.summary)
             try:
@@ -63,9 +62,3 @@ def _target(number: int | None) -> int:
     embedder = configured_embedders()[-1]
     embedder.load()
     return spaces.newest_of(embedder)
-
-
-def _stand_back() -> None:
-    """Leave the processors to the service: one thread for the model, and what is left of the rest."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.nice(NICENESS)

@@ -10,6 +10,7 @@ from memory.maintenance.moves import ADVISORY_LOCK
 
 class Command(ServiceCommand):
     lock = ADVISORY_LOCK
+    stands_back = True
     help = (
         "Rename every user from one tenant HMAC key to another, while he reads and writes: with both keys set, for all "
         "workers, run it; then with --retire; then leave out the old key. Stopped anywhere, the next run goes on. Exit "
