@@ -32,7 +32,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients test-clients bench-admin bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys simulate-canary drill-schema loadtest profile-query gate drill-canary
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients test-clients bench-admin bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys drill-key-server drill-another-model simulate-canary drill-schema loadtest profile-query gate drill-canary
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -239,6 +239,12 @@ loadtest: $(READY)  ## fill 100,000 chunks (ARGS="--chunks 1000000") and load th
 
 drill-keys: $(READY)  ## rotate the keys of a service of its own under load, with kill -9 in the middle
 	@$(PYTHON) deploy/drills/keys.py $(ARGS)
+
+drill-key-server: $(READY) $(KEY_SERVER_READY)  ## move users' keys from a file to an OpenBao server and back under load, the server down for a minute
+	@R1_BAO=.venv-key-server/bin/bao $(PYTHON) deploy/drills/key_server.py $(ARGS)
+
+drill-another-model: $(READY)  ## move 20,000 chunks to another embedding model under load, with kill -9 in the middle; recall before and after
+	@$(PYTHON) deploy/drills/another_model.py $(ARGS)
 
 simulate-canary: $(READY)  ## judge 10,000 hours of noise and faults by the canary's decision: false rollbacks, time to see a fault
 	@$(PYTHON) deploy/drills/canary_simulation.py $(ARGS)

@@ -15,9 +15,7 @@ where a request failed, an answer differed or a step did not end as it should.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,18 +25,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
-from deploy.bench.chats import load_lines  # noqa: E402
 from deploy.bench.served import Served  # noqa: E402
-from deploy.bench.wire import mint_tokens  # noqa: E402
-from deploy.drills.load import Load, asked  # noqa: E402
+from deploy.drills.key_files import KeyFiles  # noqa: E402
+from deploy.drills.load import Load, begin_load  # noqa: E402
+from deploy.drills.steps import Steps  # noqa: E402
 
-READERS, WRITERS, TURNS, QUESTIONS = 4, 4, 20, 5
 PATIENCE_SECONDS = 120.0
-STEP_LIMIT_SECONDS = 3600
 _UNDER = """
 SELECT (SELECT count(*) FROM memory_data_keys WHERE key_id = 'k2')
     + (SELECT count(*) FROM memory_search_keys WHERE key_id = 'k2')"""
-_KEYS = "SELECT (SELECT count(*) FROM memory_data_keys) + (SELECT count(*) FROM memory_search_keys)"
+KEYS = "SELECT (SELECT count(*) FROM memory_data_keys) + (SELECT count(*) FROM memory_search_keys)"
 _NEW_ROWS = "SELECT count(*) FROM memory_chunks WHERE generation > 1"
 _ROWS = "SELECT count(*) FROM memory_chunks"
 
@@ -48,99 +44,41 @@ class Drill:
 
     def __init__(self, folder: Path, options: argparse.Namespace):
         self.options = options
-        self._keys = {"k1": os.urandom(32)}
-        self._keys_file, self._active_file = folder / "keys", folder / "active"
-        self.write_keys("k1")
-        settings = {
-            "MEMORY_ENCRYPTION_KEYS_FILE": str(self._keys_file),
-            "MEMORY_ENCRYPTION_ACTIVE_KEY_FILE": str(self._active_file),
-            "WEB_CONCURRENCY": "2",
-        }
-        self.served = Served(folder / "var", settings=settings)
-        self.environment = {**self.served.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
-        self.failures: list[str] = []
-
-    def write_keys(self, active: str) -> None:
-        """Both files as an operator writes them."""
-        self._active_file.write_text(active)
-        texts = (f"{key_id}:{base64.b64encode(key).decode()}" for key_id, key in self._keys.items())
-        beside = self._keys_file.with_suffix(".new")
-        beside.touch(0o600)
-        beside.write_text(",".join(texts))
-        beside.replace(self._keys_file)
-
-    def expect(self, is_so: bool, what: str) -> None:
-        if not is_so:
-            self.failures.append(what)
-            print(f"FAILED: {what}", file=sys.stderr)
-
-    def start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "manage.py", "rotate_keys", *arguments],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def step(self, *arguments: str) -> tuple[int, dict[str, Any], float]:
-        """(exit code, what it said, seconds)"""
-        started = time.monotonic()
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=STEP_LIMIT_SECONDS)
-        seconds = time.monotonic() - started
-        print(f"  rotate_keys {' '.join(arguments)}: {process.returncode} {out or err}".rstrip(), file=sys.stderr)
-        return process.returncode, json.loads(out) if out else {"refused": err}, seconds
-
-    def killed_at_half(self, done: str, all_of_it: str, *arguments: str) -> float:
-        """How much of its work a step had done, 0 to 1, when it was killed."""
-        with self.served.superuser("r1") as superuser:
-            [total] = superuser.execute(all_of_it).fetchone()
-            [before] = superuser.execute(done).fetchone()
-            process = self.start(*arguments)
-            while process.poll() is None:
-                [now] = superuser.execute(done).fetchone()
-                if now - before >= (total - before) / 2:
-                    process.kill()
-                    break
-                time.sleep(0.01)
-            process.communicate()
-            [now] = superuser.execute(done).fetchone()
-        share = float((now - before) / max(1, total - before))
-        print(f"  killed with {share:.0%} done", file=sys.stderr)
-        self.expect(0.0 < share < 1.0, f"{arguments[0]} ended before it could be killed: give it more to do")
-        return share
+        self.files = KeyFiles(folder, "k1")
+        self.served = Served(folder / "var", settings={"WEB_CONCURRENCY": "2", **self.files.settings})
+        self.steps = Steps(self.served)
 
     def master_key(self, load: Load) -> dict[str, Any]:
         """The runbook of a rotation, from the first step to the last."""
-        self._keys["k2"] = os.urandom(32)
-        self.write_keys("k1")
+        self.files.add("k2")
         load.phase = "promote"
         code, refusals, deadline = 1, 0, time.monotonic() + PATIENCE_SECONDS
         while code and time.monotonic() < deadline:
-            code, _, _ = self.step("--promote", "k2")
+            code, _, _ = self.steps.step("--promote", "k2")
             refusals += bool(code)
             time.sleep(2)
-        self.expect(not code and refusals > 0, "the promotion waits for the workers, and then comes")
-        self.write_keys("k2")
+        self.steps.expect(not code and refusals > 0, "the promotion waits for the workers, and then comes")
+        self.files.activate("k2")
         # The workers hear of the promotion with their next report.
         time.sleep(6)
         load.phase = "re-wrap"
-        self.killed_at_half(_UNDER, _KEYS, "--rewrap")
-        code, said, seconds = self.step("--rewrap")
-        self.expect((code, said.get("left")) == (0, 0), "the second re-wrapping leaves nothing")
+        self.steps.killed_at_half(_UNDER, KEYS, "--rewrap")
+        code, said, seconds = self.steps.step("--rewrap")
+        self.steps.expect((code, said.get("left")) == (0, 0), "the second re-wrapping leaves nothing")
         load.phase = "verify, retire"
-        code, verified, verify_seconds = self.step("--verify")
-        self.expect(code == 0, "every key opens under the new one")
-        code, _, _ = self.step("--retire", "k1", "--without-backups")
-        self.expect(code == 0, "the old key is retired")
-        del self._keys["k1"]
-        self.write_keys("k2")
+        code, verified, verify_seconds = self.steps.step("--verify")
+        self.steps.expect(code == 0, "every key opens under the new one")
+        code, _, _ = self.steps.step("--retire", "k1", "--without-backups")
+        self.steps.expect(code == 0, "the old key is retired")
+        self.files.forget("k1")
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            _, status, _ = self.step("--status")
+            _, status, _ = self.steps.step("--status")
             if all(worker["master_keys"] == ["k2"] for worker in status["workers"]):
                 break
             time.sleep(5)
-        self.expect(len(status["workers"]) == 2, "two workers are live")
-        self.expect(not status["findings"], "nothing is to be seen to once the old key is gone")
+        self.steps.expect(len(status["workers"]) == 2, "two workers are live")
+        self.steps.expect(not status["findings"], "nothing is to be seen to once the old key is gone")
         rate = said.get("done", 0) / seconds
         return {
             "refused_promotions": refusals, "keys_rewrapped": said.get("done"), "keys_a_second": round(rate, 1),
@@ -151,28 +89,17 @@ class Drill:
     def data_keys(self, load: Load) -> dict[str, Any]:
         """New data keys for everybody."""
         load.phase = "data keys"
-        self.killed_at_half(_NEW_ROWS, _ROWS, "--data")
-        code, said, seconds = self.step("--data")
-        self.expect(code == 0 and not said.get("waiting"), "the second run ends it")
+        self.steps.killed_at_half(_NEW_ROWS, _ROWS, "--data")
+        code, said, seconds = self.steps.step("--data")
+        self.steps.expect(code == 0 and not said.get("waiting"), "the second run ends it")
         rows = said.get("chunks", 0) + said.get("documents", 0)
         return {**said, "seconds": round(seconds, 1), "rows_a_second": round(rows / seconds, 1)}
 
     def run(self) -> dict[str, Any]:
         options, served = self.options, self.served
-        turns, questions = load_lines(None)
         with served:
-            subprocess.run(
-                [sys.executable, __file__, "--fill", "--users", str(options.users), "--rows", str(options.rows)],
-                cwd=ROOT, env=self.environment, check=True,
-            )  # fmt: skip
-            names = [f"reader-{n}" for n in range(READERS)] + [f"writer-{n}" for n in range(WRITERS)]
-            tokens = mint_tokens(served.var, names)
-            readers, writers = tokens[:READERS], tokens[READERS:]
-            for number, token in enumerate(readers):
-                documents = [{"doc_id": f"t{n}", "text": turns[number * TURNS + n]} for n in range(TURNS)]
-                asked(served.port, token, "memory/index", {"documents": documents})
-            load = Load(served.port, readers, writers, questions[:QUESTIONS], turns, options.reads, options.writes)
-            load.look_first()
+            fill_beside(self.steps, options.users, options.rows)
+            load = begin_load(served, options.reads, options.writes)
             with load:
                 load.phase = "before"
                 time.sleep(options.seconds)
@@ -183,14 +110,20 @@ class Drill:
                 }
                 load.phase = "after"
                 time.sleep(options.seconds)
-            self.expect(load.wrote_what_is_read(), "what was written last is what is read")
+            self.steps.expect(load.wrote_what_is_read(), "what was written last is what is read")
             with served.superuser("r1") as superuser:
                 rows = superuser.execute("SELECT count(*) FROM memory_chunks WHERE quarantined_at IS NOT NULL")
-                self.expect(rows.fetchone() == (0,), "nothing is quarantined")
+                self.steps.expect(rows.fetchone() == (0,), "nothing is quarantined")
         report["requests"] = load.report()
-        self.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
-        self.expect(not load.differed, f"{load.differed} answers differed")
-        return report | {"failures": self.failures}
+        self.steps.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
+        self.steps.expect(not load.differing, f"{len(load.differing)} answers differed")
+        return report | {"failures": self.steps.failures}
+
+
+def fill_beside(steps: Steps, users: int, rows: int) -> None:
+    """`fill` in a process of its own, with the service's settings."""
+    command = [sys.executable, __file__, "--fill", "--users", str(users), "--rows", str(rows)]
+    subprocess.run(command, cwd=ROOT, env=steps.environment, check=True)
 
 
 def fill(users: int, rows: int) -> None:

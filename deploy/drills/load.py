@@ -11,8 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.bench.chats import load_lines
+from deploy.bench.served import Served
+from deploy.bench.wire import mint_tokens
+
 ANSWER_LIMIT_SECONDS = 30
 THREADS = 16
+READERS, WRITERS, TURNS, QUESTIONS, TOP_K = 4, 4, 20, 5, 10
 
 _connections = threading.local()
 
@@ -30,7 +35,7 @@ class Done:
 def asked(port: int, token: str, path: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
     """(status, JSON); status 0 without an answer. A GET where there is no body. One connection a thread."""
     connection = getattr(_connections, "open", None)
-    if connection is None:
+    if connection is None or connection.port != port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_LIMIT_SECONDS)
         _connections.open = connection
     try:
@@ -45,18 +50,27 @@ def asked(port: int, token: str, path: str, body: dict[str, Any] | None) -> tupl
         return 0, {}
 
 
+def forget_connection() -> None:
+    """This thread's own has been idle for so long that the service has closed it."""
+    _connections.open = None
+
+
 class Load:
-    """Runs inside its block. `failed` and `differed` count over all phases."""
+    """Runs inside its block. `questions` are each reader's, by token. `failed` counts over all phases; `differing` are
+    the answers, as (token, question, results), that were not those of before.
+
+    `port` may be changed: from then on another instance of the service gets what comes, as a load balancer drains one.
+    """
 
     def __init__(
-        self, port: int, readers: list[str], writers: list[str], questions: list[str], turns: list[str],
+        self, port: int, questions: dict[str, list[str]], writers: list[str], turns: list[str],
         reads: float, writes: float,
     ):  # fmt: skip
         self.phase = "before"
         self.errors: Counter[str] = Counter()
-        self.differed = 0
-        self._port, self._readers, self._writers = port, readers, writers
-        self._questions, self._turns = questions, turns
+        self.differing: list[tuple[str, str, list[Any]]] = []
+        self.port, self._writers, self._turns = port, writers, turns
+        self._readers, self._questions = list(questions), questions
         self._rates = {"read": reads, "write": writes}
         self._before: dict[tuple[str, str], list[Any]] = {}
         self._written: dict[tuple[str, str], str] = {}
@@ -68,14 +82,21 @@ class Load:
     def failed(self) -> int:
         return sum(self.errors.values())
 
-    def look_first(self) -> None:
-        """What every question is answered before anything is rotated."""
-        for token in self._readers:
-            for question in self._questions:
+    def look_first(self) -> dict[tuple[str, str], list[Any]]:
+        """What every question is answered before anything is changed."""
+        self._before = self.look()
+        return self._before
+
+    def look(self) -> dict[tuple[str, str], list[Any]]:
+        """What every reader's every question is answered now."""
+        found = {}
+        for token, questions in self._questions.items():
+            for question in questions:
                 status, answer = self._query(token, question)
                 if status != 200:
-                    raise SystemExit(f"a question was answered {status} before the drill: {answer}")
-                self._before[token, question] = _results(answer)
+                    raise SystemExit(f"a question was answered {status} before or after the drill: {answer}")
+                found[token, question] = _results(answer)
+        return found
 
     def __enter__(self) -> Load:
         self._pool = ThreadPoolExecutor(THREADS)
@@ -92,10 +113,9 @@ class Load:
 
     def wrote_what_is_read(self) -> bool:
         """Whether every document of the writers reads as it was written last."""
-        # This thread's own connection has been idle for so long that the service has closed it.
-        _connections.open = None
+        forget_connection()
         for (token, doc_id), text in self._written.items():
-            status, answer = asked(self._port, token, f"memory/documents/{doc_id}", None)
+            status, answer = asked(self.port, token, f"memory/documents/{doc_id}", None)
             if (status, answer.get("text")) != (200, text):
                 return False
         return bool(self._written)
@@ -128,18 +148,19 @@ class Load:
     def _read(self, number: int, due: float) -> None:
         phase = self.phase
         token = self._readers[number % len(self._readers)]
-        question = self._questions[number // len(self._readers) % len(self._questions)]
+        questions = self._questions[token]
+        question = questions[number // len(self._readers) % len(questions)]
         status, answer = self._query(token, question)
         self._note(phase, "read", status, answer, due)
-        if status == 200 and _results(answer) != self._before[token, question]:
+        if status == 200 and (results := _results(answer)) != self._before[token, question]:
             with self._lock:
-                self.differed += 1
+                self.differing.append((token, question, results))
 
     def _write(self, number: int, due: float) -> None:
         phase = self.phase
         token = self._writers[number % len(self._writers)]
         doc_id, text = f"w{number % 50}", f"{number}: {self._turns[number % len(self._turns)]}"
-        status, answer = asked(self._port, token, "memory/index", {"doc_id": doc_id, "text": text})
+        status, answer = asked(self.port, token, "memory/index", {"doc_id": doc_id, "text": text})
         self._note(phase, "write", status, answer, due)
         if status in (200, 201):
             with self._lock:
@@ -152,8 +173,23 @@ class Load:
                 self.errors[f"{phase} {kind} {status} {answer.get('code', '')}"] += 1
 
     def _query(self, token: str, question: str) -> tuple[int, dict[str, Any]]:
-        return asked(self._port, token, "memory/query", {"query": question, "rerank": False, "decay_weight": 0})
+        body = {"query": question, "rerank": False, "decay_weight": 0, "top_k": TOP_K}
+        return asked(self.port, token, "memory/query", body)
+
+
+def begin_load(served: Served, reads: float, writes: float) -> Load:
+    """Readers with something to remember, and writers, at `served`; every question asked once."""
+    turns, questions = load_lines(None)
+    names = [f"reader-{n}" for n in range(READERS)] + [f"writer-{n}" for n in range(WRITERS)]
+    tokens = mint_tokens(served.var, names)
+    readers, writers = tokens[:READERS], tokens[READERS:]
+    for number, token in enumerate(readers):
+        documents = [{"doc_id": f"t{n}", "text": turns[number * TURNS + n]} for n in range(TURNS)]
+        asked(served.port, token, "memory/index", {"documents": documents})
+    load = Load(served.port, dict.fromkeys(readers, questions[:QUESTIONS]), writers, turns, reads, writes)
+    load.look_first()
+    return load
 
 
 def _results(answer: dict[str, Any]) -> list[Any]:
-    return [(result["chunk_id"], result["scores"], result["text"]) for result in answer["results"]]
+    return [(each["chunk_id"], each["doc_id"], each["scores"], each["text"]) for each in answer["results"]]

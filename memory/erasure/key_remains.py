@@ -21,10 +21,14 @@ from django.db.utils import DatabaseError, InterfaceError, OperationalError
 SETTLE_SECONDS = 15.0
 # About 20,000 keys, rewritten in some 20 ms.
 REWRITE_MAX_BYTES = 4_000_000
-WORKER_LOCK_MS = 50
+# How long a rewriting waits for its lock, and every request behind it, where requests go on: less than a second, after
+# which PostgreSQL would call off an autovacuum that is in the way.
+SERVICE_LOCK_MS = 50
+SERVICE_TRIES = 20
 VACUUM_LOCK_MS = 10_000
 COMMAND_LOCK_MS = 1000
 COMMAND_TRIES = 10
+APART_SECONDS = 1.0
 CONNECT_SECONDS = 5
 GRANTED_FROM_VERSION = 170_000
 
@@ -58,25 +62,27 @@ def rewrite_keys(maint) -> None:
     `maint` is a Django connection outside a transaction. Requests wait while it runs. Raises database errors, among
     them OperationalError where the table was in use at every try.
     """
-    _vacuum(maint, _REWRITE, lock_ms=COMMAND_LOCK_MS)
+    _vacuum(maint, _REWRITE, lock_ms=COMMAND_LOCK_MS, tries=COMMAND_TRIES)
 
 
 def clear_remains(maint) -> bool:
-    """Clear them while requests go on: True where the tables are small and were rewritten, False for a VACUUM.
+    """Clear them while requests go on: True where the tables were rewritten, False for a VACUUM.
 
-    After that some of what was last on its page may be left, until `rewrite_keys`. Otherwise as that.
+    That is for large tables, and for those that were in use at every try to rewrite them. After it some of what was
+    last on its page may be left, until `rewrite_keys`. Otherwise as that.
     """
     with maint.cursor() as cursor:
         cursor.execute(_SIZE)
         is_small = cursor.fetchone()[0] <= REWRITE_MAX_BYTES
     if is_small:
-        _vacuum(maint, _REWRITE, lock_ms=COMMAND_LOCK_MS)
-    else:
-        _vacuum(maint, _VACUUM, lock_ms=VACUUM_LOCK_MS)
-    return is_small
+        with suppress(OperationalError):
+            _vacuum(maint, _REWRITE, lock_ms=SERVICE_LOCK_MS, tries=SERVICE_TRIES)
+            return True
+    _vacuum(maint, _VACUUM, lock_ms=VACUUM_LOCK_MS, tries=COMMAND_TRIES)
+    return False
 
 
-def _vacuum(maint, statement: str, *, lock_ms: int) -> None:
+def _vacuum(maint, statement: str, *, lock_ms: int, tries: int) -> None:
     maint.ensure_connection()
     may = maint.pg_version >= GRANTED_FROM_VERSION
     connection = maint if may else connections["owner"]
@@ -84,14 +90,14 @@ def _vacuum(maint, statement: str, *, lock_ms: int) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = {lock_ms}")
             try:
-                for tries_left in reversed(range(COMMAND_TRIES)):
+                for tries_left in reversed(range(tries)):
                     try:
                         cursor.execute(statement)
                         return
                     except OperationalError:
                         if not tries_left:
                             raise
-                        time.sleep(COMMAND_LOCK_MS / 1000)
+                        time.sleep(APART_SECONDS)
             finally:
                 # What the command does next waits as long as its role may. A connection that was lost has no setting.
                 with suppress(DatabaseError, InterfaceError):
@@ -126,7 +132,7 @@ def _clear() -> None:
         [size_bytes] = connection.execute(_SIZE).fetchone() or [0]
         if size_bytes <= REWRITE_MAX_BYTES:
             try:
-                connection.execute(f"SET lock_timeout = {WORKER_LOCK_MS}")
+                connection.execute(f"SET lock_timeout = {SERVICE_LOCK_MS}")
                 connection.execute(_REWRITE)
                 return
             except psycopg.errors.LockNotAvailable:

@@ -31,6 +31,9 @@ from memory.sealing.profile import TenantProfile, read_profile
 APART_SECONDS = 5.0
 # Each time that a user's profile changes meanwhile (another writer's new speaker, an erasure) it is read anew.
 TRIES = 5
+# What a user's new key, the end of his old ones and a batch of his rows cost at least, in rows of a large batch: each
+# is some transactions of its own, and each change of a key makes every worker open some users' keys again.
+LEAST_ROWS = 10
 
 _BEGIN = "INSERT INTO memory_key_rotations DEFAULT VALUES ON CONFLICT DO NOTHING"
 _BREAK_OFF = "UPDATE memory_key_rotations SET finished_at = now() WHERE finished_at IS NULL"
@@ -81,7 +84,7 @@ def rotate_all(
     for user_hash in users_where(connection, _USERS_OLDER, {"started_at": started_at}):
         _add(user_hash, done)
         progress("users", done.keys, total)
-        pace.spend(1)
+        pace.spend(LEAST_ROWS)
     added_at, damaged = time.monotonic(), done.damaged
     _reseal_and_retire(lambda: users_where(connection, _USERS_SEVERAL, {}), done, added_at, _rows(connection),
                        progress=progress, pace=pace)  # fmt: skip
@@ -148,11 +151,12 @@ def _reseal_and_retire(
         for count in _each_batch(user_hash, done):
             rows += count
             progress("rows", rows, total)
-            pace.spend(count)
+            pace.spend(max(count, LEAST_ROWS))
     if done.keys:
         time.sleep(max(0.0, added_at + APART_SECONDS - time.monotonic()))
     for user_hash in users():
         _retire(user_hash, done)
+        pace.spend(LEAST_ROWS)
 
 
 def _look_back(connection: BaseDatabaseWrapper, done: DataRotation, user_hash: str | None) -> None:

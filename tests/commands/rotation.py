@@ -28,8 +28,10 @@ _WAITS_FOR_US = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE %s = ANY(pg_b
 
 
 def rotate(*arguments: str) -> tuple[dict, int]:
-    """`manage.py rotate_keys` in this process: what it says, and its exit code."""
+    """`manage.py rotate_keys` in this process: what it says, and its exit code. As fast as it goes."""
     out = io.StringIO()
+    if "--data" in arguments and "--rate" not in arguments:
+        arguments += ("--rate", "0")
     try:
         call_command("rotate_keys", *arguments, stdout=out, stderr=io.StringIO())
         code = 0

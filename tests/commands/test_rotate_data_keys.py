@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 
 import pytest
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 
+from memory.admission.pace import Pace
 from memory.erasure import key_remains
 from memory.indexing import reseal as resealing
 from memory.maintenance import data_keys
+from memory.management.commands import rotate_keys
 from memory.rls import bind_tenant
 from memory.sealing.keyring import existing_profile, forget_profiles, open_user_id
 from memory.services.query import MemoryQuery, query_memory
@@ -262,6 +265,31 @@ def test_large_key_tables_are_not_rewritten_while_requests_go_on(people, monkeyp
     monkeypatch.setattr(key_remains, "REWRITE_MAX_BYTES", 0)
     said, code = rotate("--data")
     assert (said["retired"], said["files_cleared"], code) == (2, False, 0)
+
+
+def test_a_key_table_that_is_in_use_is_vacuumed_in_place_of_being_rewritten(people, scratch, monkeypatch):
+    monkeypatch.setattr(key_remains, "SERVICE_TRIES", 2)
+    monkeypatch.setattr(key_remains, "APART_SECONDS", 0.0)
+    with scratch.connect() as reader, reader.transaction():
+        reader.execute("SELECT FROM memory_data_keys").fetchall()
+        said, code = rotate("--data")
+    assert (said["retired"], said["files_cleared"], code) == (2, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "paced"),
+    [(["--data"], 500.0), (["--data", "--rate", "0"], 0.0), (["--data", "--rate", "7"], 7.0), (["--rewrap"], 0.0)],
+)
+def test_new_data_keys_are_made_at_a_rate_that_leaves_the_service_its_time(people, monkeypatch, arguments, paced):
+    made = []
+
+    def pace(per_second: float) -> Pace:
+        made.append(per_second)
+        return Pace(0)
+
+    monkeypatch.setattr(rotate_keys, "Pace", pace)
+    call_command("rotate_keys", *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+    assert made == [paced]
 
 
 def test_a_run_that_was_killed_goes_on_and_gives_nobody_a_second_key(people, scratch, superuser):

@@ -10,6 +10,7 @@ from copy import deepcopy
 import psycopg
 from django.core.management import call_command
 from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
 from psycopg import sql
 
 from memory.embedding.spaces import default_space
@@ -60,6 +61,11 @@ class ScratchDatabase:
         """`manage.py migrate` here, all of it or memory to `target`; as r1_owner unless told otherwise."""
         with self.as_alias(alias, role=role):
             call_command("migrate", *(("memory", *target) if target else ()), database=alias, verbosity=0)
+
+    def step(self, target: str) -> None:
+        """memory's migrations to `target` or "zero", as r1_owner; without what Django does around every `migrate`."""
+        with self.as_alias("owner"):
+            MigrationExecutor(connections["owner"]).migrate([("memory", None if target == "zero" else target)])
 
     def bootstrap(self) -> None:
         """Roles, grants and passwords as every start of the embedded server makes them."""

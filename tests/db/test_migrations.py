@@ -73,7 +73,7 @@ def walk(database) -> Walk:
             return State(catalogue(superuser), rows(superuser))
 
         def move_to(target: str) -> State:
-            scratch.migrate(target)
+            scratch.step(target)
             return state()
 
         with scratch.as_alias("owner"):

@@ -3,79 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.faults.service import Service, free_port, running
+from tests.faults import bao
+from tests.faults.bao import KeyServer
+from tests.faults.service import Service, running
 
-BAO = os.environ.get("R1_BAO") or shutil.which("bao")
-ROOT_TOKEN = "root-of-a-test"
-# What the service may do, and no more: with "create" it would make a key that is not there.
-POLICY = 'path "transit/encrypt/r1-memory" { capabilities = ["update"] }\n' + (
-    'path "transit/decrypt/r1-memory" { capabilities = ["update"] }\n'
-)
 PATIENCE_SECONDS = 60
 
-pytestmark = pytest.mark.skipif(BAO is None, reason="no OpenBao server is at hand: make test-key-server brings one")
-
-
-class KeyServer:
-    """`bao server -dev`: all in memory, so what it holds ends with its process."""
-
-    def __init__(self, log: Path):
-        self.url = f"http://127.0.0.1:{free_port()}"
-        command = [BAO, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={ROOT_TOKEN}"]
-        with open(log, "wb") as out:
-            self.process = subprocess.Popen(
-                [*command, f"-dev-listen-address={self.url.removeprefix('http://')}"],
-                stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self.ask("GET", "sys/health")
-                break
-            except OSError:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
-        self.ask("POST", "sys/mounts/transit", {"type": "transit"})
-        self.ask("POST", "transit/keys/r1-memory", {})
-        self.ask("PUT", "sys/policies/acl/r1-memory", {"policy": POLICY})
-        self.token = self.ask("POST", "auth/token/create", {"policies": ["r1-memory"]})["auth"]["client_token"]
-
-    def ask(self, method: str, path: str, said: dict | None = None) -> dict:
-        body = None if said is None else json.dumps(said).encode()
-        request = urllib.request.Request(
-            f"{self.url}/v1/{path}", body, {"X-Vault-Token": ROOT_TOKEN}, method=method
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.loads(response.read() or b"{}")
-
-    def pause(self) -> None:
-        """It takes connections and answers nothing, as a machine that hangs."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        self.go_on()
-        self.process.terminate()
-        self.process.wait(30)
+pytestmark = pytest.mark.skipif(
+    bao.PROGRAM is None, reason="no OpenBao server is at hand: make test-key-server brings one"
+)
 
 
 @pytest.fixture(scope="module")
 def key_server(tmp_path_factory) -> Iterator[KeyServer]:
-    server = KeyServer(tmp_path_factory.mktemp("bao") / "log")
+    server = KeyServer(tmp_path_factory.mktemp("bao"))
     yield server
     server.stop()
 
@@ -160,6 +108,15 @@ def test_while_the_server_hangs_open_keys_serve_others_are_unavailable_and_all_i
         key_server.go_on()
     until(lambda: found(service, token) == (200, ["Kept for its time."]), "it never came back")
     assert remember(service, "heidi", "one", "A new user.")[0] == 201
+
+
+def test_when_the_server_was_killed_and_is_back_sealed_then_unsealed_nothing_is_lost(service, key_server):
+    token = service.token("mallory")
+    assert remember(service, "mallory", "one", "Said before the crash.")[0] == 201
+    key_server.kill()
+    until(lambda: found(service, token) == (503, "key_unavailable"), "the key was never asked for again")
+    key_server.start()
+    until(lambda: found(service, token) == (200, ["Said before the crash."]), "it never came back")
 
 
 def test_what_the_master_key_wrapped_before_opens_beside_what_the_server_wraps(key_server, folder):

@@ -16,7 +16,7 @@ from memory.maintenance.key_status import key_status, status_table
 from memory.maintenance.master_keys import Refused, Retired, Rewrapped, Verified
 from memory.sealing.names import user_hash_of
 
-# What new data keys leave to the service beside them: at full speed its 95th percentile was four times as long.
+# New data keys leave half of two cores to the service beside them; a user costs some rows more (LEAST_ROWS).
 DATA_ROWS_A_SECOND = 500.0
 
 

@@ -1,0 +1,85 @@
+"""Commands beside a service under load: step by step, killed in the middle, what went wrong kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from deploy.bench.served import ROOT, Served
+from deploy.drills.load import Load
+
+STEP_LIMIT_SECONDS = 3600
+# What was sent to an instance is answered, and what its workers report has come.
+DRAIN_SECONDS = 6.0
+
+
+class Steps:
+    """`environment` is what the commands run in; `failures` are the sentences of what was not as it should be."""
+
+    def __init__(self, served: Served):
+        self.failures: list[str] = []
+        self.change_service(served)
+
+    def change_service(self, served: Served) -> None:
+        """From now on commands run with this one's settings."""
+        self.served = served
+        self.environment = {**served.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
+
+    def expect(self, is_so: bool, what: str) -> None:
+        if not is_so:
+            self.failures.append(what)
+            print(f"FAILED: {what}", file=sys.stderr)
+
+    def step(self, *arguments: str, command: str = "rotate_keys") -> tuple[int, dict[str, Any], float]:
+        """(exit code, what it said, seconds)"""
+        started = time.monotonic()
+        process = self._start(command, *arguments)
+        out, err = process.communicate(timeout=STEP_LIMIT_SECONDS)
+        seconds = time.monotonic() - started
+        print(f"  {command} {' '.join(arguments)}: {process.returncode} {out or err}".rstrip(), file=sys.stderr)
+        return process.returncode, json.loads(out) if out else {"refused": err}, seconds
+
+    def run(self, environment: dict[str, str], *command: str) -> None:
+        """A command that has to succeed, in an environment of its own."""
+        subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=environment, check=True,
+                       stdout=sys.stderr)  # fmt: skip
+
+    def killed_at_half(self, done: str, all_of_it: str, *arguments: str, command: str = "rotate_keys") -> float:
+        """How much of its work a step had done, 0 to 1, when it was killed. `done`, `all_of_it`: SQL that counts."""
+        with self.served.superuser("r1") as superuser:
+            [total] = superuser.execute(all_of_it).fetchone()
+            [before] = superuser.execute(done).fetchone()
+            process = self._start(command, *arguments)
+            while process.poll() is None:
+                looked_at = time.monotonic()
+                [now] = superuser.execute(done).fetchone()
+                if now - before >= (total - before) / 2:
+                    process.kill()
+                    break
+                # Counting takes processor time that is the service's: a tenth of one processor at most.
+                time.sleep(max(0.01, 9 * (time.monotonic() - looked_at)))
+            process.communicate()
+            [now] = superuser.execute(done).fetchone()
+        share = float((now - before) / max(1, total - before))
+        print(f"  killed with {share:.0%} done", file=sys.stderr)
+        self.expect(0.0 < share < 1.0, f"{command} ended before it could be killed: give it more to do")
+        return share
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+
+def hand_over(steps: Steps, load: Load, next_one: Served) -> Served:
+    """Start another instance of the service, let it have the load, and stop the one before; the one that serves now."""
+    next_one.__enter__()
+    load.port = next_one.port
+    time.sleep(DRAIN_SECONDS)
+    steps.served.__exit__(None, None, None)
+    steps.change_service(next_one)
+    return next_one
