@@ -3,7 +3,8 @@
 1. Fill `--chunks` chunks, of users whose sizes follow Zipf's law, a hundredth as many; sealed for real through the
    service's own write path, all but the embedding model (deploy/bench/sealed_memories.py). What is there is kept and
    added to. Then VACUUM, and `maintain_indexes`.
-2. The search transaction of a user of PROBE_CHUNKS chunks, the same at every size of the table.
+2. The search transaction of a user of PROBE_CHUNKS chunks, the same at every size of the table. Both:
+   deploy/bench/load_fill.py.
 3. Start the whole service over it, with nginx before it where `--nginx` says so, the default number of workers, rates
    off.
 4. `--rate` requests a second for `--seconds`, each timed from the moment that it was due (deploy/bench/arrivals.py):
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -30,60 +32,22 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 from deploy.bench.arrivals import Answered, Planned, http_get, http_request, run  # noqa: E402
 from deploy.bench.chats import load_lines  # noqa: E402
-from deploy.bench.database import machine, percentiles, service  # noqa: E402
+from deploy.bench.database import percentiles  # noqa: E402
+from deploy.bench.load_fill import VAR, fill  # noqa: E402
 from deploy.bench.load_watch import Watch  # noqa: E402
-from deploy.bench.own_index import Asker, build  # noqa: E402
 from deploy.bench.plots import line_plot  # noqa: E402
 from deploy.bench.proxy import Proxy  # noqa: E402
-from deploy.bench.sealed_memories import THREAD_TURNS, Pool, bytes_by_part, fill_user, vacuum, zipf_sizes  # noqa: E402
+from deploy.bench.sealed_memories import THREAD_TURNS  # noqa: E402
 from deploy.bench.served import Served  # noqa: E402
 from deploy.bench.wire import mint_tokens  # noqa: E402
 
-VAR = ROOT / "var" / "loadtest"
 QUERY, INDEX, OTHER = "query", "index", "other"
 SHARES = {QUERY: 0.80, INDEX: 0.15, OTHER: 0.05}
 OTHER_PATHS = ("memory/documents?limit=20", "memory/stats")
 P95_MAX_MS = {QUERY: 100.0, INDEX: 300.0}
-CHUNKS_PER_USER = 100
-PROBE, PROBE_CHUNKS, PROBE_QUESTIONS = "load-probe", 1_000, 200
 WARM_SECONDS = 5.0
 # Answers of one point of the plot against time.
 BUCKET_SECONDS = 2.0
-
-
-def fill(options: argparse.Namespace, turns: list[str], questions: list[str]) -> tuple[dict, list[str], list[int]]:
-    """(what it was, the users' ids, their sizes): steps 1 and 2."""
-    from memory.maintenance.progress import Progress
-
-    progress = Progress(sys.stderr.write, is_terminal=sys.stderr.isatty())
-    sizes = zipf_sizes(options.chunks, max(1, options.chunks // CHUNKS_PER_USER))
-    users = [f"load-{rank}" for rank in range(len(sizes))]
-    with service(VAR) as connections:
-        pool = Pool(turns, VAR / f"pool-{options.texts.name if options.texts else 'made-up'}.npy")
-        done, added, started = 0, 0, time.perf_counter()
-        progress("chunks", 0, options.chunks)
-        for user, size in [*zip(users, sizes, strict=True), (PROBE, PROBE_CHUNKS)]:
-            before = done
-
-            def more(count: int, before: int = before) -> None:
-                nonlocal added
-                added += count
-                progress("chunks", before + count, options.chunks)
-
-            fill_user(pool, user, size, more)
-            done = min(options.chunks, before + size)
-            progress("chunks", done, options.chunks)
-        progress.end()
-        filled = {"users": len(users), "added_chunks": added, "fill_seconds": round(time.perf_counter() - started, 1)}
-        if added:
-            filled["chunks_per_second"] = round(added / filled["fill_seconds"])
-        filled["vacuum_seconds"] = round(vacuum(connections), 1)
-        filled["builds"] = build()
-        filled["bytes_a_chunk"] = bytes_by_part(connections)
-        probe = Asker(PROBE, pool, (questions * PROBE_QUESTIONS)[:PROBE_QUESTIONS])
-        filled["probe_search_ms"] = probe.timed_ms(has_own_index=False)
-        filled["machine"] = machine(connections)
-    return filled, users, sizes
 
 
 class Mixture:
@@ -201,6 +165,8 @@ def main() -> int:
     parser.add_argument("--texts", type=Path, help="a folder of chats (deploy/bench/chats.py); none: made-up words")
     parser.add_argument("--nginx", action="store_true", help="with nginx before the service, as shipped")
     parser.add_argument("--reranker", action="store_true", help="with a cross-encoder of TinyBERT's shape")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that fill (%(default)s)")
+    parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--fill-only", action="store_true", help="steps 1 and 2")
     parser.add_argument("--out", type=Path, default=ROOT / "deploy" / "bench" / "loadtest", help="(%(default)s)")
     options = parser.parse_args()
@@ -208,6 +174,8 @@ def main() -> int:
         parser.error("every number must be positive")
     turns, questions = load_lines(options.texts)
     filled, users, sizes = fill(options, turns, questions)
+    if options.part:
+        return 0
     name = f"{options.chunks}-chunks-{options.rate:g}-a-second"
     if options.fill_only:
         print(json.dumps(filled, indent=2))
