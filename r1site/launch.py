@@ -19,7 +19,6 @@ there is a console, `console <url>` (`run`), `ready <url>` (`serve`) or the bare
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import signal
 import subprocess
@@ -31,7 +30,7 @@ from pathlib import Path
 import psycopg
 
 from memory.keys.secret_files import Secret, SettingError
-from r1site import built_models, demo_run, web_process
+from r1site import built_models, demo_run, versions, web_process
 from r1site.embedded import launchers
 from r1site.embedded.bootstrap import bootstrap
 from r1site.embedded.cluster import Cluster
@@ -52,7 +51,6 @@ DATA_KEYS = {
 SESSION_SECRETS = ("MEMORY_JWT_SECRET", "DJANGO_SECRET_KEY")
 # What a new one costs no row.
 REPLACEABLE_SECRETS = (*SESSION_SECRETS, "MEMORY_RECEIPT_KEY")
-PACKAGES = ("django", "onnxruntime", "torch", "sentence-transformers")
 
 
 class LaunchError(Exception):
@@ -119,7 +117,7 @@ def prepared(var: Path) -> Iterator[Cluster | None]:
         if cluster is not None:
             bootstrap(cluster, var / "secrets", DATABASE_NAME)
             url = _url_of(cluster, var, "r1_app")
-        _say(_server_versions(url))
+        _say(versions.of_server(url))
         is_ready = cluster is not None and _is_prepared(url)
         if not is_ready:
             _say("migrating")
@@ -165,7 +163,7 @@ def serve(var: Path, port: int, *, with_demo: bool) -> None:
     web_process.check_port(port)
     with launchers.registered(var / "launchers"):
         if with_demo:
-            _say(_package_versions())
+            _say(versions.of_packages())
         with prepared(var) as cluster, web_process.serving(var, port) as child:
             web_process.wait_until_ready(child, url)
             if with_demo:
@@ -229,21 +227,6 @@ def _manage(*arguments: str, shown: bool = False) -> str:
         sys.stderr.write(done.stdout or "")
         raise LaunchError(f"manage.py {arguments[0]} failed with status {done.returncode}; its output is above")
     return (done.stdout or "").strip()
-
-
-def _package_versions() -> str:
-    versions = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _server_versions(url: str) -> str:
-    with psycopg.connect(url) as connection:
-        (server,) = connection.execute("SHOW server_version").fetchone() or ("unknown",)
-        extension = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-    return f"postgresql {server.split()[0]}, pgvector {extension[0] if extension else 'missing'}"
 
 
 def _on_signal(number: int, frame: object) -> None:

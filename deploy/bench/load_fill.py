@@ -67,15 +67,15 @@ def _fill_part(options: argparse.Namespace, pool: Pool, users: list[str], sizes:
     total, done, added = sum(size for _, size in mine), 0, 0
     progress("chunks", 0, total)
     for user, size in mine if options.part else [*mine, (PROBE, PROBE_CHUNKS)]:
-        before = done
+        is_new = 0
 
-        def more(count: int, before: int = before) -> None:
-            nonlocal added
-            added += count
-            progress("chunks", before + count, total)
+        def more(count: int, done: int = done) -> None:
+            nonlocal is_new
+            is_new += count
+            progress("chunks", done + is_new, total)
 
-        fill_user(pool, user, size, more)
-        done = min(total, before + size)
+        added += fill_user(pool, user, size, more)
+        done = min(total, done + size)
         progress("chunks", done, total)
     progress.end()
     return added

@@ -31,8 +31,7 @@ from memory.sealing.profile import TenantProfile, read_profile
 APART_SECONDS = 5.0
 # Each time that a user's profile changes meanwhile (another writer's new speaker, an erasure) it is read anew.
 TRIES = 5
-# What a user's new key, the end of his old ones and a batch of his rows cost at least, in rows of a large batch: each
-# is some transactions of its own, and each change of a key makes every worker open some users' keys again.
+# What a new key, the end of old ones and a small batch cost, in rows of a large one: each is transactions of its own.
 LEAST_ROWS = 10
 
 _BEGIN = "INSERT INTO memory_key_rotations DEFAULT VALUES ON CONFLICT DO NOTHING"
@@ -53,8 +52,7 @@ _STARTED_OR_NOW = "SELECT coalesce((SELECT started_at FROM memory_key_rotations 
 
 # What may fail for one user alone: `_why` says which database errors are not of that kind.
 _ONE_USERS = (KeyUnavailable, DecryptionFailed, StaleKeys, Error)
-# The SQLSTATE classes of what the next user would meet as well: a lost connection, a server that is out of something,
-# goes down, or fails by itself.
+# SQLSTATE classes of what the next user would meet as well: a lost connection, a server out of something, or down.
 _EVERYBODYS = ("08", "53", "57P", "58", "XX")
 
 Progress = Callable[[str, int, int | None], object]

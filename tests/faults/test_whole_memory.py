@@ -133,6 +133,9 @@ def test_an_erasure_cut_short_by_the_death_of_its_worker_is_finished_by_the_next
         try:
             for pid in _backends(watcher):
                 watcher.execute("SELECT pg_terminate_backend(%s)", [pid])
+            # A worker that has noticed it takes the database for lost, and says so to whoever comes next.
+            stats = "/api/v1/memory/stats"
+            _wait_until(lambda: all(service.call("GET", stats, token)[0] == 200 for _ in range(8)))
             with database.transaction():
                 # The deletion of the documents waits here; keys and chunks are gone by then.
                 database.execute("SELECT FROM memory_documents WHERE user_hash = %s FOR UPDATE", [user_hash])
