@@ -13,19 +13,21 @@ from deploy.bench.proxy import Proxy
 from deploy.bench.served import Served
 
 LOOK_SECONDS = 1.0
+# Both are summed over the workers.
 _IN_USE = re.compile(rb"^memory_db_pool_in_use(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+_MAX = re.compile(rb"^memory_db_pool_max(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 class Watch:
     """Looks while its block lasts. One question a second to the service, about its metrics."""
 
-    def __init__(self, served: Served, proxy: Proxy | None, *, pool_max: int = 8):
-        self._served, self._pool_max = served, pool_max
+    def __init__(self, served: Served, proxy: Proxy | None):
+        self._served = served
         postmaster = (served.var / "postgres" / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
         self._roots = {"generator": os.getpid(), "service": served.process.pid, "postgresql": int(postmaster)}
         if proxy is not None:
             self._roots["nginx"] = proxy.process.pid
-        self._in_use: list[float] = []
+        self._shares: list[float] = []
         self._ended = threading.Event()
 
     def __enter__(self) -> Watch:
@@ -43,7 +45,7 @@ class Watch:
     def report(self) -> dict:
         """Cores that each has used on average, and of the pool's connections the share that were lent at most."""
         cores = {name: round((self._after[name] - self._before[name]) / self._seconds, 2) for name in self._roots}
-        return {"cpu_cores": cores, "pool_share_max": round(max(self._in_use, default=0.0) / self._pool_max, 2)}
+        return {"cpu_cores": cores, "pool_share_max": round(max(self._shares, default=0.0), 2)}
 
     def _look(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -55,5 +57,6 @@ class Watch:
                 continue
             finally:
                 connection.close()
-            if found := _IN_USE.search(body):
-                self._in_use.append(float(found[1]))
+            in_use, most = _IN_USE.search(body), _MAX.search(body)
+            if in_use and most and float(most[1]):
+                self._shares.append(float(in_use[1]) / float(most[1]))
