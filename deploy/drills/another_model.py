@@ -15,10 +15,8 @@ or a step did not end as it should.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from deploy.bench.served import Served  # noqa: E402
 from deploy.bench.wire import mint_tokens  # noqa: E402
 from deploy.drills.load import WRITERS, Load, asked, forget_connection  # noqa: E402
 from deploy.drills.other_model import build_other_model  # noqa: E402
-from deploy.drills.steps import Steps, hand_over  # noqa: E402
+from deploy.drills.steps import Steps, hand_over, load_options, reported  # noqa: E402
 
 TURNS_A_CALL = 50
 CHATS, TURNS_A_CHAT = 10, 1_000
@@ -146,15 +144,9 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=TURNS_A_CHAT, help="of each chat (%(default)s)")
     parser.add_argument("--chunks", type=int, default=20_000, help="of all users together (%(default)s)")
     parser.add_argument("--pace", type=float, default=100, help="reindex's chunks a second, 0: all (%(default)s)")
-    parser.add_argument("--reads", type=float, default=20, help="a second (%(default)s)")
-    parser.add_argument("--writes", type=float, default=5, help="a second (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="of load alone, before and after (%(default)s)")
+    load_options(parser)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="r1-drill-") as folder:
-        Path(folder).chmod(0o755)
-        report = ModelDrill(Path(folder), options).run()
-    print(json.dumps(report, indent=2))
-    return 1 if report["failures"] else 0
+    return reported(lambda folder: ModelDrill(folder, options).run())
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ answer differed or a step did not end as it should.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +30,7 @@ from deploy.bench.wire import mint_tokens  # noqa: E402
 from deploy.drills.key_files import KeyFiles  # noqa: E402
 from deploy.drills.keys import KEYS, fill_beside  # noqa: E402
 from deploy.drills.load import Load, asked, begin_load  # noqa: E402
-from deploy.drills.steps import Steps, hand_over  # noqa: E402
+from deploy.drills.steps import Steps, hand_over, load_options, reported  # noqa: E402
 from tests.faults.bao import KEY_NAME, KeyServer  # noqa: E402
 
 PATIENCE_SECONDS = 120.0
@@ -156,16 +154,10 @@ class KeyServerDrill:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, default=300, help="users of one chunk, two keys each (%(default)s)")
-    parser.add_argument("--reads", type=float, default=20, help="a second (%(default)s)")
-    parser.add_argument("--writes", type=float, default=5, help="a second (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="of load alone, before and after (%(default)s)")
+    load_options(parser)
     parser.add_argument("--down", type=float, default=60, help="seconds that the server is down (%(default)s)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="r1-drill-") as folder:
-        Path(folder).chmod(0o755)
-        report = KeyServerDrill(Path(folder), options).run()
-    print(json.dumps(report, indent=2))
-    return 1 if report["failures"] else 0
+    return reported(lambda folder: KeyServerDrill(folder, options).run())
 
 
 if __name__ == "__main__":

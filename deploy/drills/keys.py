@@ -15,10 +15,8 @@ where a request failed, an answer differed or a step did not end as it should.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ sys.path[:0] = [str(ROOT)]
 from deploy.bench.served import Served  # noqa: E402
 from deploy.drills.key_files import KeyFiles  # noqa: E402
 from deploy.drills.load import Load, begin_load  # noqa: E402
-from deploy.drills.steps import Steps  # noqa: E402
+from deploy.drills.steps import Steps, load_options, reported  # noqa: E402
 
 PATIENCE_SECONDS = 120.0
 _UNDER = """
@@ -157,20 +155,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, default=300, help="users of one chunk, two keys each (%(default)s)")
     parser.add_argument("--rows", type=int, default=4000, help="chunks of one user (%(default)s)")
-    parser.add_argument("--reads", type=float, default=20, help="a second (%(default)s)")
-    parser.add_argument("--writes", type=float, default=5, help="a second (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="of load alone, before and after (%(default)s)")
+    load_options(parser)
     parser.add_argument("--only", choices=("master_key", "data_keys"), help="one of the two; else both")
     parser.add_argument("--fill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fill:
         fill(options.users, options.rows)
         return 0
-    with tempfile.TemporaryDirectory(prefix="r1-drill-") as folder:
-        Path(folder).chmod(0o755)
-        report = Drill(Path(folder), options).run()
-    print(json.dumps(report, indent=2))
-    return 1 if report["failures"] else 0
+    return reported(lambda folder: Drill(folder, options).run())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from deploy.bench.served import ROOT, Served
@@ -83,3 +87,19 @@ def hand_over(steps: Steps, load: Load, next_one: Served) -> Served:
     steps.served.__exit__(None, None, None)
     steps.change_service(next_one)
     return next_one
+
+
+def load_options(parser: argparse.ArgumentParser) -> None:
+    """What every drill under load may be told of that."""
+    parser.add_argument("--reads", type=float, default=20, help="a second (%(default)s)")
+    parser.add_argument("--writes", type=float, default=5, help="a second (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="of load alone, before and after (%(default)s)")
+
+
+def reported(run: Callable[[Path], dict[str, Any]]) -> int:
+    """Run a drill in a folder of its own and print its report; 1 where that names failures."""
+    with tempfile.TemporaryDirectory(prefix="r1-drill-") as folder:
+        Path(folder).chmod(0o755)
+        report = run(Path(folder))
+    print(json.dumps(report, indent=2))
+    return 1 if report["failures"] else 0
