@@ -73,15 +73,20 @@ class ServiceCommand(BaseCommand):
         except Busy:
             raise CommandError("another run of this command is under way", returncode=Exit.BUSY) from None
         except KeyboardInterrupt:
-            self._say_so_far("interrupted")
-            raise CommandError("interrupted; run it again", returncode=Exit.PARTIAL) from None
+            raise self._interrupted() from None
         except Error as exc:
+            if _came_of_an_interrupt(exc):
+                raise self._interrupted() from None
             sqlstate = getattr(exc.__cause__ or exc, "sqlstate", None)
             if isinstance(exc, ProgrammingError) and sqlstate not in {*_NOT_MIGRATED, _NOT_ALLOWED}:
                 raise
             if self._so_far and sqlstate not in _NOT_MIGRATED:
                 self._say_so_far("database_failed")
             raise CommandError(_sentence(exc), returncode=Exit.PARTIAL) from None
+
+    def _interrupted(self) -> CommandError:
+        self._say_so_far("interrupted")
+        return CommandError("interrupted; run it again", returncode=Exit.PARTIAL)
 
     def _say_so_far(self, ending: str) -> None:
         self.progress.end()
@@ -126,6 +131,15 @@ def actor_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def _came_of_an_interrupt(exc: BaseException | None) -> bool:
+    """Whether an interrupt was under way when `exc` was raised: it breaks off a statement, and what cleans up fails."""
+    while exc is not None:
+        if isinstance(exc, KeyboardInterrupt):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def _sentence(exc: Exception) -> str:

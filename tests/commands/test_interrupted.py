@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,9 +16,12 @@ from datetime import UTC, datetime
 
 import pytest
 from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from psycopg.conninfo import make_conninfo
 
 from memory.erasure.ledger import LedgerEntry
+from memory.maintenance.command import Exit, ServiceCommand
 from memory.maintenance.expiry import BATCH_ROWS
 from r1site.embedded.secrets import ensure_development_secrets
 from r1site.settings.databases import ROLES
@@ -149,3 +153,22 @@ def test_on_an_unmigrated_database_a_command_ends_with_one_line_and_exit_code_4(
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) == (4, ""), err
     assert err == ("CommandError: the database is not migrated: run `python manage.py migrate`, then this again\n")
+
+
+class Breaking(ServiceCommand):
+    """Is interrupted at work, and fails to clean up after it."""
+
+    def handle(self, **options):
+        self.work(lambda: {"done": 3})
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise OperationalError("the connection is lost") from None
+
+
+def test_an_interrupt_that_makes_the_cleaning_up_fail_is_still_called_one():
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="interrupted") as ended:
+        call_command(Breaking(), stdout=out)
+    assert ended.value.returncode == Exit.PARTIAL
+    assert json.loads(out.getvalue()) == {"done": 3, "interrupted": True}
