@@ -15,7 +15,6 @@ or a step did not end as it should.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ from deploy.bench.served import Served  # noqa: E402
 from deploy.bench.wire import mint_tokens  # noqa: E402
 from deploy.drills.load import WRITERS, Load, asked, forget_connection  # noqa: E402
 from deploy.drills.other_model import build_other_model  # noqa: E402
-from deploy.drills.steps import Steps, hand_over, load_options, reported  # noqa: E402
+from deploy.drills.steps import Steps, load_options, reported  # noqa: E402
 
 TURNS_A_CALL = 50
 CHATS, TURNS_A_CHAT = 10, 1_000
@@ -44,8 +43,7 @@ class ModelDrill:
     def __init__(self, folder: Path, options: argparse.Namespace):
         self.options, self.var = options, folder / "var"
         self.other = str(build_other_model(folder / "model"))
-        self.served = self._instance({})
-        self.steps = Steps(self.served)
+        self.steps = Steps(self._instance({}))
 
     def _instance(self, settings: dict[str, str]) -> Served:
         return Served(self.var, settings={"WEB_CONCURRENCY": "2", **settings})
@@ -67,7 +65,7 @@ class ModelDrill:
         for chat, token in zip(chats, tokens, strict=True):
             for first in range(0, len(chat.turns), TURNS_A_CALL):
                 documents = [turn.document() for turn in chat.turns[first : first + TURNS_A_CALL]]
-                status, answer = asked(self.served.port, token, "memory/index", {"documents": documents})
+                status, answer = asked(self.steps.served.port, token, "memory/index", {"documents": documents})
                 if status not in (200, 201):
                     raise SystemExit(f"turns were answered {status}: {answer}")
 
@@ -75,9 +73,9 @@ class ModelDrill:
         """The guide's steps."""
         both = {"MEMORY_NEXT_EMBEDDING_MODEL": self.other}
         load.phase = "hand over"
-        self.steps.run({**self.steps.environment, **both}, "build_models")
-        self.steps.run({**self.steps.environment, **both}, "register_space")
-        self.served = hand_over(self.steps, load, self._instance(both))
+        self.steps.run(both, "build_models")
+        self.steps.run(both, "register_space")
+        self.steps.hand_over(load, self._instance(both))
         load.phase = "reindex"
         pace = ("--chunks-per-second", str(self.options.pace))
         share = self.steps.killed_at_half(_HERE, _CHUNKS, *pace, command="reindex")
@@ -85,18 +83,18 @@ class ModelDrill:
         self.steps.expect(code == 0, "the second run moves everybody who is left")
         new_first = {"MEMORY_EMBEDDING_MODEL": self.other, "MEMORY_NEXT_EMBEDDING_MODEL": "all-MiniLM-L6-v2"}
         load.phase = "new model first"
-        self.steps.run({**self.steps.environment, **new_first}, "register_space", "--default")
-        self.served = hand_over(self.steps, load, self._instance(new_first))
+        self.steps.run(new_first, "register_space", "--default")
+        self.steps.hand_over(load, self._instance(new_first))
         code, again, _ = self.steps.step("--space", str(said["space"]), command="reindex")
         self.steps.expect(code == 0, "who came meanwhile is moved")
         load.phase = "new model alone"
-        self.served = hand_over(self.steps, load, self._instance({"MEMORY_EMBEDDING_MODEL": self.other}))
+        self.steps.hand_over(load, self._instance({"MEMORY_EMBEDDING_MODEL": self.other}))
         return {"killed_with": round(share, 2), "after_the_kill": said, "seconds": round(seconds, 1),
                 "who_came_meanwhile": again}  # fmt: skip
 
     def run(self) -> dict[str, Any]:
         options, chats = self.options, self._chats()
-        self.served.__enter__()
+        self.steps.served.__enter__()
         try:
             tokens = mint_tokens(self.var, [*(chat.user for chat in chats), *(f"writer-{n}" for n in range(WRITERS))])
             readers, writers = tokens[: len(chats)], tokens[len(chats) :]
@@ -104,7 +102,7 @@ class ModelDrill:
             of = {token: chat.questions[:QUESTIONS_EACH] for token, chat in zip(readers, chats, strict=True)}
             questions = {token: [question.text for question in those] for token, those in of.items()}
             turns = [turn.text for turn in chats[0].turns]
-            load = Load(self.served.port, questions, writers, turns, options.reads, options.writes)
+            load = Load(self.steps.served.port, questions, writers, turns, options.reads, options.writes)
             before = load.look_first()
             with load:
                 time.sleep(options.seconds)
@@ -115,16 +113,15 @@ class ModelDrill:
             after = load.look()
             self.steps.expect(load.wrote_what_is_read(), "what was written last is what is read")
         finally:
-            self.served.__exit__(None, None, None)
+            self.steps.served.__exit__(None, None, None)
         evidence = {(token, each.text): each.evidence for token, those in of.items() for each in those}
         neither = [found for *asked_for, found in load.differing if found != after[*asked_for]]
         report |= {
             "chunks": sum(len(chat.turns) for chat in chats), "users": len(chats), "questions": len(evidence),
             "recall_at_10_before": recall(before, evidence), "recall_at_10_after": recall(after, evidence),
             "answers_of_the_new_model_meanwhile": len(load.differing), "answers_of_neither": len(neither),
-            "requests": load.report(), "load_average": os.getloadavg()[0],
+            **self.steps.requests(load),
         }  # fmt: skip
-        self.steps.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
         self.steps.expect(not neither, f"{len(neither)} answers are neither those of before nor those of after")
         return report | {"failures": self.steps.failures}
 

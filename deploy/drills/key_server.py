@@ -16,7 +16,6 @@ answer differed or a step did not end as it should.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,20 +27,14 @@ sys.path[:0] = [str(ROOT)]
 from deploy.bench.served import Served  # noqa: E402
 from deploy.bench.wire import mint_tokens  # noqa: E402
 from deploy.drills.key_files import KeyFiles  # noqa: E402
-from deploy.drills.keys import KEYS, fill_beside  # noqa: E402
+from deploy.drills.keys import fill_beside, verified, wrapped_anew  # noqa: E402
 from deploy.drills.load import Load, asked, begin_load  # noqa: E402
-from deploy.drills.steps import Steps, hand_over, load_options, reported  # noqa: E402
+from deploy.drills.steps import Steps, load_options, reported  # noqa: E402
 from tests.faults.bao import KEY_NAME, KeyServer  # noqa: E402
 
 PATIENCE_SECONDS = 120.0
 # A retirement lets every worker forget what it had opened: until then whoever is at work has come to each of them.
 OPENED_SECONDS = 15.0
-_OF_THE_SERVER = """
-SELECT (SELECT count(*) FROM memory_data_keys WHERE key_id LIKE 'transit:%')
-    + (SELECT count(*) FROM memory_search_keys WHERE key_id LIKE 'transit:%')"""
-_OF_THE_FILE = """
-SELECT (SELECT count(*) FROM memory_data_keys WHERE key_id LIKE 'k_')
-    + (SELECT count(*) FROM memory_search_keys WHERE key_id LIKE 'k_')"""
 
 
 class KeyServerDrill:
@@ -51,8 +44,7 @@ class KeyServerDrill:
         self.options, self.var = options, folder / "var"
         self.key_server = KeyServer(folder / "bao")
         self.files = KeyFiles(folder, "k1")
-        self.served = self._instance(self._asking("local"))
-        self.steps = Steps(self.served)
+        self.steps = Steps(self._instance(self._asking("local")))
 
     def _instance(self, settings: dict[str, str]) -> Served:
         return Served(self.var, settings={"WEB_CONCURRENCY": "2", **self.files.settings, **settings})
@@ -64,25 +56,11 @@ class KeyServerDrill:
             "MEMORY_TRANSIT_TOKEN": self.key_server.token,
         }  # fmt: skip
 
-    def _wrap_anew(self, load: Load, phase: str, done: str) -> dict[str, Any]:
-        """Killed at half and gone on with, then verified."""
-        load.phase = phase
-        share = self.steps.killed_at_half(done, KEYS, "--rewrap")
-        code, said, seconds = self.steps.step("--rewrap")
-        self.steps.expect((code, said.get("left")) == (0, 0), f"{phase}: the second re-wrapping leaves nothing")
-        code, verified, verify_seconds = self.steps.step("--verify")
-        self.steps.expect(code == 0, f"{phase}: every key opens")
-        return {
-            "killed_with": round(share, 2), "keys_rewrapped_after": said.get("done"),
-            "keys_a_second": round(said.get("done", 0) / seconds, 1),
-            "keys_verified": verified.get("done"),
-            "verified_a_second": round(verified.get("done", 0) / verify_seconds, 1),
-        }  # fmt: skip
-
     def to_the_server(self, load: Load) -> dict[str, Any]:
         load.phase = "hand over"
-        self.served = hand_over(self.steps, load, self._instance(self._asking("transit")))
-        report = self._wrap_anew(load, "to the server", _OF_THE_SERVER)
+        self.steps.hand_over(load, self._instance(self._asking("transit")))
+        load.phase = "to the server"
+        report = wrapped_anew(self.steps, "transit:%") | verified(self.steps)
         code, _, _ = self.steps.step("--retire", "k1", "--without-backups")
         self.steps.expect(code == 0, "k1 is retired")
         self.files.forget("k1", new="k2")
@@ -105,12 +83,13 @@ class KeyServerDrill:
 
     def back_to_the_file(self, load: Load) -> dict[str, Any]:
         load.phase = "hand over back"
-        self.served = hand_over(self.steps, load, self._instance(self._asking("local")))
-        report = self._wrap_anew(load, "back to the file", _OF_THE_FILE)
+        self.steps.hand_over(load, self._instance(self._asking("local")))
+        load.phase = "back to the file"
+        report = wrapped_anew(self.steps, "k_") | verified(self.steps)
         code, _, _ = self.steps.step("--retire", f"transit:{KEY_NAME}:1", "--without-backups")
         self.steps.expect(code == 0, "the server's key is retired")
         load.phase = "without the server"
-        self.served = hand_over(self.steps, load, self._instance({"MEMORY_KEY_PROVIDER": "local"}))
+        self.steps.hand_over(load, self._instance({"MEMORY_KEY_PROVIDER": "local"}))
         self.key_server.stop()
         code, status, _ = self.steps.step("--status")
         self.steps.expect(not status["findings"], "nothing is to be seen to once the server is gone")
@@ -118,11 +97,11 @@ class KeyServerDrill:
 
     def run(self) -> dict[str, Any]:
         options = self.options
-        self.served.__enter__()
+        self.steps.served.__enter__()
         try:
             fill_beside(self.steps, options.users, 200)
             [newcomer] = mint_tokens(self.var, ["newcomer"])
-            load = begin_load(self.served, options.reads, options.writes)
+            load = begin_load(self.steps.served, options.reads, options.writes)
             with load:
                 time.sleep(options.seconds)
                 report = {
@@ -134,15 +113,14 @@ class KeyServerDrill:
                 time.sleep(options.seconds)
             self.steps.expect(load.wrote_what_is_read(), "what was written last is what is read")
         finally:
-            self.served.__exit__(None, None, None)
+            self.steps.served.__exit__(None, None, None)
             self.key_server.stop()
-        report["requests"] = load.report()
-        self.steps.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
+        report |= self.steps.requests(load)
         self.steps.expect(not load.differing, f"{len(load.differing)} answers differed")
-        return report | {"load_average": os.getloadavg()[0], "failures": self.steps.failures}
+        return report | {"failures": self.steps.failures}
 
     def _remember(self, token: str) -> tuple[int, dict[str, Any]]:
-        return asked(self.served.port, token, "memory/index", {"doc_id": "one", "text": "I am new here."})
+        return asked(self.steps.served.port, token, "memory/index", {"doc_id": "one", "text": "I am new here."})
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -29,10 +29,6 @@ from deploy.drills.load import Load, begin_load  # noqa: E402
 from deploy.drills.steps import Steps, load_options, reported  # noqa: E402
 
 PATIENCE_SECONDS = 120.0
-_UNDER = """
-SELECT (SELECT count(*) FROM memory_data_keys WHERE key_id = 'k2')
-    + (SELECT count(*) FROM memory_search_keys WHERE key_id = 'k2')"""
-KEYS = "SELECT (SELECT count(*) FROM memory_data_keys) + (SELECT count(*) FROM memory_search_keys)"
 _NEW_ROWS = "SELECT count(*) FROM memory_chunks WHERE generation > 1"
 _ROWS = "SELECT count(*) FROM memory_chunks"
 
@@ -43,8 +39,7 @@ class Drill:
     def __init__(self, folder: Path, options: argparse.Namespace):
         self.options = options
         self.files = KeyFiles(folder, "k1")
-        self.served = Served(folder / "var", settings={"WEB_CONCURRENCY": "2", **self.files.settings})
-        self.steps = Steps(self.served)
+        self.steps = Steps(Served(folder / "var", settings={"WEB_CONCURRENCY": "2", **self.files.settings}))
 
     def master_key(self, load: Load) -> dict[str, Any]:
         """The runbook of a rotation, from the first step to the last."""
@@ -60,12 +55,9 @@ class Drill:
         # The workers hear of the promotion with their next report.
         time.sleep(6)
         load.phase = "re-wrap"
-        self.steps.killed_at_half(_UNDER, KEYS, "--rewrap")
-        code, said, seconds = self.steps.step("--rewrap")
-        self.steps.expect((code, said.get("left")) == (0, 0), "the second re-wrapping leaves nothing")
+        report = wrapped_anew(self.steps, "k2")
         load.phase = "verify, retire"
-        code, verified, verify_seconds = self.steps.step("--verify")
-        self.steps.expect(code == 0, "every key opens under the new one")
+        report |= verified(self.steps)
         code, _, _ = self.steps.step("--retire", "k1", "--without-backups")
         self.steps.expect(code == 0, "the old key is retired")
         self.files.forget("k1")
@@ -77,12 +69,7 @@ class Drill:
             time.sleep(5)
         self.steps.expect(len(status["workers"]) == 2, "two workers are live")
         self.steps.expect(not status["findings"], "nothing is to be seen to once the old key is gone")
-        rate = said.get("done", 0) / seconds
-        return {
-            "refused_promotions": refusals, "keys_rewrapped": said.get("done"), "keys_a_second": round(rate, 1),
-            "keys_verified": verified.get("done"),
-            "verified_a_second": round(verified.get("done", 0) / verify_seconds, 1),
-        }  # fmt: skip
+        return {"refused_promotions": refusals, **report}
 
     def data_keys(self, load: Load) -> dict[str, Any]:
         """New data keys for everybody."""
@@ -94,7 +81,7 @@ class Drill:
         return {**said, "seconds": round(seconds, 1), "rows_a_second": round(rows / seconds, 1)}
 
     def run(self) -> dict[str, Any]:
-        options, served = self.options, self.served
+        options, served = self.options, self.steps.served
         with served:
             fill_beside(self.steps, options.users, options.rows)
             load = begin_load(served, options.reads, options.writes)
@@ -112,10 +99,32 @@ class Drill:
             with served.superuser("r1") as superuser:
                 rows = superuser.execute("SELECT count(*) FROM memory_chunks WHERE quarantined_at IS NOT NULL")
                 self.steps.expect(rows.fetchone() == (0,), "nothing is quarantined")
-        report["requests"] = load.report()
-        self.steps.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
+        report |= self.steps.requests(load)
         self.steps.expect(not load.differing, f"{len(load.differing)} answers differed")
         return report | {"failures": self.steps.failures}
+
+
+def wrapped_anew(steps: Steps, under: str) -> dict[str, Any]:
+    """All keys wrapped anew under key ids LIKE `under`: killed at half and gone on with."""
+    share = steps.killed_at_half(_count_under(under), _count_under("%"), "--rewrap")
+    code, said, seconds = steps.step("--rewrap")
+    steps.expect((code, said.get("left")) == (0, 0), "the second re-wrapping leaves nothing")
+    done = said.get("done", 0)
+    return {"killed_with": round(share, 2), "keys_rewrapped": done, "keys_a_second": round(done / seconds, 1)}
+
+
+def verified(steps: Steps) -> dict[str, Any]:
+    """Every key opened under what wraps now."""
+    code, said, seconds = steps.step("--verify")
+    steps.expect(code == 0, "every key opens under the new one")
+    done = said.get("done", 0)
+    return {"keys_verified": done, "verified_a_second": round(done / seconds, 1)}
+
+
+def _count_under(key_id: str) -> str:
+    counts = (f"(SELECT count(*) FROM {table} WHERE key_id LIKE '{key_id}')"
+              for table in ("memory_data_keys", "memory_search_keys"))  # fmt: skip
+    return f"SELECT {' + '.join(counts)}"
 
 
 def fill_beside(steps: Steps, users: int, rows: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,16 +22,31 @@ DRAIN_SECONDS = 6.0
 
 
 class Steps:
-    """`environment` is what the commands run in; `failures` are the sentences of what was not as it should be."""
+    """`served` is the instance that has the load, `environment` what commands run in: with its settings.
+
+    `failures` are the sentences of what was not as it should be.
+    """
 
     def __init__(self, served: Served):
-        self.failures: list[str] = []
-        self.change_service(served)
-
-    def change_service(self, served: Served) -> None:
-        """From now on commands run with this one's settings."""
         self.served = served
-        self.environment = {**served.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
+        self.failures: list[str] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.served.environment, "DJANGO_SETTINGS_MODULE": "r1site.settings.dev"}
+
+    def hand_over(self, load: Load, next_one: Served) -> None:
+        """Start another instance of the service, let it have the load, and stop the one before."""
+        next_one.__enter__()
+        former, self.served = self.served, next_one
+        load.port = next_one.port
+        time.sleep(DRAIN_SECONDS)
+        former.__exit__(None, None, None)
+
+    def requests(self, load: Load) -> dict[str, Any]:
+        """What became of the load; a request that failed is a failure of the drill."""
+        self.expect(not load.failed, f"{load.failed} requests failed: {load.errors}")
+        return {"requests": load.report(), "load_average": os.getloadavg()[0]}
 
     def expect(self, is_so: bool, what: str) -> None:
         if not is_so:
@@ -46,9 +62,9 @@ class Steps:
         print(f"  {command} {' '.join(arguments)}: {process.returncode} {out or err}".rstrip(), file=sys.stderr)
         return process.returncode, json.loads(out) if out else {"refused": err}, seconds
 
-    def run(self, environment: dict[str, str], *command: str) -> None:
-        """A command that has to succeed, in an environment of its own."""
-        subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=environment, check=True,
+    def run(self, settings: dict[str, str], *command: str) -> None:
+        """A command that has to succeed, with these settings beside the service's."""
+        subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=self.environment | settings, check=True,
                        stdout=sys.stderr)  # fmt: skip
 
     def killed_at_half(self, done: str, all_of_it: str, *arguments: str, command: str = "rotate_keys") -> float:
@@ -77,16 +93,6 @@ class Steps:
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-
-
-def hand_over(steps: Steps, load: Load, next_one: Served) -> Served:
-    """Start another instance of the service, let it have the load, and stop the one before; the one that serves now."""
-    next_one.__enter__()
-    load.port = next_one.port
-    time.sleep(DRAIN_SECONDS)
-    steps.served.__exit__(None, None, None)
-    steps.change_service(next_one)
-    return next_one
 
 
 def load_options(parser: argparse.ArgumentParser) -> None:

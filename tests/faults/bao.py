@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -53,14 +52,7 @@ class KeyServer:
                 [str(PROGRAM), "server", f"-config={self._folder}/configuration.hcl"],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self.ask("GET", "sys/seal-status")
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (self._folder / "log").read_text()
-                time.sleep(0.05)
+        self._wait_for("sys/seal-status")
         if self._unseal_key:
             self._unseal()
 
@@ -90,12 +82,15 @@ class KeyServer:
 
     def _unseal(self) -> None:
         self.ask("PUT", "sys/unseal", {"key": self._unseal_key})
-        deadline = time.monotonic() + PATIENCE_SECONDS
         # Unsealed, it answers 429 or 503 until it has become active.
+        self._wait_for("sys/health")
+
+    def _wait_for(self, path: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                self.ask("GET", "sys/health")
-                break
-            except urllib.error.HTTPError:
+                self.ask("GET", path)
+                return
+            except OSError:
                 assert time.monotonic() < deadline, (self._folder / "log").read_text()
                 time.sleep(0.05)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 
-from memory.auth.mint import mint
+from deploy.bench.wire import mint_tokens
 from r1site.embedded.cluster import Cluster
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.embedded.secrets import read_secret
@@ -110,9 +110,8 @@ class Service:
         """Of an hour, signed with the service's own secret: without a process, as `issue_token` would take."""
         if self.tree != ROOT or any(name.startswith("MEMORY_JWT") for name in self.environment):
             return self.manage("issue_token", "--user", user).strip()
-        secret = read_secret(self.var / "secrets", "MEMORY_JWT_SECRET")
-        ours = {"algorithm": "HS256", "issuer": "r1-memory", "audience": "r1-memory"}
-        return mint(user, secret=secret, ttl_seconds=3600, **ours)
+        [token] = mint_tokens(self.var, [user])
+        return token
 
     def flags(self, *arguments: str) -> None:
         """`manage.py flags` with these, as an operator calls it."""
