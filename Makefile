@@ -32,7 +32,7 @@ LAUNCH := R1_STOP_WITH_PARENT=1 exec $(PYTHON) -m r1site.launch
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients test-clients bench-admin bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys drill-key-server drill-another-model simulate-canary drill-schema loadtest profile-query gate drill-canary
+.PHONY: help setup run serve prepare token stop check format lint quick test nonregression gpu-test fuzz coverage test-key-server test-former test-pooler test-browser test-prometheus lock audit former-export former-import clients test-clients bench-admin bench-context bench-conversations bench-crypto bench-forms bench-query bench-lexical bench-queue bench-rates bench-starvation bench-stream bench-summarize bench-one-caller bench-open-loop bench-own-index bench-peers drill-moves drill-keys drill-key-server drill-another-model simulate-canary drill-schema loadtest profile-query gate drill-canary
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## / - /'
@@ -197,6 +197,9 @@ bench-one-caller: $(READY)  ## time one caller's queries and writes, here and in
 
 bench-open-loop: $(READY)  ## time queries and writes that arrive at a constant rate, and find the highest that holds
 	@$(PYTHON) deploy/bench/open_loop.py $(ARGS)
+
+bench-context: $(READY)  ## time a search with and without threads, here or in another checkout
+	@$(PYTHON) deploy/bench/context_search.py $(ARGS)
 
 bench-own-index: $(READY)  ## time searches with and without a user's own vector index, and weigh what it finds
 	@$(PYTHON) deploy/bench/own_index.py $(ARGS)

@@ -62,8 +62,10 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
 
     from memory.embedding.spaces import default_space
     from memory.embedding.vectors import half_vectors, unit_vectors
-    from memory.lexical.bm25 import ctes, lexical_query
-    from memory.retrieval.search import Filters, Search
+    from memory.lexical.bm25 import lexical_query
+    from memory.lexical.lookup import Lookup
+    from memory.retrieval.filters import Filters
+    from memory.retrieval.search import Search
     from memory.rls import tenant_transaction
     from memory.sealing.keyring import existing_profile
     from memory.sealing.protection import protect
@@ -77,7 +79,6 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
         lexical = None if question is None else lexical_query(key, question, "english")
         with tenant_transaction(user_hash) as tx:
             search = Search(tx, space, vector, CANDIDATES, Filters(), lexical)
-            tx.end()
             tx.state()
             found = search.candidates()
             search.quarantined()
@@ -86,14 +87,11 @@ def searches(user_id: str, rounds: int) -> dict[str, dict]:
         return (time.perf_counter() - started) * 1000
 
     def lexical_alone(question: str) -> float:
-        params = {"user_hash": user_hash, "space": space, "limit": CANDIDATES}
-        params |= lexical_query(key, question, "english").params()
-        nothing = "WITH dense AS MATERIALIZED (SELECT NULL::uuid AS id WHERE false),"
-        sql = nothing + ctes(filtered=False).rstrip(",") + " SELECT * FROM lexical"
+        query = lexical_query(key, question, "english")
         with tenant_transaction(user_hash) as tx:
             tx.state()
             started = time.perf_counter()
-            tx.execute(sql, params).fetchall()
+            Lookup(tx, space, query).hits().best(CANDIDATES)
             return (time.perf_counter() - started) * 1000
 
     laps: dict[str, list[float]] = {"vector leg": [], "both legs": [], "added": [], "lexical leg": []}

@@ -96,7 +96,8 @@ def searchable(user_id: str, embedding):
 def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dict:
     """The candidate transaction alone: connection, setting, state, search, quarantine test, commit."""
     from memory.embedding.spaces import default_space
-    from memory.retrieval.search import Filters, Search
+    from memory.retrieval.filters import Filters
+    from memory.retrieval.search import Search
     from memory.rls import tenant_transaction
 
     space = default_space()

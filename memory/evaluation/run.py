@@ -28,8 +28,9 @@ from memory.lexical.bm25 import lexical_query
 from memory.lexical.terms import terms
 from memory.limits import CANDIDATES_DEFAULT
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.filters import Filters
 from memory.retrieval.rerank import rerank_pool_size
-from memory.retrieval.search import Filters, Search
+from memory.retrieval.search import Search
 from memory.rls import bound_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
@@ -219,5 +220,4 @@ def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
         lexical = lexical_query(profile.search_key, text, settings.MEMORY_LEXICAL_LANGUAGE)
     with tenant_transaction(user_hash) as tx:
         search = Search(tx, profile.space, vector, candidates, Filters(), lexical, context=False)
-        tx.end()
         return search.candidates()

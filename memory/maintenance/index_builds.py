@@ -17,7 +17,7 @@ from memory.embedding.spaces import dimension_of
 from memory.isolation.own_index import OwnIndex
 from memory.maintenance.index_recall import RECALL_MIN, recall_of
 from memory.maintenance.own_indexes import Act, Task
-from memory.retrieval.search import is_misfit
+from memory.retrieval.nearest import is_misfit
 from memory.rls import tenant_transaction
 from memory.sealing.quarantine import quarantine_misfits
 

@@ -11,8 +11,9 @@ import re
 
 from pgvector import HalfVector
 
+from memory.retrieval.filters import Filters
+from memory.retrieval.nearest import USE_OWN_INDEX, vector_leg
 from memory.retrieval.neighbours import LIVE
-from memory.retrieval.search import USE_OWN_INDEX, Filters, candidate_statement
 from memory.rls import tenant_transaction
 
 # An index that finds less of NEAREST is used by no search.
@@ -41,13 +42,14 @@ def recall_of(user_hash: str, space: int) -> float:
     found = wanted = 0
     for drawn_text in drawn:
         vector = HalfVector([float(part) for part in re.findall(r"[^\[\],]+", drawn_text)])
-        exact, own = (candidate_statement(user_hash, space, vector, NEAREST, Filters(), has_own_index=has_own)
-                      for has_own in (False, True))  # fmt: skip
+        exact, own = (
+            vector_leg(user_hash, space, vector, NEAREST, Filters(), has_own_index=has_own) for has_own in (False, True)
+        )
         with tenant_transaction(user_hash, reads_state=False) as tx:
-            nearest = [row[_DISTANCE] for row in tx.execute(*exact).fetchall()]
+            nearest = [row[_DISTANCE] for row in tx.execute(exact.sql, exact.params).fetchall()]
             tx.execute(_BY_INDEX)
             tx.execute(USE_OWN_INDEX)
-            in_index = [row[_DISTANCE] for row in tx.execute(*own).fetchall()]
+            in_index = [row[_DISTANCE] for row in tx.execute(own.sql, own.params).fetchall()]
         if nearest:
             wanted += len(nearest)
             found += sum(distance <= nearest[-1] + _SAME for distance in in_index)

@@ -7,7 +7,6 @@ ours.
 from __future__ import annotations
 
 from memory.indexing.expired import unexpired
-from memory.lexical.frequencies import CTES
 from memory.retrieval.threads import REACH
 
 # What is known of a row without opening it. No sealed column: they are brought for the few that go on.
@@ -38,32 +37,22 @@ def _neighbours(side: str, order: str, sign: str) -> str:
 
 
 # `nearby`: the candidates, each with its stretch of its thread, by place from it; filters say which of its neighbours
-# may be answers. `asked`: each row of them once; none where nobody has a neighbour, for then nothing is scored anew.
-# `chains`: the ids of a candidate's stretch, 16 bytes each. What the terms weigh is the same for all rows, and stands
-# in the first.
+# may be answers. `chains`: the ids of a candidate's stretch, 16 bytes each.
 NEARBY = f""",
 nearby AS MATERIALIZED (
     SELECT a.id AS candidate, 0 AS place, {", ".join(f"a.{column.strip()}" for column in KNOWN.split(","))},
-           a.distance, true AS is_answer, a.bm25
+           a.distance, true AS is_answer
     FROM candidates a
     UNION ALL
-    SELECT a.id, n.*, NULL FROM candidates a CROSS JOIN LATERAL ({_neighbours("<", "DESC", "-")}
+    SELECT a.id, n.* FROM candidates a CROSS JOIN LATERAL ({_neighbours("<", "DESC", "-")}
         UNION ALL{_neighbours(">", "ASC", "")}) n
     WHERE a.thread_id IS NOT NULL
 ),
-asked AS MATERIALIZED (
-    SELECT DISTINCT id FROM nearby WHERE EXISTS (SELECT FROM nearby WHERE place <> 0)
-),{CTES}
-first AS MATERIALIZED (SELECT id FROM nearby ORDER BY id LIMIT 1),
+rows AS MATERIALIZED (SELECT DISTINCT ON (id) * FROM nearby ORDER BY id, abs(place)),
 chains AS MATERIALIZED (
-    SELECT candidate, string_agg(uuid_send(id), NULL ORDER BY place) AS chain FROM nearby GROUP BY candidate
+    SELECT candidate AS id, string_agg(uuid_send(id), NULL ORDER BY place) AS chain FROM nearby GROUP BY candidate
 )"""
-WITH_NEIGHBOURS = f"""
-SELECT {SENT}, c.distance, c.bm25, c.is_answer, l.length, f.terms, f.frequencies, h.chain,
-       CASE WHEN c.id = (SELECT id FROM first) THEN ARRAY(SELECT term FROM weights ORDER BY term) END,
-       CASE WHEN c.id = (SELECT id FROM first) THEN ARRAY(SELECT weight FROM weights ORDER BY term) END,
-       CASE WHEN c.id = (SELECT id FROM first) THEN (SELECT length_norm FROM collection) END
-FROM (SELECT DISTINCT ON (id) * FROM nearby ORDER BY id, abs(place)) c
-LEFT JOIN lengths l ON l.id = c.id LEFT JOIN frequencies f ON f.id = c.id
-LEFT JOIN chains h ON h.candidate = c.id AND c.place = 0
-ORDER BY c.id"""
+# In the place of both, where nobody asks for neighbours.
+ALONE = """,
+rows AS MATERIALIZED (SELECT *, true AS is_answer FROM candidates),
+chains AS (SELECT NULL::uuid AS id, NULL::bytea AS chain WHERE false)"""

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from django.conf import settings
 from pgvector import HalfVector
 
+from memory.isolation.connection import Cursor, Params
 from memory.isolation.own_index import read_own_indexes
 from memory.lexical.bm25 import LexicalQuery
-from memory.retrieval.search import USE_OWN_INDEX, Filters, candidate_statement
-from memory.rls import tenant_transaction
+from memory.retrieval.filters import Filters
+from memory.retrieval.search import Search
+from memory.rls import TenantTransaction, tenant_transaction
 
 # The tables whose every scan is judged; a partition is its table's name and a suffix.
 CHUNKS = "memory_chunks"
@@ -20,12 +22,13 @@ SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "
 # Any ids do: which rows a plan may visit does not depend on the words.
 _PROBE_TERMS = tuple(range(6))
 
+_BLOCKS = ("Shared Hit Blocks", "Shared Read Blocks")
 _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One EXPLAIN (ANALYZE, BUFFERS) as PostgreSQL's JSON tree and as text.
+    """EXPLAIN (ANALYZE, BUFFERS) of one statement or several, as PostgreSQL's JSON tree and as text.
 
     `own_indexes`: of each user's own vector index the name, and the hash that its condition holds. `wants_own_index`:
     the search was to use the user's.
@@ -93,31 +96,59 @@ def _index(node: dict) -> str:
     return node.get("Index Name", "")
 
 
+class Explaining(TenantTransaction):
+    """A tenant's open transaction that explains every statement that is asked in it and reads a searched table.
+
+    `plan()`: all of them as one.
+    """
+
+    def __init__(self, tx: TenantTransaction):
+        super().__init__(tx.connection, tx.user_hash, write=tx.write)
+        self._roots: list[dict] = []
+        self._texts: list[str] = []
+
+    def execute(self, sql: str, params: Params = ()) -> Cursor:
+        if any(table in sql for table in SEARCHED_TABLES):
+            tree = super().execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params).fetchone()[0]
+            text = super().execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + sql, params).fetchall()
+            self._roots.append(json.loads(tree)[0] if isinstance(tree, str) else tree[0])
+            self._texts.append("\n".join(row[0] for row in text))
+        return super().execute(sql, params)
+
+    def plan(self, own_indexes: Mapping[str, str], *, wants_own_index: bool) -> Plan:
+        """One root above the statements' own: its times and its blocks are the sums of theirs."""
+        plans = [root["Plan"] for root in self._roots]
+        blocks = {
+            name: sum(plan.get(name, 0) for plan in plans) for name in ("Shared Hit Blocks", "Shared Read Blocks")
+        }
+        times = {name: sum(root[name] for root in self._roots) for name in ("Planning Time", "Execution Time")}
+        root = {"Plan": {"Node Type": "Statements", "Plans": plans, **blocks}, **times}
+        return Plan(root, "\n\n".join(self._texts), own_indexes, wants_own_index)
+
+
 def explain_candidates(
     user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters | None = None
 ) -> tuple[Plan, dict[str, int]]:
-    """Explain the search as r1_app bound to `user_hash`: (plan, how many rows of each searched table the user owns)."""
+    """Explain the search as r1_app bound to `user_hash`: (plan, how many rows of each searched table the user owns).
+
+    All its statements, as the service asks them, with what it really finds.
+    """
     filters = filters or Filters()
     with tenant_transaction(user_hash) as tx:
         state, lexical = tx.state(), None
         if settings.MEMORY_LEXICAL and state is not None:
             lexical = LexicalQuery(_PROBE_TERMS, (1,) * len(_PROBE_TERMS))
         has_own_index = state is not None and state.indexed_space == space
-        if has_own_index:
-            tx.execute(USE_OWN_INDEX)
         own = {index.name: index.own.user_hash for index in read_own_indexes(tx.connection) if index.is_valid}
-        sql, params = candidate_statement(
-            user_hash, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
-        )
-        tree = tx.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params).fetchone()[0]
-        text = tx.execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + sql, params).fetchall()
+        explaining = Explaining(tx)
+        Search(
+            explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
+        ).candidates()
         owned = {
             table: tx.execute(f"SELECT count(*) FROM {table} WHERE user_hash = %s", [user_hash]).fetchone()[0]
             for table in SEARCHED_TABLES
         }
-    root = json.loads(tree)[0] if isinstance(tree, str) else tree[0]
-    wants_own_index = has_own_index and filters == Filters()
-    return Plan(root, "\n".join(row[0] for row in text), own, wants_own_index), owned
+    return explaining.plan(own, wants_own_index=has_own_index and filters == Filters()), owned
 
 
 def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int]) -> list[str]:
@@ -130,8 +161,8 @@ def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int])
     findings = []
     if not plan.scans(CHUNKS):
         findings.append("the plan reads no chunk table: nothing is proved")
-    elif owned_rows[CHUNKS] and not any(node["Actual Loops"] for node, _ in plan.scans(CHUNKS)):
-        findings.append("no scan of chunks was carried out: nothing is proved")
+    elif owned_rows[CHUNKS] and not any(node["Actual Loops"] and _visited(node) for node, _ in plan.scans(CHUNKS)):
+        findings.append("no scan of chunks has read a row: nothing is proved")
     for table in SEARCHED_TABLES:
         scans = plan.scans(table)
         relations = {node["Relation Name"] for node, _ in scans if "Relation Name" in node}

@@ -18,7 +18,8 @@ from heapq import nsmallest
 
 from django.conf import settings
 
-from memory.lexical.bm25 import IDF, QUERY_TERMS_MAX, LexicalQuery
+from memory.lexical.bm25 import QUERY_TERMS_MAX, LexicalQuery
+from memory.lexical.lookup import Lookup
 from memory.lexical.terms import Blinder, terms
 from memory.retrieval.candidate import Candidate
 from memory.rls import tenant_transaction
@@ -78,15 +79,14 @@ def _coverage(profile: TenantProfile, question: str, texts: Sequence[str]) -> fl
     distinct = tuple(dict.fromkeys(ids.values()))
     if not distinct:
         return None
-    params = {"user_hash": profile.user_hash, "space": profile.space}
-    params |= LexicalQuery(distinct, (1,) * len(distinct)).params()
     # Counts of now, not of the search's snapshot: shares hardly move, and few questions need them.
     with tenant_transaction(profile.user_hash, reads_state=False) as tx:
-        found = tx.execute(IDF, params)
+        lookup = Lookup(tx, profile.space, LexicalQuery(distinct, (1,) * len(distinct)))
         tx.end()
-        weights = dict(found.fetchall())
+        hits = lookup.hits()
+    weights = dict(zip(distinct, hits.weights.idf.tolist(), strict=True))
     whole = sum(weights.values())
-    if not whole:
+    if not whole or not hits.chunks:
         return 0.0
     present = {ids[word] for text in texts for word in terms(text, language).keys() & ids.keys()}
     return sum(weights.get(term, 0.0) for term in present) / whole

@@ -1,108 +1,61 @@
-"""The candidate search: exact within the bound tenant's rows, or in an index of the tenant's own.
+"""The search: both legs' candidates, each with its distance and its BM25 score, and what stands beside them.
 
-The vector column is ordered by and never selected. `WHERE user_hash = %s` stands beside the policy:
-it gives the planner the right row estimate, prunes to one partition and lets it prove partial
-indexes; the policy turns into a One-Time Filter above it.
-
-Ties go by document and chunk index, an order that no vector index has. So an index of the user's own
-(`memory/isolation/own_index.py`) is asked for some more rows than are wanted, nearest first, and ties are resolved
-among those. Where it gives fewer than are wanted, the same statement searches exactly. Under filters the search is
-exact for everybody: the indexes for filters find few rows at once, and an index by distance would have to be read until
-enough of its rows happen to pass.
+In one transaction, which has one snapshot, and two round trips: the legs (`nearest.py`, `lexical/lookup.py`) say which
+rows they have found, and one statement brings these, the rows beside them and where their terms stand.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TypeGuard
 
 import numpy as np
-from django.db import DataError
 from pgvector import HalfVector
 
 from memory import metrics
-from memory.isolation.own_index import EF_SEARCH, vector_column
-from memory.lexical.bm25 import LexicalQuery, ctes
+from memory.isolation.connection import Cursor
+from memory.lexical.bm25 import LexicalQuery
+from memory.lexical.lookup import UUID_BYTES, Hits, Lookup
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.neighbours import KNOWN, LIVE, NEARBY, OF_C, SENT, WITH_NEIGHBOURS
-from memory.retrieval.threads import TermWeights, Turns
+from memory.retrieval.filters import Filters
+from memory.retrieval.nearest import USE_OWN_INDEX, vector_leg
+from memory.retrieval.neighbours import ALONE, KNOWN, LIVE, NEARBY, OF_C, SENT
+from memory.retrieval.threads import Turns
 from memory.rls import TenantTransaction, refuse_cross_tenant
-from memory.sealing.quarantine import ANY_QUARANTINED
 
-UUID_BYTES = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-@dataclass(frozen=True)
-class Filters:
-    """What a query may be narrowed to. Times are aware; `since` is included, `until` is not. `speaker`: a blind id."""
-
-    sources: tuple[str, ...] = ()
-    doc_ids: tuple[str, ...] = ()
-    thread_id: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    speaker: int | None = None
-
-
-_DENSE = f"""
-    SELECT {{columns}}
-    FROM memory_chunks
-    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
-    ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index
-    LIMIT %(limit)s"""
-
-# So many more than are wanted: chunks of the very same distance, texts that were said again, may stand on the brink.
-_TIES = 24
-_DENSE_IN_OWN_INDEX = f"""
-    WITH in_index AS MATERIALIZED (
-        SELECT * FROM (
-            SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
-            FROM memory_chunks
-            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
-            ORDER BY {{vectors}} <=> %(vector)s::halfvec
-            LIMIT %(limit)s::bigint + {_TIES}
-        ) nearest
-        ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s
-    )
-    SELECT {{columns}} FROM (
-        SELECT * FROM in_index WHERE (SELECT count(*) FROM in_index) >= %(limit)s
-        UNION ALL
-        (SELECT {KNOWN}, embedding <=> %(vector)s::halfvec AS distance
-         FROM memory_chunks
-         WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
-           AND (SELECT count(*) FROM in_index) < %(limit)s
-         ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
-    ) nearest
-    ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
-# For the transaction. Rows that have expired, or are deleted and not yet vacuumed, count among those that the index
-# weighs. Where too few others are among them the search is exact: a scan that went on (hnsw.iterative_scan) would
-# end somewhere, and then give what it has passed by, which are not the nearest.
-USE_OWN_INDEX = (
-    f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'off', true)"
-)
-
-_ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"
-_ONE_LEG = f"""
-SELECT {SENT}, c.distance, c.bm25
-FROM ({{dense}}
-) c
-{_ORDER}"""
-
-# `found`: what either leg brought, with the BM25 score of each: no score is below 0, so of two mentions the greater is
-# it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
-_BOTH_LEGS = f"""
-WITH dense AS MATERIALIZED ({{dense}}
-),{{lexical}}
+# `found`: what either leg brought, with the BM25 score of each that the words found: no score is below 0, so of two
+# mentions the greater is it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
+# `within`: which rows may be in which segment: in the last that begins before them, or in one before it that reaches on
+# behind where the next begins, as after a compaction. A segment's ids are ascending and are taken out of TOAST once: a
+# chunk's number there is found by a binary search.
+_FOUND = f"""
+WITH segments AS MATERIALIZED (
+    SELECT segment, first_id, last_id, chunk_ids, lengths FROM memory_lexical_segments
+    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint
+),
 found AS MATERIALIZED (
     SELECT id, bool_or(nearest) AS nearest, max(bm25) AS bm25
-    FROM (SELECT id, true AS nearest, 0.0::float8 AS bm25 FROM dense
-          UNION ALL SELECT id, false, bm25 FROM lexical) mentions
+    FROM (
+        SELECT id, true AS nearest, 0::float8 AS bm25 FROM unnest(%(nearest)s::uuid[]) AS d (id)
+        UNION ALL
+        SELECT id, false, bm25 FROM unnest(%(in_memtable)s::uuid[], %(memtable_scores)s::float8[]) AS m (id, bm25)
+        UNION ALL
+        SELECT w.chunk_ids[n.number + 1], false, n.bm25
+        FROM (SELECT s.chunk_ids || ARRAY[]::uuid[] AS chunk_ids, g.numbers, g.scores
+              FROM (SELECT segment, array_agg(number) AS numbers, array_agg(bm25) AS scores
+                    FROM unnest(%(segments)s::integer[], %(numbers)s::integer[], %(scores)s::float8[])
+                        AS h (segment, number, bm25)
+                    GROUP BY segment) g
+              JOIN segments s USING (segment) OFFSET 0) w
+        CROSS JOIN LATERAL unnest(w.numbers, w.scores) AS n (number, bm25)
+    ) mentions
     GROUP BY id
 ),
 candidates AS MATERIALIZED (
-    SELECT {KNOWN}, distance, bm25
+    SELECT {KNOWN}, distance
     FROM (
         SELECT {OF_C}, c.embedding <=> %(vector)s::halfvec AS distance,
                f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
@@ -110,62 +63,36 @@ candidates AS MATERIALIZED (
         WHERE c.space = %(space)s::smallint AND {LIVE}{{conditions}}
     ) c
     WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)
-)"""
-_CANDIDATES = f"""
-SELECT {SENT}, c.distance, c.bm25
-FROM candidates c
-{_ORDER}"""
+){{neighbours}},
+spans AS MATERIALIZED (
+    SELECT s.*, row_number() OVER (ORDER BY first_id) AS place,
+           coalesce(last_id >= lead(first_id) OVER (ORDER BY first_id), false) AS reaches_on
+    FROM segments s
+),
+begins AS MATERIALIZED (SELECT array_agg(first_id ORDER BY place) AS ids FROM spans),
+within AS MATERIALIZED (
+    SELECT s.segment, array_agg(r.id) AS ids
+    FROM (SELECT id, width_bucket(id, (SELECT ids FROM begins)) AS place FROM rows) r JOIN spans s USING (place)
+    GROUP BY s.segment
+    UNION ALL
+    SELECT s.segment, array_agg(r.id)
+    FROM spans s JOIN rows r ON r.id BETWEEN s.first_id AND s.last_id WHERE s.reaches_on GROUP BY s.segment
+),
+places AS MATERIALIZED (
+    SELECT DISTINCT ON (id) id, segment, number - 1 AS number, lengths[number] AS length
+    FROM (SELECT w.segment, w.ids, s.chunk_ids || ARRAY[]::uuid[] AS chunk_ids,
+                 s.lengths || ARRAY[]::smallint[] AS lengths
+          FROM within w JOIN segments s USING (segment) OFFSET 0) s
+    CROSS JOIN LATERAL (SELECT id, width_bucket(id, s.chunk_ids) AS number FROM unnest(s.ids) AS r (id) OFFSET 0) r
+    WHERE s.chunk_ids[number] = id
+)
+SELECT {SENT}, c.distance, c.is_answer, h.chain, p.segment, p.number, p.length
+FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN places p USING (id)"""
 
-_DISTANCE = "embedding <=> %(vector)s::halfvec AS distance"
-_ALL_COLUMNS = f"{KNOWN}, {{distance}}, NULL::float8 AS bm25"
-
-
-def candidate_statement(
-    user_hash: str,
-    space: int,
-    vector: HalfVector,
-    limit: int,
-    filters: Filters,
-    lexical: LexicalQuery | None = None,
-    *,
-    context: bool = False,
-    has_own_index: bool = False,
-) -> tuple[str, dict]:
-    """The search's SQL and its parameters; `explain_ann` explains exactly this.
-
-    Each leg gives its `limit` best under the filters; a row of either has its distance and its BM25 score.
-    Without a lexical query, or one without terms, the vector leg stands alone and no row has a BM25 score. With
-    `context` come what stands near the candidates in their threads, and how often the terms occur in each row.
-    `has_own_index`: look for the nearest in the user's own index of this space, after USE_OWN_INDEX; without such an
-    index the answer is the same, but for ties. Filters make it exact again.
-    """
-    params = {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
-    conditions = ""
-    for name, clause, value in (
-        ("sources", "source = ANY(%(sources)s)", list(filters.sources)),
-        ("doc_ids", "doc_id = ANY(%(doc_ids)s)", list(filters.doc_ids)),
-        ("thread_id", "thread_id = %(thread_id)s", filters.thread_id),
-        ("since", "created_at >= %(since)s", filters.since),
-        ("until", "created_at < %(until)s", filters.until),
-        ("speaker", "speaker = %(speaker)s", filters.speaker),
-    ):
-        if value not in (None, []):
-            conditions += f" AND {clause}"
-            params[name] = value
-    dense, distance = _DENSE, _DISTANCE
-    if has_own_index and not conditions:
-        dense, distance = _DENSE_IN_OWN_INDEX, "distance"
-        dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
-    if not has_terms(lexical):
-        columns = _ALL_COLUMNS.format(distance=distance)
-        return _ONE_LEG.format(dense=dense.format(columns=columns, conditions=conditions)), params
-    sql = _BOTH_LEGS.format(
-        dense=dense.format(columns="id", conditions=conditions),
-        lexical=ctes(filtered=bool(conditions)),
-        conditions=conditions,
-    )
-    sql += NEARBY.format(conditions=conditions) + WITH_NEIGHBOURS if context else _CANDIDATES
-    return sql, params | lexical.params()
+# How many of the user's rows are quarantined, and how many have expired: no answer has them.
+_UNFIT = """
+SELECT (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND quarantined_at IS NOT NULL),
+       (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND expires_at <= now())"""
 
 
 def has_terms(lexical: LexicalQuery | None) -> TypeGuard[LexicalQuery]:
@@ -173,78 +100,96 @@ def has_terms(lexical: LexicalQuery | None) -> TypeGuard[LexicalQuery]:
     return lexical is not None and bool(lexical.ids)
 
 
-def is_misfit(exc: DataError) -> bool:
-    """Whether a search failed as it does where a stored vector's dimension is not the question's.
-
-    SQLSTATE 22000 is pgvector's for it, and for other things: the rows have the last word.
-    """
-    return getattr(exc.__cause__, "sqlstate", None) == "22000"
-
-
 class Search:
-    """A search queued in an open tenant transaction: `candidates()` and `quarantined()` wait for the server."""
+    """A search in an open tenant transaction, the statements of its legs queued; later calls wait for the server.
+
+    Each leg gives its `limit` best under the filters; a candidate of either has its distance and its BM25 score.
+    Without a lexical query, or one without terms, the vector leg stands alone and no candidate has a BM25 score. With
+    `context` come what stands near the candidates in their threads, and each one's BM25 score with these.
+    `has_own_index` as in `vector_leg`.
+    """
 
     def __init__(
         self, tx: TenantTransaction, space: int, vector: HalfVector, limit: int, filters: Filters,
         lexical: LexicalQuery | None = None, *, context: bool = False, has_own_index: bool = False,
     ):  # fmt: skip
-        self._user_hash = tx.user_hash
-        self._has_context = context and has_terms(lexical)
+        self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
+        self._context = context
         if has_own_index:
             tx.execute(USE_OWN_INDEX)
         metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
-        statement = candidate_statement(
-            tx.user_hash, space, vector, limit, filters, lexical, context=context, has_own_index=has_own_index
-        )
-        self._found = tx.execute(*statement)
-        self._any_quarantined = tx.execute(ANY_QUARANTINED, [tx.user_hash])
+        leg = vector_leg(tx.user_hash, space, vector, limit, filters, has_own_index=has_own_index)
+        self._nearest = tx.execute(leg.sql, leg.params)
+        self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
+        self._unfit_found = tx.execute(_UNFIT, {"user_hash": tx.user_hash})
 
     def candidates(self) -> list[Candidate]:
         """Both legs' candidates, nearest first, and with context the neighbours that the filters let through.
 
         Raises CrossTenantAttempt if the server ever returned another tenant's row.
         """
-        rows = self._found.fetchall()
-        if any(row[0] != self._user_hash for row in rows):
-            refuse_cross_tenant()
-        found = _with_context(rows) if self._has_context else [_candidate(row) for row in rows]
-        return sorted(found, key=lambda candidate: (candidate.distance, candidate.doc_id, candidate.chunk_index))
+        nearest = self._of_this_tenant(self._nearest)
+        if self._lookup is None:
+            return [_candidate(row) for row in nearest]
+        hits = self._lookup.hits()
+        conditions, params = self._filters.conditions()
+        # Those that no answer has are dropped with the others' ranks counted: there is one more for each. Filters
+        # choose from every hit.
+        best = hits.best(None if conditions else self._limit + sum(self._unfit))
+        neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
+        params |= {
+            "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
+            "nearest": [row[1] for row in nearest],
+            "in_memtable": best.memtable, "memtable_scores": best.memtable_scores,
+            "segments": best.segments, "numbers": best.numbers, "scores": best.scores,
+        }  # fmt: skip
+        found = self._tx.execute(_FOUND.format(conditions=conditions, neighbours=neighbours), params)
+        scored = _scored(self._of_this_tenant(found), hits)
+        return sorted(scored, key=lambda candidate: (candidate.distance, candidate.doc_id, candidate.chunk_index))
 
     def quarantined(self) -> bool:
         """Whether some of the user's rows are quarantined, so that the answer may be missing them."""
-        return self._any_quarantined.fetchone()[0]
+        return self._unfit[0] > 0
+
+    @cached_property
+    def _unfit(self) -> tuple[int, int]:
+        return self._unfit_found.fetchone()
+
+    def _of_this_tenant(self, found: Cursor) -> list[tuple]:
+        rows = found.fetchall()
+        if any(row[0] != self._tx.user_hash for row in rows):
+            refuse_cross_tenant()
+        return rows
 
 
 def _candidate(row: tuple) -> Candidate:
     chunk_id, doc_id, index, source, thread_id, start, end, microseconds, sequence, generation, speaker = row[1:12]
-    distance, bm25 = row[12:14]
-    created_at = _EPOCH + timedelta(0, 0, microseconds)
+    distance, created_at = row[12], _EPOCH + timedelta(0, 0, microseconds)
     candidate = Candidate(
-        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance, bm25
+        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance
     )
     candidate.speaker_id = speaker
     candidate.vector = min(1.0, max(0.0, 1.0 - distance))
     return candidate
 
 
-def _with_context(rows: list[tuple]) -> list[Candidate]:
-    """What WITH_NEIGHBOURS brought: every row has its own BM25 score, and with neighbours the one with them."""
+def _scored(rows: list[tuple], hits: Hits) -> list[Candidate]:
+    """The candidates of _FOUND's rows, with their BM25 scores, and where any has a neighbour the ones with these."""
     if not rows:
         return []
-    of_terms: tuple = rows[0][19:]
-    weights = TermWeights(of_terms[0], np.asarray(of_terms[1], np.float64), of_terms[2] or 0.0)
-    number = {row[1].bytes: at for at, row in enumerate(rows)}
+    numbers = hits.numbers_of([(row[1], row[15], row[16]) for row in rows])
+    lengths = np.array([row[17] or 0 for row in rows], np.int64) + hits.lengths_in_memtable(numbers)
+    turns = Turns(lengths, hits.frequencies_of(numbers))
+    candidates = [_candidate(row) for row in rows]
+    for candidate, score in zip(candidates, turns.bm25(hits.weights).tolist(), strict=True):
+        candidate.bm25 = score
+    at = {row[1].bytes: place for place, row in enumerate(rows)}
     chains = [
-        [number[chain[at : at + UUID_BYTES]] for at in range(0, len(chain), UUID_BYTES)]
-        for chain in (row[18] for row in rows)
+        [at[chain[begin : begin + UUID_BYTES]] for begin in range(0, len(chain), UUID_BYTES)]
+        for chain in (row[14] for row in rows)
         if chain is not None and len(chain) > UUID_BYTES
     ]
-    candidates = [(at, _candidate(row)) for at, row in enumerate(rows) if row[14]]
     if chains:
-        turns = Turns.of([row[15] or 0 for row in rows], [row[16:18] for row in rows], weights.terms)
-        alone, spread = turns.bm25(weights).tolist(), turns.spread_bm25(chains, weights).tolist()
-        for at, candidate in candidates:
-            if candidate.bm25 is None:
-                candidate.bm25 = alone[at]
-            candidate.spread_bm25 = spread[at]
-    return [candidate for _, candidate in candidates]
+        for candidate, score in zip(candidates, turns.spread_bm25(chains, hits.weights).tolist(), strict=True):
+            candidate.spread_bm25 = score
+    return [candidate for candidate, row in zip(candidates, rows, strict=True) if row[13]]

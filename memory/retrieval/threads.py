@@ -18,24 +18,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from memory.lexical.bm25 import FLOOR, UNIT
+from memory.lexical.bm25 import Weights, scores
 
 ONE = 10
 NEIGHBOUR_WEIGHTS = (5, 4)  # in tenths: one place away, two places away
 REACH = len(NEIGHBOUR_WEIGHTS)
 SPREAD_LENGTH = 1 + 2 * sum(NEIGHBOUR_WEIGHTS) / ONE
-
-
-@dataclass(frozen=True)
-class TermWeights:
-    """What BM25 needs of the question and of all chunks: what each term weighs, and K1 * B by the mean length.
-
-    `terms`: blind ids; `weights`: float64, beside them.
-    """
-
-    terms: Sequence[int]
-    weights: np.ndarray
-    length_norm: float
 
 
 @dataclass(frozen=True)
@@ -45,27 +33,14 @@ class Turns:
     lengths: np.ndarray
     frequencies: np.ndarray
 
-    @classmethod
-    def of(
-        cls, lengths: Sequence[int], found: Sequence[tuple[Sequence[int] | None, Sequence[int] | None]],
-        terms: Sequence[int],
-    ) -> Turns:  # fmt: skip
-        """`found`: of each chunk the terms that occur in it, and how often; None where none does."""
-        place = {term: number for number, term in enumerate(terms)}
-        counts = np.zeros((len(lengths), len(terms)), np.int64)
-        for number, (those, frequencies) in enumerate(found):
-            for term, frequency in zip(those or (), frequencies or (), strict=True):
-                counts[number, place[term]] = frequency
-        return cls(np.asarray(lengths, np.int64), counts)
+    def bm25(self, weights: Weights) -> np.ndarray:
+        """float64[n]: the score of each by itself."""
+        return scores(weights.terms, self.frequencies, self.lengths, weights.length_norm)
 
-    def bm25(self, weights: TermWeights) -> np.ndarray:
-        """float64[n]: the score of each by itself, to the bit what the lexical leg says of it."""
-        return _scores(self.frequencies, self.lengths, weights.weights, weights.length_norm)
-
-    def spread_bm25(self, chains: Sequence[Sequence[int]], weights: TermWeights) -> np.ndarray:
+    def spread_bm25(self, chains: Sequence[Sequence[int]], weights: Weights) -> np.ndarray:
         """float64[n]: the score of each with its neighbours; `chains` are stretches of threads, in order."""
         lengths, frequencies = _spread(self.lengths, chains), _spread(self.frequencies, chains)
-        return _scores(frequencies, lengths, weights.weights, weights.length_norm / SPREAD_LENGTH)
+        return scores(weights.terms, frequencies, lengths, weights.length_norm / SPREAD_LENGTH)
 
 
 def _spread(counts: np.ndarray, chains: Sequence[Sequence[int]]) -> np.ndarray:
@@ -83,10 +58,3 @@ def _spread(counts: np.ndarray, chains: Sequence[Sequence[int]]) -> np.ndarray:
             tenths += weight * counts[beside]
             beside = step[beside]
     return tenths[:nobody] / ONE
-
-
-def _scores(frequencies: np.ndarray, lengths: np.ndarray, weights: np.ndarray, length_norm: float) -> np.ndarray:
-    """As in `lexical/bm25.py`: each term's impact is rounded, so that the sum is exact in any order."""
-    impacts = weights * frequencies / (frequencies + FLOOR + length_norm * lengths[:, None])
-    scores: np.ndarray = np.rint(impacts * UNIT).sum(axis=1) / UNIT
-    return scores

@@ -22,13 +22,15 @@ from memory.lexical.speakers import about_speaker, speaker_id
 from memory.limits import CANDIDATES_DEFAULT, TOP_K_DEFAULT
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.dates import dates_in
+from memory.retrieval.filters import Filters
+from memory.retrieval.nearest import is_misfit
 from memory.retrieval.open import open_candidates
 from memory.retrieval.phrases import quoted_phrases
 from memory.retrieval.rank import PHRASE_CANDIDATES, Ranking, phrased_first
 from memory.retrieval.relevance import Evidence
 from memory.retrieval.rerank import NOT_REQUESTED, rerank_candidates, rerank_pool_size
 from memory.retrieval.sealed import SealedRows
-from memory.retrieval.search import Filters, Search, is_misfit
+from memory.retrieval.search import Search
 from memory.retrieval.surroundings import Surroundings
 from memory.rls import bound_tenant, tenant_transaction
 from memory.rollout.variants import PIPELINES, Pipeline, variant_in_use

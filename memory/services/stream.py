@@ -18,7 +18,7 @@ from memory.language.llm import LanguageModel, language_model
 from memory.language.prompts import answer_messages, plain_messages
 from memory.limits import TOP_K_DEFAULT
 from memory.retrieval.candidate import Candidate, Neighbour
-from memory.retrieval.search import Filters
+from memory.retrieval.filters import Filters
 from memory.rls import bound_tenant
 from memory.services.query import MemoryAnswer, MemoryQuery, query_memory
 

@@ -11,8 +11,9 @@ from django.db import connections
 from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
 from memory.management.commands.explain_ann import Command
+from memory.retrieval.filters import Filters
+from memory.retrieval.nearest import vector_leg
 from memory.retrieval.plan import CHUNKS, SEARCHED_TABLES, Plan, explain_candidates, foreign_row_findings
-from memory.retrieval.search import Filters, candidate_statement
 from memory.rls import tenant_transaction
 from tests.db.memories import remember, unit_vector
 from tests.people import Person
@@ -157,8 +158,8 @@ def test_a_statement_narrowed_by_the_policy_alone_is_found_guilty(neighbours):
 
 def test_a_neighbours_plan_is_found_guilty(neighbours):
     one, other = neighbours
-    sql, params = candidate_statement(other.user_hash, default_space(), vector(), 24, Filters())
-    findings = foreign_row_findings(plan_as("backup", sql, params), one.user_hash, OWNED)
+    leg = vector_leg(other.user_hash, default_space(), vector(), 24, Filters())
+    findings = foreign_row_findings(plan_as("backup", leg.sql, leg.params), one.user_hash, OWNED)
     assert [finding for finding in findings if finding.endswith("is not narrowed to the user by an index")]
     assert [finding for finding in findings if finding.endswith(f"visits {OTHERS} rows; the user owns {OWN}")]
 
@@ -168,10 +169,10 @@ def test_a_plan_that_reads_no_chunks_proves_nothing(neighbours):
     assert "the plan reads no chunk table: nothing is proved" in foreign_row_findings(plan, "0" * 64, OWNED)
 
 
-def test_a_scan_that_was_never_carried_out_proves_nothing(neighbours):
+def test_scans_that_have_read_no_row_prove_nothing(neighbours):
     plan, owned = explain_candidates(neighbours[0].user_hash, default_space(), vector(), 0)
     findings = foreign_row_findings(plan, neighbours[0].user_hash, owned)
-    assert findings == ["no scan of chunks was carried out: nothing is proved"]
+    assert findings == ["no scan of chunks has read a row: nothing is proved"]
 
 
 @pytest.mark.parametrize("candidates", ["0", "-1"])

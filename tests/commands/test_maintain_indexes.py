@@ -30,8 +30,9 @@ from memory.management.commands import maintain_indexes
 from memory.migrations._sqlfile import SQL_FOLDER
 from memory.retrieval import search
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.filters import Filters
 from memory.retrieval.plan import explain_candidates, foreign_row_findings
-from memory.retrieval.search import Filters, Search
+from memory.retrieval.search import Search
 from memory.rls import bind_tenant, tenant_transaction, verify_rls_isolation
 from memory.sealing.keyring import existing_profile, forget_profiles, under_profile
 from memory.sealing.protection import protect

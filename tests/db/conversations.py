@@ -14,7 +14,8 @@ from memory.indexing.slices import Slice
 from memory.indexing.store import store_documents
 from memory.lexical.bm25 import lexical_query
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.search import Filters, Search
+from memory.retrieval.filters import Filters
+from memory.retrieval.search import Search
 from memory.rls import tenant_transaction
 from memory.sealing.keyring import existing_or_new_profile, forget_profiles
 from memory.sealing.protection import protect

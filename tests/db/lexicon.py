@@ -16,7 +16,8 @@ from memory.indexing.write import index_memory_batch
 from memory.lexical.bm25 import lexical_query
 from memory.lexical.terms import terms
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.search import Filters, Search
+from memory.retrieval.filters import Filters
+from memory.retrieval.search import Search
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect

@@ -147,5 +147,6 @@ def test_the_walk_with_both_legs_is_still_one_transaction_and_one_search(diary, 
     ask(diary, "warm the caches")
     monkeypatch.setattr(TenantTransaction, "execute", counted)
     ask(diary, "Which upload failed with ERR_CONN_4711?")
-    assert len(statements) == 4  # the tenant's state, the search, whether rows are quarantined, what is sealed
+    # The tenant's state, either leg, what no answer has, the rows that were found, what is sealed of them.
+    assert len(statements) == 6
     assert sum("memory_lexical_blocks" in sql for sql in statements) == 1

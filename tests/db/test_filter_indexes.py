@@ -15,8 +15,9 @@ from memory.isolation.connection import Cursor
 from memory.lexical.bm25 import LexicalQuery
 from memory.retrieval import chunks as chunks_read
 from memory.retrieval.chunks import ChunkScope
-from memory.retrieval.plan import CHUNKS, Plan
-from memory.retrieval.search import Filters, candidate_statement
+from memory.retrieval.filters import Filters
+from memory.retrieval.plan import CHUNKS, Explaining, Plan
+from memory.retrieval.search import Search
 from memory.rls import TenantTransaction, tenant_transaction
 from memory.services.listing import ListingFilters, page_statement
 from r1site.embedded.data_folder import SUPERUSER
@@ -77,6 +78,15 @@ def read_rows(plan: Plan) -> int:
     return round(read)
 
 
+def searched(person: Person, filters: Filters, lexical: LexicalQuery | None, *, context: bool = False):
+    """(the plan of a search's statements, how many candidates it found)"""
+    vector = half_vectors(unit_vector()[None, :])[0]
+    with tenant_transaction(person.user_hash) as tx:
+        explaining = Explaining(tx)
+        found = Search(explaining, default_space(), vector, 24, filters, lexical, context=context).candidates()
+    return explaining.plan({}, wants_own_index=False), len(found)
+
+
 def index_conditions(plan: Plan) -> str:
     return " ".join(node.get("Index Cond", "") for node, _ in plan.scans(CHUNKS))
 
@@ -96,11 +106,8 @@ LEXICAL = LexicalQuery(tuple(range(6)), (1,) * 6)
 @pytest.mark.parametrize("lexical", [None, LEXICAL], ids=["one leg", "both legs"])
 @pytest.mark.parametrize("column", NARROWING)
 def test_a_narrowed_question_reads_only_the_rows_it_is_narrowed_to(hoarder, column, lexical):
-    vector = half_vectors(unit_vector()[None, :])[0]
-    statement = candidate_statement(hoarder.user_hash, default_space(), vector, 24, NARROWING[column], lexical)
-    with tenant_transaction(hoarder.user_hash) as tx:
-        plan = explained(tx, *statement)
-    assert plan.root["Plan"]["Actual Rows"] == NARROWED
+    plan, found = searched(hoarder, NARROWING[column], lexical)
+    assert found == NARROWED
     assert column in index_conditions(plan)
     # Once to find them, and with two legs once more by their ids.
     assert read_rows(plan) <= NARROWED * (1 if lexical is None else 2)
@@ -108,9 +115,7 @@ def test_a_narrowed_question_reads_only_the_rows_it_is_narrowed_to(hoarder, colu
 
 def test_a_question_that_is_not_narrowed_reads_every_row(hoarder):
     """What the test above would count if a filter had no index."""
-    vector = half_vectors(unit_vector()[None, :])[0]
-    with tenant_transaction(hoarder.user_hash) as tx:
-        plan = explained(tx, *candidate_statement(hoarder.user_hash, default_space(), vector, 24, Filters()))
+    plan, _ = searched(hoarder, Filters(), None)
     assert read_rows(plan) == ROWS
 
 
@@ -155,16 +160,8 @@ def test_a_thread_a_source_or_documents_are_read_without_the_rest(hoarder, colum
 
 
 def test_what_stands_beside_a_candidate_is_read_from_its_place_in_the_thread_on(hoarder):
-    vector = half_vectors(unit_vector()[None, :])[0]
     filters = NARROWING["thread_id"]
-    with tenant_transaction(hoarder.user_hash) as tx:
-        plans = [
-            explained(
-                tx,
-                *candidate_statement(hoarder.user_hash, default_space(), vector, 24, filters, LEXICAL, context=context),
-            )
-            for context in (False, True)
-        ]
+    plans = [searched(hoarder, filters, LEXICAL, context=context)[0] for context in (False, True)]
     beside = [node for node, _ in plans[1].scans(CHUNKS) if "ROW(" in node.get("Index Cond", "")]
     assert len(beside) == 2
     for node in beside:

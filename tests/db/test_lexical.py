@@ -16,12 +16,13 @@ from memory.indexing import removal
 from memory.indexing import store as storing
 from memory.indexing.seal import DocumentDraft, seal_document
 from memory.indexing.slices import Slice
+from memory.lexical import lookup
 from memory.lexical import segments as term_index
 from memory.lexical.bm25 import QUERY_TERMS_MAX, lexical_query
 from memory.lexical.segments import compact
 from memory.lexical.terms import Blinder, blind
+from memory.retrieval.filters import Filters
 from memory.retrieval.plan import SEARCHED_TABLES, explain_candidates, foreign_row_findings
-from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
 from memory.sealing.keyring import existing_profile
 from memory.sealing.protection import protect
@@ -168,6 +169,20 @@ def test_what_is_left_out_of_a_long_search_could_not_have_been_among_the_best(al
             scores = {(c.doc_id, c.chunk_index): c.bm25 for c in search(alice, question, limit)}
             assert in_order(scores)[:limit] == in_order(expected)[:limit]
             assert scores == pytest.approx({key: expected[key] for key in scores}, abs=1e-6)
+
+
+def test_where_too_many_chunks_hold_a_questions_terms_the_rarest_of_them_count(alice, monkeypatch):
+    texts = {f"d{n}": [f"pump number{n % 4}", "pump and boiler"] for n in range(8)}
+    store_all(alice, texts)
+    assert flush_terms(alice, chunks=16) == 1
+    question = "pump boiler number3"
+    whole = lexical_scores(alice, question)
+    assert whole == pytest.approx(plain_bm25(texts, question), abs=1e-6)
+    # 2 chunks hold the one, 8 the other; the third is in all 16, and its lists stay unread.
+    monkeypatch.setattr(lookup, "POSTINGS_MAX", 2 + 8)
+    assert lexical_scores(alice, question) == pytest.approx(plain_bm25(texts, "boiler number3"), abs=1e-6)
+    monkeypatch.setattr(lookup, "POSTINGS_MAX", 1)
+    assert set(lexical_scores(alice, question).values()) == {0.0}
 
 
 def test_equal_scores_go_by_document_and_place(alice):

@@ -11,8 +11,9 @@ from memory.indexing.slices import Slice
 from memory.indexing.write import index_memory_batch
 from memory.retrieval import surroundings
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.filters import Filters
 from memory.retrieval.plan import CHUNKS, SEARCHED_TABLES, Plan, foreign_row_findings
-from memory.retrieval.search import Filters, Search
+from memory.retrieval.search import Search
 from memory.retrieval.surroundings import Surroundings
 from memory.rls import tenant_transaction
 from memory.sealing.keyring import existing_profile

@@ -11,8 +11,8 @@ import pytest
 from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
 from memory.lexical.terms import terms
+from memory.retrieval.filters import Filters
 from memory.retrieval.plan import explain_candidates, foreign_row_findings
-from memory.retrieval.search import Filters
 from tests.db.conversations import look, say
 from tests.db.lexicon import WEIGHTS, WORDS
 from tests.db.memories import flush_terms, unit_vector

@@ -6,7 +6,7 @@ from typing import Any
 
 from memory import limits as conf
 from memory.api.fields import Identifier, StrictFloat, StrictSerializer, StringOrList, Timestamp
-from memory.retrieval.search import Filters
+from memory.retrieval.filters import Filters
 
 
 class FilteredRequest(StrictSerializer):

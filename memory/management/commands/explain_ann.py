@@ -9,8 +9,8 @@ from memory.embedding.spaces import default_space, dimension_of
 from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
 from memory.maintenance.command import Exit, ServiceCommand, usage
+from memory.retrieval.filters import Filters
 from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
-from memory.retrieval.search import Filters
 from memory.rls import tenant_transaction
 from memory.security import hmac_user
 

@@ -1,0 +1,235 @@
+"""A question's terms looked up in a user's blind index, and every chunk that holds one scored.
+
+The index (`segments.py`) is read by one statement that travels with the search. What it finds comes as arrays and is
+scored here: an occurrence costs nanoseconds in an array, and hundreds of them as a row of SQL.
+
+A chunk is known by its number: `1024 * place + n` is the n-th of the segment that has this place among the user's, and
+behind all segments come the chunks of the memtable, in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import numpy as np
+
+from memory.lexical.bm25 import UNIT, LexicalQuery, Weights, impacts
+from memory.lexical.segments import FIRST_ID, LIVE_BYTES
+from memory.rls import TenantTransaction
+
+UUID_BYTES = 16
+# The numbers that a segment takes up, however few chunks it has.
+SPAN = 8 * LIVE_BYTES
+# Of a question's terms the rarest count whose lists have so many postings together: what a search may read and hold.
+# Beyond it would be twenty terms each of which is in half of 200,000 chunks.
+POSTINGS_MAX = 2_000_000
+
+_MINE = "{0}.user_hash = %(user_hash)s AND {0}.space = %(space)s::smallint"
+
+# One row, of arrays as array_send() gives them. A block's conditions compare columns with columns and parameters,
+# nothing else, so that they are LEAKPROOF and reach the index. Term lookups are binary searches: width_bucket() in a
+# sorted array. `place`: a term's among the question's, from 1.
+# 1. The segments; the live chunks in them, and how many terms these have together; which segments have deleted chunks,
+#    and the bits of those that are not.
+# 2. The ids of the memtable's chunks, and their lengths.
+# 3. Of each occurrence in the memtable the chunk's place among these, the term's, and the frequency.
+# 4. The lists that count, one a term and segment: the term's place, the segment, how many postings there are; and the
+#    postings, behind one another.
+# 5. The places of terms whose lists do not count, and in how many chunks each is, deleted ones included.
+_LOOKUP = f"""
+WITH query_terms AS MATERIALIZED (
+    SELECT term, block, place::integer
+    FROM unnest(%(terms)s::integer[], %(blocks)s::smallint[]) WITH ORDINALITY AS q (term, block, place)
+), segments AS MATERIALIZED (
+    SELECT s.segment, s.chunks, s.live_chunks, s.live_length, s.live, s.memtable_from
+    FROM memory_lexical_segments s WHERE {_MINE.format("s")}
+), memtable AS MATERIALIZED (
+    SELECT (row_number() OVER (ORDER BY c.chunk_id))::integer - 1 AS number, c.chunk_id, c.length, c.terms,
+           c.frequencies
+    FROM memory_lexical_chunks c
+    WHERE {_MINE.format("c")} AND c.chunk_id >= (
+        SELECT coalesce((SELECT memtable_from FROM segments ORDER BY segment DESC LIMIT 1), '{FIRST_ID}'))
+), lists AS MATERIALIZED (
+    SELECT q.place, b.segment, b.postings[coalesce(b.ends[width_bucket(q.term, b.terms) - 1], 0) + 1
+                                          : b.ends[width_bucket(q.term, b.terms)]] AS postings
+    FROM query_terms q JOIN memory_lexical_blocks b ON b.block = q.block
+    WHERE {_MINE.format("b")} AND b.terms[width_bucket(q.term, b.terms)] = q.term
+), counted AS MATERIALIZED (
+    SELECT place, chunks, sum(chunks) OVER (ORDER BY chunks, place) <= %(postings_max)s::bigint AS counts
+    FROM (SELECT place, sum(cardinality(postings))::integer AS chunks FROM lists GROUP BY place) c
+)
+SELECT s.*, m.*, o.*, l.*, x.*
+FROM (
+    SELECT array_send(array_agg(segment)), coalesce(sum(live_chunks), 0), coalesce(sum(live_length), 0),
+           array_send(array_agg(segment) FILTER (WHERE live_chunks < chunks)),
+           string_agg(live, ''::bytea) FILTER (WHERE live_chunks < chunks)
+    FROM segments
+) s CROSS JOIN (
+    SELECT string_agg(uuid_send(chunk_id), ''::bytea ORDER BY number), array_send(array_agg(length ORDER BY number))
+    FROM memtable
+) m CROSS JOIN (
+    SELECT array_send(array_agg(c.number)), array_send(array_agg(q.place)),
+           array_send(array_agg(c.frequencies[width_bucket(q.term, c.terms)]::integer))
+    FROM memtable c CROSS JOIN query_terms q WHERE c.terms[width_bucket(q.term, c.terms)] = q.term
+) o CROSS JOIN (
+    SELECT array_send(array_agg(l.place)), array_send(array_agg(l.segment)),
+           array_send(array_agg(cardinality(l.postings))), string_agg(array_send(l.postings), ''::bytea)
+    FROM lists l WHERE l.place IN (SELECT place FROM counted WHERE counts)
+) l CROSS JOIN (
+    SELECT array_send(array_agg(place)), array_send(array_agg(chunks)) FROM counted WHERE NOT counts
+) x"""
+
+
+class Lookup:
+    """`query`'s terms looked up in one space of the bound tenant, queued in `tx`; `hits()` waits for the server."""
+
+    def __init__(self, tx: TenantTransaction, space: int, query: LexicalQuery):
+        self._query = query
+        params = {"user_hash": tx.user_hash, "space": space, "postings_max": POSTINGS_MAX}
+        self._found = tx.execute(_LOOKUP, params | query.params())
+
+    def hits(self) -> Hits:
+        """What was found, in the snapshot of the transaction. Raises database errors."""
+        [row] = self._found.fetchall()
+        return Hits.of(self._query, row[:5], row[5:7], row[7:10], row[10:14], row[14:])
+
+
+@dataclass(frozen=True)
+class Hits:
+    """p occurrences of a question's t terms in a user's n chunks, each with the chunk's number and the term's place.
+
+    All arrays are int32[p], places count from 0; `lengths` has the length of the occurrence's chunk. `chunks`: n.
+    `segments`: int32, ascending; `memtable`: the ids of its chunks, with their lengths, int32.
+    """
+
+    query: LexicalQuery
+    chunks: int
+    weights: Weights
+    numbers: np.ndarray
+    places: np.ndarray
+    frequencies: np.ndarray
+    lengths: np.ndarray
+    segments: np.ndarray
+    memtable: Sequence[bytes]
+    memtable_lengths: np.ndarray
+
+    @classmethod
+    def of(
+        cls, query: LexicalQuery, segments: tuple, memtable: tuple, in_memtable: tuple, lists: tuple, too_long: tuple
+    ) -> Hits:
+        """From the parts of _LOOKUP's row."""
+        known, damaged = np.sort(_integers(segments[0])), _integers(segments[3])
+        counts = _integers(lists[2])
+        postings = _postings(lists[3] or b"", counts)
+        first = np.searchsorted(known, _integers(lists[1])).astype(np.int32) * SPAN
+        numbers = np.repeat(first, counts) + ((postings >> 22) & 1023)
+        places = np.repeat(_integers(lists[0]) - 1, counts)
+        found = np.stack([numbers, places, (postings >> 13) & 511, postings & 8191])
+        if len(damaged):
+            found = found[:, _live(known, damaged, segments[4])[numbers]]
+        lengths, rows = _integers(memtable[1]), _integers(in_memtable[0])
+        rest = [rows + len(known) * SPAN, _integers(in_memtable[1]) - 1, _integers(in_memtable[2]), lengths[rows]]
+        found = np.concatenate([found, np.stack(rest)], axis=1)
+
+        holding = np.bincount(found[1], minlength=len(query.ids))
+        holding[_integers(too_long[0]) - 1] += _integers(too_long[1])
+        chunks, terms = int(segments[1]) + len(lengths), int(segments[2]) + int(lengths.sum())
+        weights = Weights.of(query.counts, holding.tolist(), chunks, terms)
+        ids = memtable[0] or b""
+        chunk_ids = [ids[at : at + UUID_BYTES] for at in range(0, len(ids), UUID_BYTES)]
+        return cls(query, chunks, weights, found[0], found[1], found[2], found[3], known, chunk_ids, lengths)
+
+    def best(self, limit: int | None) -> Scored:
+        """The chunks of the `limit` highest scores, all that have the last one's included; every hit, where None."""
+        weights = self.weights
+        units = impacts(weights.terms[self.places], self.frequencies, self.lengths, weights.length_norm)
+        of_chunk = np.bincount(self.numbers, units)
+        chosen = np.flatnonzero(of_chunk > 0)
+        if limit is not None and len(chosen) > limit:
+            reached = of_chunk[chosen]
+            chosen = chosen[reached >= (np.partition(reached, -limit)[-limit] if limit else np.inf)]
+        scores, beyond = (of_chunk[chosen] / UNIT).tolist(), self._beyond
+        split = int(np.searchsorted(chosen, beyond))
+        return Scored(
+            segments=self.segments[chosen[:split] // SPAN].tolist(),
+            numbers=(chosen[:split] % SPAN).tolist(),
+            scores=scores[:split],
+            memtable=[UUID(bytes=self.memtable[number]) for number in (chosen[split:] - beyond).tolist()],
+            memtable_scores=scores[split:],
+        )
+
+    def numbers_of(self, chunks: Sequence[tuple[UUID, int | None, int | None]]) -> np.ndarray:
+        """int64[n]: the chunks' numbers, from each one's id, and segment and number in it where it is in one.
+
+        -1 for a chunk without terms.
+        """
+        of_memtable = {chunk_id: self._beyond + at for at, chunk_id in enumerate(self.memtable)}
+        in_segment = np.array([-1 if segment is None else segment for _, segment, _ in chunks], np.int64)
+        first = np.searchsorted(self.segments, in_segment) * SPAN
+        return np.array([
+            of_memtable.get(chunk_id.bytes, -1) if number is None else begin + number
+            for (chunk_id, _, number), begin in zip(chunks, first.tolist(), strict=True)
+        ], np.int64)  # fmt: skip
+
+    def lengths_in_memtable(self, numbers: np.ndarray) -> np.ndarray:
+        """int64[n]: how many terms each of these chunks has, 0 for those that are not in the memtable."""
+        lengths = np.zeros(len(numbers), np.int64)
+        there = numbers >= self._beyond
+        lengths[there] = self.memtable_lengths[numbers[there] - self._beyond]
+        return lengths
+
+    def frequencies_of(self, numbers: np.ndarray) -> np.ndarray:
+        """int64[n, t]: how often each term occurs in each of n chunks, by their numbers."""
+        row_of = np.full(self._beyond + len(self.memtable) + 1, -1, np.int32)
+        row_of[numbers] = np.arange(len(numbers))
+        row_of[-1] = -1
+        rows = row_of[self.numbers]
+        asked = np.flatnonzero(rows >= 0)
+        counts = np.zeros((len(numbers), len(self.query.ids)), np.int64)
+        counts[rows[asked], self.places[asked]] = self.frequencies[asked]
+        return counts
+
+    @property
+    def _beyond(self) -> int:
+        """The number of the memtable's first chunk."""
+        return len(self.segments) * SPAN
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Chunks with their BM25 scores: of segments, by segment and number in it; of the memtable, by id."""
+
+    segments: list[int]
+    numbers: list[int]
+    scores: list[float]
+    memtable: list[UUID]
+    memtable_scores: list[float]
+
+
+def _integers(sent: bytes | None) -> np.ndarray:
+    """int32[n]: what array_send() made of an integer[] without nulls; None and an empty one are empty.
+
+    Its header has 5 words, and a word of length stands before each element (PostgreSQL's arrayfuncs.c).
+    """
+    if sent is None:
+        return np.empty(0, np.int32)
+    return np.frombuffer(sent, ">i4")[6::2].astype(np.int32)
+
+
+def _postings(sent: bytes, counts: np.ndarray) -> np.ndarray:
+    """int32[p]: arrays behind one another, none of them empty, which have `counts` elements."""
+    words = np.frombuffer(sent, ">i4")
+    ends = np.cumsum(counts)
+    # The k-th posting of all stands behind the headers of its array and of those before, each of 5 words.
+    headers = 5 * np.repeat(np.arange(1, len(counts) + 1), counts)
+    return words[headers + 2 * np.arange(ends[-1] if len(ends) else 0) + 1].astype(np.int32)
+
+
+def _live(known: np.ndarray, damaged: np.ndarray, bits: bytes) -> np.ndarray:
+    """bool[chunks of all segments]: whether each is live; `bits` are those of the `damaged` segments in turn."""
+    live = np.ones((len(known), SPAN), bool)
+    unpacked = np.unpackbits(np.frombuffer(bits, np.uint8).reshape(-1, LIVE_BYTES), axis=1, bitorder="little")
+    live[np.searchsorted(known, damaged)] = unpacked.astype(bool)
+    return live.ravel()

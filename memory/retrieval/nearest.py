@@ -1,0 +1,97 @@
+"""The vector leg: the nearest of the bound tenant's rows, exactly, or in an index of the tenant's own.
+
+The vector column is ordered by and never selected. `WHERE user_hash = %s` stands beside the policy:
+it gives the planner the right row estimate, prunes to one partition and lets it prove partial
+indexes; the policy turns into a One-Time Filter above it.
+
+Ties go by document and chunk index, an order that no vector index has. So an index of the user's own
+(`memory/isolation/own_index.py`) is asked for some more rows than are wanted, nearest first, and ties are resolved
+among those. Where it gives fewer than are wanted, the same statement searches exactly. Under filters the search is
+exact for everybody: the indexes for filters find few rows at once, and an index by distance would have to be read until
+enough of its rows happen to pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db import DataError
+from pgvector import HalfVector
+
+from memory.isolation.own_index import EF_SEARCH, vector_column
+from memory.retrieval.filters import Filters
+from memory.retrieval.neighbours import KNOWN, LIVE, SENT
+
+_DENSE = f"""
+    SELECT {{columns}}
+    FROM memory_chunks
+    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
+    ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index
+    LIMIT %(limit)s"""
+
+# So many more than are wanted: chunks of the very same distance, texts that were said again, may stand on the brink.
+_TIES = 24
+_DENSE_IN_OWN_INDEX = f"""
+    WITH in_index AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
+            FROM memory_chunks
+            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
+            ORDER BY {{vectors}} <=> %(vector)s::halfvec
+            LIMIT %(limit)s::bigint + {_TIES}
+        ) nearest
+        ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s
+    )
+    SELECT {{columns}} FROM (
+        SELECT * FROM in_index WHERE (SELECT count(*) FROM in_index) >= %(limit)s
+        UNION ALL
+        (SELECT {KNOWN}, embedding <=> %(vector)s::halfvec AS distance
+         FROM memory_chunks
+         WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
+           AND (SELECT count(*) FROM in_index) < %(limit)s
+         ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
+    ) nearest
+    ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
+# For the transaction. Rows that have expired, or are deleted and not yet vacuumed, count among those that the index
+# weighs. Where too few others are among them the search is exact: a scan that went on (hnsw.iterative_scan) would
+# end somewhere, and then give what it has passed by, which are not the nearest.
+USE_OWN_INDEX = (
+    f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'off', true)"
+)
+
+_ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"
+_DISTANCE = "embedding <=> %(vector)s::halfvec AS distance"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL with its parameters."""
+
+    sql: str
+    params: dict
+
+
+def vector_leg(
+    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters, *, has_own_index: bool = False
+) -> Statement:
+    """The `limit` nearest rows under the filters, nearest first: what KNOWN says of each, and its distance.
+
+    `has_own_index`: look for them in the user's own index of this space, after USE_OWN_INDEX; without such an index
+    the answer is the same, but for ties. Filters make it exact again.
+    """
+    conditions, params = filters.conditions()
+    dense, distance = _DENSE, _DISTANCE
+    if has_own_index and not conditions:
+        dense, distance = _DENSE_IN_OWN_INDEX, "distance"
+        dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
+    nearest = dense.format(columns=f"{KNOWN}, {distance}", conditions=conditions)
+    params |= {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
+    return Statement(f"SELECT {SENT}, c.distance FROM ({nearest}\n) c {_ORDER}", params)
+
+
+def is_misfit(exc: DataError) -> bool:
+    """Whether a search failed as it does where a stored vector's dimension is not the question's.
+
+    SQLSTATE 22000 is pgvector's for it, and for other things: the rows have the last word.
+    """
+    return getattr(exc.__cause__, "sqlstate", None) == "22000"
