@@ -90,7 +90,8 @@ def timed_ms(pool: Pool, user_id: str, questions: list[str]) -> dict:
     profile = existing_profile(user_hash)
     _, vectors = pool.draw(len(questions))
     samples: dict[bool, list[float]] = {False: [], True: []}
-    for number, text in enumerate(questions[:WARM_UP] + questions):
+    warm_up = questions[:WARM_UP]
+    for number, text in enumerate(warm_up + questions):
         unit = unit_vectors(vectors[number % len(vectors)][None, :], rows=1, dimension=vectors.shape[1])
         vector = half_vectors(protect(profile.search_key, unit))[0]
         lexical = lexical_query(profile.search_key, text, "english")
@@ -103,7 +104,7 @@ def timed_ms(pool: Pool, user_id: str, questions: list[str]) -> dict:
                 search.quarantined()
             if not found:
                 raise SystemExit(f"{user_id} found nothing: there is nothing to measure")
-            if number >= WARM_UP:
+            if number >= len(warm_up):
                 samples[context].append((time.perf_counter() - started) * 1000)
     return {"context off": percentiles(samples[False]), "context on": percentiles(samples[True])}
 

@@ -3,13 +3,13 @@
 The index (`segments.py`) is read by one statement that travels with the search. What it finds comes as arrays and is
 scored here: an occurrence costs nanoseconds in an array, and hundreds of them as a row of SQL.
 
-A chunk is known by its number: `1024 * place + n` is the n-th of the segment that has this place among the user's, and
-behind all segments come the chunks of the memtable, in the order of their ids.
+A chunk is known by its number: a user's segments have 1,024 numbers each, in order, and behind them come those of the
+memtable's chunks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -30,35 +30,33 @@ _MINE = "{0}.user_hash = %(user_hash)s AND {0}.space = %(space)s::smallint"
 
 # One row, of arrays as array_send() gives them. A block's conditions compare columns with columns and parameters,
 # nothing else, so that they are LEAKPROOF and reach the index. Term lookups are binary searches: width_bucket() in a
-# sorted array. `place`: a term's among the question's, from 1.
+# sorted array. `position`: a term's among the question's, from 1.
 # 1. The segments; the live chunks in them, and how many terms these have together; which segments have deleted chunks,
 #    and the bits of those that are not.
 # 2. The ids of the memtable's chunks, and their lengths.
-# 3. Of each occurrence in the memtable the chunk's place among these, the term's, and the frequency.
-# 4. The lists that count, one a term and segment: the term's place, the segment, how many postings there are; and the
-#    postings, behind one another.
-# 5. The places of terms whose lists do not count, and in how many chunks each is, deleted ones included.
+# 3. Of each occurrence in the memtable the chunk's id, the term's position, and the frequency.
+# 4. The lists that count, one a term and segment: the term's position, the segment, how many postings there are; and
+#    the postings, behind one another.
+# 5. The positions of terms whose lists do not count, and in how many chunks each is, deleted ones included.
 _LOOKUP = f"""
 WITH query_terms AS MATERIALIZED (
-    SELECT term, block, place::integer
-    FROM unnest(%(terms)s::integer[], %(blocks)s::smallint[]) WITH ORDINALITY AS q (term, block, place)
+    SELECT term, block, position::integer
+    FROM unnest(%(terms)s::integer[], %(blocks)s::smallint[]) WITH ORDINALITY AS q (term, block, position)
 ), segments AS MATERIALIZED (
     SELECT s.segment, s.chunks, s.live_chunks, s.live_length, s.live, s.memtable_from
     FROM memory_lexical_segments s WHERE {_MINE.format("s")}
 ), memtable AS MATERIALIZED (
-    SELECT (row_number() OVER (ORDER BY c.chunk_id))::integer - 1 AS number, c.chunk_id, c.length, c.terms,
-           c.frequencies
-    FROM memory_lexical_chunks c
+    SELECT c.chunk_id, c.length, c.terms, c.frequencies FROM memory_lexical_chunks c
     WHERE {_MINE.format("c")} AND c.chunk_id >= (
         SELECT coalesce((SELECT memtable_from FROM segments ORDER BY segment DESC LIMIT 1), '{FIRST_ID}'))
 ), lists AS MATERIALIZED (
-    SELECT q.place, b.segment, b.postings[coalesce(b.ends[width_bucket(q.term, b.terms) - 1], 0) + 1
+    SELECT q.position, b.segment, b.postings[coalesce(b.ends[width_bucket(q.term, b.terms) - 1], 0) + 1
                                           : b.ends[width_bucket(q.term, b.terms)]] AS postings
     FROM query_terms q JOIN memory_lexical_blocks b ON b.block = q.block
     WHERE {_MINE.format("b")} AND b.terms[width_bucket(q.term, b.terms)] = q.term
 ), counted AS MATERIALIZED (
-    SELECT place, chunks, sum(chunks) OVER (ORDER BY chunks, place) <= %(postings_max)s::bigint AS counts
-    FROM (SELECT place, sum(cardinality(postings))::integer AS chunks FROM lists GROUP BY place) c
+    SELECT position, chunks, sum(chunks) OVER (ORDER BY chunks, position) <= %(postings_max)s::bigint AS counts
+    FROM (SELECT position, sum(cardinality(postings))::integer AS chunks FROM lists GROUP BY position) c
 )
 SELECT s.*, m.*, o.*, l.*, x.*
 FROM (
@@ -67,18 +65,17 @@ FROM (
            string_agg(live, ''::bytea) FILTER (WHERE live_chunks < chunks)
     FROM segments
 ) s CROSS JOIN (
-    SELECT string_agg(uuid_send(chunk_id), ''::bytea ORDER BY number), array_send(array_agg(length ORDER BY number))
-    FROM memtable
+    SELECT string_agg(uuid_send(chunk_id), ''::bytea), array_send(array_agg(length)) FROM memtable
 ) m CROSS JOIN (
-    SELECT array_send(array_agg(c.number)), array_send(array_agg(q.place)),
+    SELECT string_agg(uuid_send(c.chunk_id), ''::bytea), array_send(array_agg(q.position)),
            array_send(array_agg(c.frequencies[width_bucket(q.term, c.terms)]::integer))
     FROM memtable c CROSS JOIN query_terms q WHERE c.terms[width_bucket(q.term, c.terms)] = q.term
 ) o CROSS JOIN (
-    SELECT array_send(array_agg(l.place)), array_send(array_agg(l.segment)),
+    SELECT array_send(array_agg(l.position)), array_send(array_agg(l.segment)),
            array_send(array_agg(cardinality(l.postings))), string_agg(array_send(l.postings), ''::bytea)
-    FROM lists l WHERE l.place IN (SELECT place FROM counted WHERE counts)
+    FROM lists l WHERE l.position IN (SELECT position FROM counted WHERE counts)
 ) l CROSS JOIN (
-    SELECT array_send(array_agg(place)), array_send(array_agg(chunks)) FROM counted WHERE NOT counts
+    SELECT array_send(array_agg(position)), array_send(array_agg(chunks)) FROM counted WHERE NOT counts
 ) x"""
 
 
@@ -98,21 +95,21 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Hits:
-    """p occurrences of a question's t terms in a user's n chunks, each with the chunk's number and the term's place.
+    """p occurrences of a question's t terms in a user's n chunks, each with the chunk's number and the term's position.
 
-    All arrays are int32[p], places count from 0; `lengths` has the length of the occurrence's chunk. `chunks`: n.
-    `segments`: int32, ascending; `memtable`: the ids of its chunks, with their lengths, int32.
+    All arrays are int32[p], positions count from 0; `lengths` has the length of the occurrence's chunk. `chunks`: n.
+    `segments`: int32, ascending; `memtable`: the ids of its chunks, each with its row in `memtable_lengths`, int32.
     """
 
     query: LexicalQuery
     chunks: int
     weights: Weights
     numbers: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     frequencies: np.ndarray
     lengths: np.ndarray
     segments: np.ndarray
-    memtable: Sequence[bytes]
+    memtable: Mapping[bytes, int]
     memtable_lengths: np.ndarray
 
     @classmethod
@@ -125,11 +122,13 @@ class Hits:
         postings = _postings(lists[3] or b"", counts)
         first = np.searchsorted(known, _integers(lists[1])).astype(np.int32) * SPAN
         numbers = np.repeat(first, counts) + ((postings >> 22) & 1023)
-        places = np.repeat(_integers(lists[0]) - 1, counts)
-        found = np.stack([numbers, places, (postings >> 13) & 511, postings & 8191])
+        positions = np.repeat(_integers(lists[0]) - 1, counts)
+        found = np.stack([numbers, positions, (postings >> 13) & 511, postings & 8191])
         if len(damaged):
             found = found[:, _live(known, damaged, segments[4])[numbers]]
-        lengths, rows = _integers(memtable[1]), _integers(in_memtable[0])
+        lengths, chunk_ids = _integers(memtable[1]), _ids(memtable[0])
+        row_of = {chunk_id: row for row, chunk_id in enumerate(chunk_ids)}
+        rows = np.array([row_of[chunk_id] for chunk_id in _ids(in_memtable[0])], np.int32)
         rest = [rows + len(known) * SPAN, _integers(in_memtable[1]) - 1, _integers(in_memtable[2]), lengths[rows]]
         found = np.concatenate([found, np.stack(rest)], axis=1)
 
@@ -137,26 +136,24 @@ class Hits:
         holding[_integers(too_long[0]) - 1] += _integers(too_long[1])
         chunks, terms = int(segments[1]) + len(lengths), int(segments[2]) + int(lengths.sum())
         weights = Weights.of(query.counts, holding.tolist(), chunks, terms)
-        ids = memtable[0] or b""
-        chunk_ids = [ids[at : at + UUID_BYTES] for at in range(0, len(ids), UUID_BYTES)]
-        return cls(query, chunks, weights, found[0], found[1], found[2], found[3], known, chunk_ids, lengths)
+        return cls(query, chunks, weights, found[0], found[1], found[2], found[3], known, row_of, lengths)
 
     def best(self, limit: int | None) -> Scored:
         """The chunks of the `limit` highest scores, all that have the last one's included; every hit, where None."""
         weights = self.weights
-        units = impacts(weights.terms[self.places], self.frequencies, self.lengths, weights.length_norm)
+        units = impacts(weights.terms[self.positions], self.frequencies, self.lengths, weights.length_norm)
         of_chunk = np.bincount(self.numbers, units)
         chosen = np.flatnonzero(of_chunk > 0)
         if limit is not None and len(chosen) > limit:
             reached = of_chunk[chosen]
             chosen = chosen[reached >= (np.partition(reached, -limit)[-limit] if limit else np.inf)]
-        scores, beyond = (of_chunk[chosen] / UNIT).tolist(), self._beyond
+        scores, beyond, ids = (of_chunk[chosen] / UNIT).tolist(), self._beyond, list(self.memtable)
         split = int(np.searchsorted(chosen, beyond))
         return Scored(
             segments=self.segments[chosen[:split] // SPAN].tolist(),
             numbers=(chosen[:split] % SPAN).tolist(),
             scores=scores[:split],
-            memtable=[UUID(bytes=self.memtable[number]) for number in (chosen[split:] - beyond).tolist()],
+            memtable=[UUID(bytes=ids[row]) for row in (chosen[split:] - beyond).tolist()],
             memtable_scores=scores[split:],
         )
 
@@ -165,11 +162,11 @@ class Hits:
 
         -1 for a chunk without terms.
         """
-        of_memtable = {chunk_id: self._beyond + at for at, chunk_id in enumerate(self.memtable)}
         in_segment = np.array([-1 if segment is None else segment for _, segment, _ in chunks], np.int64)
         first = np.searchsorted(self.segments, in_segment) * SPAN
+        beyond, nowhere = self._beyond, -1 - self._beyond
         return np.array([
-            of_memtable.get(chunk_id.bytes, -1) if number is None else begin + number
+            beyond + self.memtable.get(chunk_id.bytes, nowhere) if number is None else begin + number
             for (chunk_id, _, number), begin in zip(chunks, first.tolist(), strict=True)
         ], np.int64)  # fmt: skip
 
@@ -188,7 +185,7 @@ class Hits:
         rows = row_of[self.numbers]
         asked = np.flatnonzero(rows >= 0)
         counts = np.zeros((len(numbers), len(self.query.ids)), np.int64)
-        counts[rows[asked], self.places[asked]] = self.frequencies[asked]
+        counts[rows[asked], self.positions[asked]] = self.frequencies[asked]
         return counts
 
     @property
@@ -206,6 +203,11 @@ class Scored:
     scores: list[float]
     memtable: list[UUID]
     memtable_scores: list[float]
+
+
+def _ids(sent: bytes | None) -> list[bytes]:
+    """What string_agg() made of uuid_send()s; none where there were none."""
+    return [sent[at : at + UUID_BYTES] for at in range(0, len(sent), UUID_BYTES)] if sent else []
 
 
 def _integers(sent: bytes | None) -> np.ndarray:

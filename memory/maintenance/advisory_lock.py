@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from django.db import connections
+from django.db import Error, connections
 
 MAINT = "maint"
 
@@ -19,9 +19,10 @@ class Busy(Exception):
 
 @contextmanager
 def running_alone(lock: int) -> Iterator:
-    """r1_maint's connection, holding the advisory lock; it is closed with the block, and the lock is gone with it.
+    """r1_maint's connection, holding the advisory lock for the block; it is closed with it.
 
-    The server lets go of it when this process ends, however it ends. Raises Busy.
+    Whoever comes when the block has ended finds it free. The server lets go of it when this process ends, however it
+    ends. Raises Busy.
     """
     connection = connections[MAINT]
     try:
@@ -29,6 +30,11 @@ def running_alone(lock: int) -> Iterator:
             cursor.execute("SELECT pg_try_advisory_lock(%s)", [lock])
             if not cursor.fetchone()[0]:
                 raise Busy()
-        yield connection
+        try:
+            yield connection
+        finally:
+            # A server ends a session some time after it was left, and with it its locks. One that is gone has none.
+            with suppress(Error), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [lock])
     finally:
         connection.close()

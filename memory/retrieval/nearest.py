@@ -72,10 +72,13 @@ class Statement:
 
 
 def vector_leg(
-    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters, *, has_own_index: bool = False
-) -> Statement:
+    user_hash: str, space: int, vector: HalfVector, limit: int, filters: Filters, *, has_own_index: bool = False,
+    ids_alone: bool = False,
+) -> Statement:  # fmt: skip
     """The `limit` nearest rows under the filters, nearest first: what KNOWN says of each, and its distance.
 
+    `ids_alone`: nothing but the id of each, for whoever asks for the rows later: to carry all that is
+    known of 20,000 rows up to the sort takes a quarter of the search.
     `has_own_index`: look for them in the user's own index of this space, after USE_OWN_INDEX; without such an index
     the answer is the same, but for ties. Filters make it exact again.
     """
@@ -84,8 +87,10 @@ def vector_leg(
     if has_own_index and not conditions:
         dense, distance = _DENSE_IN_OWN_INDEX, "distance"
         dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
-    nearest = dense.format(columns=f"{KNOWN}, {distance}", conditions=conditions)
     params |= {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
+    if ids_alone:
+        return Statement(dense.format(columns="id", conditions=conditions), params)
+    nearest = dense.format(columns=f"{KNOWN}, {distance}", conditions=conditions)
     return Statement(f"SELECT {SENT}, c.distance FROM ({nearest}\n) c {_ORDER}", params)
 
 

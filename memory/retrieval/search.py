@@ -65,20 +65,20 @@ candidates AS MATERIALIZED (
     WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)
 ){{neighbours}},
 spans AS MATERIALIZED (
-    SELECT s.*, row_number() OVER (ORDER BY first_id) AS place,
+    SELECT s.*, row_number() OVER (ORDER BY first_id) AS nth,
            coalesce(last_id >= lead(first_id) OVER (ORDER BY first_id), false) AS reaches_on
     FROM segments s
 ),
-begins AS MATERIALIZED (SELECT array_agg(first_id ORDER BY place) AS ids FROM spans),
+begins AS MATERIALIZED (SELECT array_agg(first_id ORDER BY nth) AS ids FROM spans),
 within AS MATERIALIZED (
     SELECT s.segment, array_agg(r.id) AS ids
-    FROM (SELECT id, width_bucket(id, (SELECT ids FROM begins)) AS place FROM rows) r JOIN spans s USING (place)
+    FROM (SELECT id, width_bucket(id, (SELECT ids FROM begins)) AS nth FROM rows) r JOIN spans s USING (nth)
     GROUP BY s.segment
     UNION ALL
     SELECT s.segment, array_agg(r.id)
     FROM spans s JOIN rows r ON r.id BETWEEN s.first_id AND s.last_id WHERE s.reaches_on GROUP BY s.segment
 ),
-places AS MATERIALIZED (
+addresses AS MATERIALIZED (
     SELECT DISTINCT ON (id) id, segment, number - 1 AS number, lengths[number] AS length
     FROM (SELECT w.segment, w.ids, s.chunk_ids || ARRAY[]::uuid[] AS chunk_ids,
                  s.lengths || ARRAY[]::smallint[] AS lengths
@@ -87,7 +87,7 @@ places AS MATERIALIZED (
     WHERE s.chunk_ids[number] = id
 )
 SELECT {SENT}, c.distance, c.is_answer, h.chain, p.segment, p.number, p.length
-FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN places p USING (id)"""
+FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN addresses p USING (id)"""
 
 # How many of the user's rows are quarantined, and how many have expired: no answer has them.
 _UNFIT = """
@@ -118,9 +118,12 @@ class Search:
         if has_own_index:
             tx.execute(USE_OWN_INDEX)
         metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
-        leg = vector_leg(tx.user_hash, space, vector, limit, filters, has_own_index=has_own_index)
-        self._nearest = tx.execute(leg.sql, leg.params)
         self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
+        leg = vector_leg(
+            tx.user_hash, space, vector, limit, filters,
+            has_own_index=has_own_index, ids_alone=self._lookup is not None,
+        )  # fmt: skip
+        self._nearest = tx.execute(leg.sql, leg.params)
         self._unfit_found = tx.execute(_UNFIT, {"user_hash": tx.user_hash})
 
     def candidates(self) -> list[Candidate]:
@@ -128,9 +131,8 @@ class Search:
 
         Raises CrossTenantAttempt if the server ever returned another tenant's row.
         """
-        nearest = self._of_this_tenant(self._nearest)
         if self._lookup is None:
-            return [_candidate(row) for row in nearest]
+            return [_candidate(row) for row in self._of_this_tenant(self._nearest)]
         hits = self._lookup.hits()
         conditions, params = self._filters.conditions()
         # Those that no answer has are dropped with the others' ranks counted: there is one more for each. Filters
@@ -139,7 +141,7 @@ class Search:
         neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
         params |= {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
-            "nearest": [row[1] for row in nearest],
+            "nearest": [row[0] for row in self._nearest.fetchall()],
             "in_memtable": best.memtable, "memtable_scores": best.memtable_scores,
             "segments": best.segments, "numbers": best.numbers, "scores": best.scores,
         }  # fmt: skip
@@ -183,7 +185,7 @@ def _scored(rows: list[tuple], hits: Hits) -> list[Candidate]:
     candidates = [_candidate(row) for row in rows]
     for candidate, score in zip(candidates, turns.bm25(hits.weights).tolist(), strict=True):
         candidate.bm25 = score
-    at = {row[1].bytes: place for place, row in enumerate(rows)}
+    at = {row[1].bytes: nth for nth, row in enumerate(rows)}
     chains = [
         [at[chain[begin : begin + UUID_BYTES]] for begin in range(0, len(chain), UUID_BYTES)]
         for chain in (row[14] for row in rows)
