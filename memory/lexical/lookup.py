@@ -135,7 +135,8 @@ class Hits:
         holding = np.bincount(found[1], minlength=len(query.ids))
         holding[_integers(too_long[0]) - 1] += _integers(too_long[1])
         chunks, terms = int(segments[1]) + len(lengths), int(segments[2]) + int(lengths.sum())
-        weights = Weights.of(query.counts, holding.tolist(), chunks, terms)
+        # Of a list that does not count nobody has taken off what was deleted.
+        weights = Weights.of(query.counts, np.minimum(holding, chunks).tolist(), chunks, terms)
         return cls(query, chunks, weights, found[0], found[1], found[2], found[3], known, row_of, lengths)
 
     def best(self, limit: int | None) -> Scored:

@@ -22,7 +22,7 @@ SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "
 # Any ids do: which rows a plan may visit does not depend on the words.
 _PROBE_TERMS = tuple(range(6))
 
-_BLOCKS = ("Shared Hit Blocks", "Shared Read Blocks")
+_BLOCKS, _TIMES = ("Shared Hit Blocks", "Shared Read Blocks"), ("Planning Time", "Execution Time")
 _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan"}
 
 
@@ -118,10 +118,8 @@ class Explaining(TenantTransaction):
     def plan(self, own_indexes: Mapping[str, str], *, wants_own_index: bool) -> Plan:
         """One root above the statements' own: its times and its blocks are the sums of theirs."""
         plans = [root["Plan"] for root in self._roots]
-        blocks = {
-            name: sum(plan.get(name, 0) for plan in plans) for name in ("Shared Hit Blocks", "Shared Read Blocks")
-        }
-        times = {name: sum(root[name] for root in self._roots) for name in ("Planning Time", "Execution Time")}
+        blocks = {name: sum(plan.get(name, 0) for plan in plans) for name in _BLOCKS}
+        times = {name: sum(root[name] for root in self._roots) for name in _TIMES}
         root = {"Plan": {"Node Type": "Statements", "Plans": plans, **blocks}, **times}
         return Plan(root, "\n\n".join(self._texts), own_indexes, wants_own_index)
 
