@@ -164,15 +164,28 @@ def test_a_neighbours_plan_is_found_guilty(neighbours):
     assert [finding for finding in findings if finding.endswith(f"visits {OTHERS} rows; the user owns {OWN}")]
 
 
+@pytest.mark.parametrize(("runs", "removed", "visits"), [(48, 35, None), (48, 37, 37), (1, 36, 36)])
+def test_a_mean_of_several_runs_that_was_rounded_up_is_no_row_of_others(runs, removed, visits):
+    """Of 35 rows that each of 48 runs reads, 0.4 pass and 34.6 do not: PostgreSQL says 35."""
+    scan = {
+        "Node Type": "Index Scan", "Relation Name": "memory_chunks_p01", "One-Time Filter": "true",
+        "Index Cond": f"(user_hash = '{'0' * 64}')", "Actual Loops": runs, "Actual Rows": 0.4 if runs > 1 else 0.0,
+        "Rows Removed by Filter": removed,
+    }  # fmt: skip
+    findings = foreign_row_findings(Plan({"Plan": scan}, ""), "0" * 64, dict.fromkeys(OWNED, 35))
+    expected = [f"Index Scan on memory_chunks_p01 visits {visits} rows; the user owns 35"] if visits else []
+    assert [finding for finding in findings if "visits" in finding] == expected
+
+
 def test_a_plan_that_reads_no_chunks_proves_nothing(neighbours):
     plan = plan_as("backup", "SELECT 1", [])
     assert "the plan reads no chunk table: nothing is proved" in foreign_row_findings(plan, "0" * 64, OWNED)
 
 
-def test_scans_that_have_read_no_row_prove_nothing(neighbours):
+def test_scans_that_have_found_no_row_prove_nothing(neighbours):
     plan, owned = explain_candidates(neighbours[0].user_hash, default_space(), vector(), 0)
     findings = foreign_row_findings(plan, neighbours[0].user_hash, owned)
-    assert findings == ["no scan of chunks has read a row: nothing is proved"]
+    assert findings == ["no scan of chunks has found a row: nothing is proved"]
 
 
 @pytest.mark.parametrize("candidates", ["0", "-1"])

@@ -258,9 +258,15 @@ def test_writers_and_an_eraser_at_full_speed_never_leave_a_row_that_no_key_opens
     superuser, done = connect(), threading.Event()
 
     def write(worker: int) -> int:
-        statuses = [alice.index(f"doc-{worker}-{n % 4}", f"Text {worker} {n}.").status_code for n in range(30)]
-        assert set(statuses) <= {200, 201, 503}
-        return sum(status < 300 for status in statuses)
+        written = 0
+        # As many as it takes: on a slow machine most of them meet an erasure on the way.
+        for n in range(400):
+            status = alice.index(f"doc-{worker}-{n % 4}", f"Text {worker} {n}.").status_code
+            assert status in {200, 201, 503}
+            written += status < 300
+            if n >= 30 and written > 10:
+                break
+        return written
 
     def keep_erasing() -> int:
         rounds = 0
