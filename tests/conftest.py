@@ -7,7 +7,6 @@ test can reach. That is the product's promise, and the suite leans on it.
 
 from __future__ import annotations
 
-import gc
 import os
 
 import hypothesis
@@ -20,6 +19,7 @@ from django.test import TransactionTestCase
 from memory.embedding.embedder import Embedder
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import connect
+from tests.garbage import collect_what_is_new
 from tests.people import Person
 
 # A run of the suite tries the same examples as the one before: who sees it fail has changed something. `make fuzz`
@@ -39,8 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What is imported and collected stays to the end: no garbage collection need look through it again."""
-    gc.collect()
-    gc.freeze()
+    collect_what_is_new()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,8 +30,6 @@ from deploy.bench.sealed_memories import Pool, bytes_by_part, fill_user, vacuum 
 VAR = ROOT / "var" / "own-index"
 SIZES = "20,20000,200000"
 CANDIDATES = 24
-# What distances of one pair of vectors may differ by between two plans.
-SAME = 1e-6
 FILTER_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -129,10 +127,12 @@ class Asker:
 
 def recall(asker: Asker, questions: int) -> float:
     """Of the exact nearest, the share that the index finds: of rows as near as the last one, any counts."""
+    from memory.maintenance.index_recall import as_near
+
     shares = []
     for number in range(questions):
         exact = asker.distances(number, has_own_index=False)
-        found = sum(distance <= exact[-1] + SAME for distance in asker.distances(number, has_own_index=True))
+        found = as_near(exact, asker.distances(number, has_own_index=True))
         shares.append(min(found, len(exact)) / len(exact))
     return round(sum(shares) / len(shares), 4)
 

@@ -76,7 +76,10 @@ def zipf_sizes(chunks: int, users: int) -> list[int]:
     return sizes
 
 
-def fill_user(pool: Pool, user_id: str, chunks: int, on_batch: Callable[[int], object] = lambda chunks: None) -> int:
+def fill_user(
+    pool: Pool, user_id: str, chunks: int, on_batch: Callable[[int], object] = lambda chunks: None, *,
+    turns_share: float = TURNS_SHARE, thread_turns: int = THREAD_TURNS,
+) -> int:  # fmt: skip
     """Bring the user to `chunks` chunks, in transactions of BATCH_CHUNKS; how many that added.
 
     A run that was killed goes on where it was: ids of documents count from what is there.
@@ -98,7 +101,7 @@ def fill_user(pool: Pool, user_id: str, chunks: int, on_batch: Callable[[int], o
         first, wanted = there + added, min(BATCH_CHUNKS, chunks - there - added)
 
         def store(profile, first=first, wanted=wanted) -> None:
-            drafts = list(_documents(pool, first, wanted))
+            drafts = list(_documents(pool, first, wanted, turns_share, thread_turns))
             sealed = [seal_document(profile, *draft) for draft in drafts]
             with tenant_transaction(user_hash, write=True) as tx:
                 # Of a bench's own data nothing is lost that cannot be made again.
@@ -115,17 +118,17 @@ def fill_user(pool: Pool, user_id: str, chunks: int, on_batch: Callable[[int], o
     return added
 
 
-def _documents(pool: Pool, first: int, chunks: int) -> Iterator[tuple]:
+def _documents(pool: Pool, first: int, chunks: int, turns_share: float, thread_turns: int) -> Iterator[tuple]:
     """What `seal_document` takes beside the profile, of `chunks` chunks together; turns first."""
     from memory.indexing.seal import DocumentDraft
     from memory.indexing.slices import Slice
 
-    turns = int(chunks * TURNS_SHARE)
+    turns = int(chunks * turns_share)
     texts, vectors = pool.draw(chunks)
     for number in range(turns):
         said = first + number
         draft = DocumentDraft(
-            f"turn-{said}", "chat", texts[number], f"thread-{said // THREAD_TURNS}", None,
+            f"turn-{said}", "chat", texts[number], f"thread-{said // thread_turns}", None,
             FIRST + timedelta(minutes=said), said, SPEAKERS[said % 2],
         )  # fmt: skip
         yield draft, [Slice(texts[number], 0, len(texts[number]))], vectors[number : number + 1]

@@ -205,6 +205,13 @@ class Scored:
     memtable: list[UUID]
     memtable_scores: list[float]
 
+    def params(self) -> dict:
+        """The named parameters of `addresses.HITS`."""
+        return {
+            "segments": self.segments, "numbers": self.numbers, "scores": self.scores,
+            "in_memtable": self.memtable, "memtable_scores": self.memtable_scores,
+        }  # fmt: skip
+
 
 def _ids(sent: bytes | None) -> list[bytes]:
     """What string_agg() made of uuid_send()s; none where there were none."""

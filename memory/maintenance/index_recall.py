@@ -8,6 +8,7 @@ finds no way out. Nothing but asking tells whether that is so.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pgvector import HalfVector
 
@@ -50,7 +51,11 @@ def recall_of(user_hash: str, space: int) -> float:
             tx.execute(_BY_INDEX)
             tx.execute(USE_OWN_INDEX)
             in_index = [row[_DISTANCE] for row in tx.execute(own.sql, own.params).fetchall()]
-        if nearest:
-            wanted += len(nearest)
-            found += sum(distance <= nearest[-1] + _SAME for distance in in_index)
+        wanted += len(nearest)
+        found += as_near(nearest, in_index)
     return found / wanted if wanted else 1.0
+
+
+def as_near(exact: Sequence[float], found: Sequence[float]) -> int:
+    """How many of the distances `found` are no greater than the last of the `exact` ones: of equal texts any counts."""
+    return sum(distance <= exact[-1] + _SAME for distance in found) if exact else 0

@@ -15,6 +15,7 @@ from pgvector import HalfVector
 
 from memory import metrics
 from memory.isolation.connection import Cursor
+from memory.lexical.addresses import ADDRESSES, HITS
 from memory.lexical.bm25 import LexicalQuery
 from memory.lexical.lookup import UUID_BYTES, Hits, Lookup
 from memory.retrieval.candidate import Candidate
@@ -28,29 +29,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # `found`: what either leg brought, with the BM25 score of each that the words found: no score is below 0, so of two
 # mentions the greater is it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
-# `within`: which rows may be in which segment: in the last that begins before them, or in one before it that reaches on
-# behind where the next begins, as after a compaction. A segment's ids are ascending and are taken out of TOAST once: a
-# chunk's number there is found by a binary search.
 _FOUND = f"""
-WITH segments AS MATERIALIZED (
-    SELECT segment, first_id, last_id, chunk_ids, lengths FROM memory_lexical_segments
-    WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint
-),
+WITH {HITS},
 found AS MATERIALIZED (
     SELECT id, bool_or(nearest) AS nearest, max(bm25) AS bm25
     FROM (
         SELECT id, true AS nearest, 0::float8 AS bm25 FROM unnest(%(nearest)s::uuid[]) AS d (id)
         UNION ALL
-        SELECT id, false, bm25 FROM unnest(%(in_memtable)s::uuid[], %(memtable_scores)s::float8[]) AS m (id, bm25)
-        UNION ALL
-        SELECT w.chunk_ids[n.number + 1], false, n.bm25
-        FROM (SELECT s.chunk_ids || ARRAY[]::uuid[] AS chunk_ids, g.numbers, g.scores
-              FROM (SELECT segment, array_agg(number) AS numbers, array_agg(bm25) AS scores
-                    FROM unnest(%(segments)s::integer[], %(numbers)s::integer[], %(scores)s::float8[])
-                        AS h (segment, number, bm25)
-                    GROUP BY segment) g
-              JOIN segments s USING (segment) OFFSET 0) w
-        CROSS JOIN LATERAL unnest(w.numbers, w.scores) AS n (number, bm25)
+        SELECT id, false, bm25 FROM hits
     ) mentions
     GROUP BY id
 ),
@@ -63,29 +49,7 @@ candidates AS MATERIALIZED (
         WHERE c.space = %(space)s::smallint AND {LIVE}{{conditions}}
     ) c
     WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)
-){{neighbours}},
-spans AS MATERIALIZED (
-    SELECT s.*, row_number() OVER (ORDER BY first_id) AS nth,
-           coalesce(last_id >= lead(first_id) OVER (ORDER BY first_id), false) AS reaches_on
-    FROM segments s
-),
-begins AS MATERIALIZED (SELECT array_agg(first_id ORDER BY nth) AS ids FROM spans),
-within AS MATERIALIZED (
-    SELECT s.segment, array_agg(r.id) AS ids
-    FROM (SELECT id, width_bucket(id, (SELECT ids FROM begins)) AS nth FROM rows) r JOIN spans s USING (nth)
-    GROUP BY s.segment
-    UNION ALL
-    SELECT s.segment, array_agg(r.id)
-    FROM spans s JOIN rows r ON r.id BETWEEN s.first_id AND s.last_id WHERE s.reaches_on GROUP BY s.segment
-),
-addresses AS MATERIALIZED (
-    SELECT DISTINCT ON (id) id, segment, number - 1 AS number, lengths[number] AS length
-    FROM (SELECT w.segment, w.ids, s.chunk_ids || ARRAY[]::uuid[] AS chunk_ids,
-                 s.lengths || ARRAY[]::smallint[] AS lengths
-          FROM within w JOIN segments s USING (segment) OFFSET 0) s
-    CROSS JOIN LATERAL (SELECT id, width_bucket(id, s.chunk_ids) AS number FROM unnest(s.ids) AS r (id) OFFSET 0) r
-    WHERE s.chunk_ids[number] = id
-)
+){{neighbours}}{ADDRESSES}
 SELECT {SENT}, c.distance, c.is_answer, h.chain, p.segment, p.number, p.length
 FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN addresses p USING (id)"""
 
@@ -139,11 +103,9 @@ class Search:
         # choose from every hit.
         best = hits.best(None if conditions else self._limit + sum(self._unfit))
         neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
-        params |= {
+        params |= best.params() | {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
             "nearest": [row[0] for row in self._nearest.fetchall()],
-            "in_memtable": best.memtable, "memtable_scores": best.memtable_scores,
-            "segments": best.segments, "numbers": best.numbers, "scores": best.scores,
         }  # fmt: skip
         found = self._tx.execute(_FOUND.format(conditions=conditions, neighbours=neighbours), params)
         scored = _scored(self._of_this_tenant(found), hits)

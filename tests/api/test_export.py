@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 import tracemalloc
@@ -23,6 +22,7 @@ from memory.services import export
 from memory.services.export import export_documents
 from memory.services.forget import delete_document
 from tests.db.memories import remember, unit_vector
+from tests.garbage import collect_what_is_new
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "backup"])
 
@@ -43,9 +43,7 @@ MIXED = [
 @pytest.fixture(autouse=True)
 def _every_slot_comes_back():
     yield
-    gc.collect()
-    # The models that are loaded by now are not looked through again after the next test.
-    gc.freeze()
+    collect_what_is_new()
     assert exports.taken == 0
 
 

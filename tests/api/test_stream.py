@@ -1,6 +1,5 @@
 """POST /api/v1/stream, by the contract, up to the socket."""
 
-import gc
 import json
 import time
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from memory.services import rate_limits
 from memory.services import stream as stream_service
 from memory.services.stream import NO_MODEL, NOTHING_FOUND
 from tests.factories import DocumentFactory
+from tests.garbage import collect_what_is_new
 from tests.llm_server import CUT, STATUS_OK, LLMServer, finish, say, status
 from tests.sse import answer_of, read_events
 
@@ -52,9 +52,7 @@ def llm(running, settings):
 @pytest.fixture(autouse=True)
 def _every_slot_comes_back():
     yield
-    gc.collect()
-    # The models that are loaded by now are not looked through again after the next test.
-    gc.freeze()
+    collect_what_is_new()
     assert streams.taken == 0
 
 

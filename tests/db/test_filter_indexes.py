@@ -11,7 +11,6 @@ from pgvector import HalfVector
 
 from memory.embedding.spaces import default_space
 from memory.embedding.vectors import half_vectors
-from memory.isolation.connection import Cursor
 from memory.lexical.bm25 import LexicalQuery
 from memory.retrieval import chunks as chunks_read
 from memory.retrieval.chunks import ChunkScope
@@ -142,19 +141,12 @@ SCOPES = {
 
 @pytest.mark.parametrize("column", SCOPES)
 def test_a_thread_a_source_or_documents_are_read_without_the_rest(hoarder, column):
-    class Explaining:
-        """The transaction, but that it explains what is queued."""
-
-        def __init__(self, tx: TenantTransaction):
-            self.tx, self.user_hash = tx, tx.user_hash
-
-        def execute(self, sql: str, params) -> Cursor:
-            return self.tx.execute(EXPLAIN + sql, params)
-
     with tenant_transaction(hoarder.user_hash) as tx:
-        tree = chunks_read._queue(Explaining(tx), SCOPES[column], default_space(), 201).fetchone()[0]
-    plan = Plan((json.loads(tree) if isinstance(tree, str) else tree)[0], "")
-    assert plan.root["Plan"]["Actual Rows"] == NARROWED
+        explaining = Explaining(tx)
+        chunks_read._queue(explaining, SCOPES[column], default_space(), 201)
+    plan = explaining.plan({}, wants_own_index=False)
+    [statement] = plan.root["Plan"]["Plans"]
+    assert statement["Actual Rows"] == NARROWED
     assert column in index_conditions(plan)
     assert read_rows(plan) <= NARROWED
 
