@@ -20,6 +20,7 @@ from memory.errors import UnsafeDatabase
 from memory.isolation.catalogue import read_catalogue, read_indexes
 from memory.isolation.connection import Row
 from memory.isolation.own_index import own_index_of
+from memory.isolation.partitions import PARTITIONS
 from memory.isolation.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
 from memory.migrations._sqlfile import SQL_FOLDER
 
@@ -44,6 +45,7 @@ TENANT_TABLES = (
     "memory_tenants",
 )
 APP_PRIVILEGES = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+PARTITION_PRIVILEGES = {"SELECT"}
 # What is written there stays as it was written.
 APPEND_ONLY_TABLES = ("memory_erasures",)
 # VACUUM, from PostgreSQL 17 on: a privilege that gives no row away.
@@ -56,7 +58,6 @@ APP_MAY = {
     "memory_workers": APP_PRIVILEGES,
     **{table: {"SELECT"} for table in ("memory_spaces", "memory_flags", "memory_master_keys", "django_migrations")},
 }
-PARTITIONS = 64
 STAFF_VIEWS = (
     "memory_chunks_meta",
     "memory_data_keys_meta",
@@ -163,12 +164,12 @@ def _policy_findings(tables: list[Row], policies: list[Row]) -> Iterator[str]:
     found: dict[str, dict[str, list[Any]]] = {}
     for table, name, *policy in policies:
         found.setdefault(table, {})[name] = policy
-    for table, _, _, _, _, parent in tables:
-        if parent is not None and table in found:
-            yield f"{table} is a partition and has a policy; partitions deny by default"
-    for table in TENANT_TABLES:
+    # A partition is read by its name, and written through its table.
+    expected = {table: ("select",) for table, _, _, _, _, parent in tables if parent is not None}
+    for table, suffixes in (dict.fromkeys(TENANT_TABLES, tuple(POLICIES)) | expected).items():
         present = dict(found.get(table, {}))
-        for suffix, (command, using, check) in POLICIES.items():
+        for suffix in suffixes:
+            command, using, check = POLICIES[suffix]
             name = f"memory_tenant_isolation_{suffix}"
             found_policy = present.pop(name, None)
             if found_policy is None:
@@ -215,18 +216,20 @@ def _grant_findings(tables: list[Row], views: list[Row], grants: list[Row]) -> I
         words = ", ".join(sorted(privileges))
         if grantee == "public":
             yield f"{relation} grants {words} to PUBLIC"
-        elif grantee == APP_ROLE and relation in partitions:
+        elif grantee == APP_ROLE and relation in partitions and privileges - PARTITION_PRIVILEGES:
             yield f"{relation} is a partition and grants {words} to {APP_ROLE}"
         elif grantee == APP_ROLE and relation in view_names:
             yield f"{relation} is a view, outside the policies, and grants {words} to {APP_ROLE}"
-        elif grantee == APP_ROLE and (extra := privileges - _app_may(relation)):
+        elif grantee == APP_ROLE and relation not in partitions and (extra := privileges - _app_may(relation)):
             yield f"{relation} grants {', '.join(sorted(extra))} to {APP_ROLE}"
         elif grantee == "r1_staff" and (relation in TENANT_TABLES or relation in partitions):
             yield f"{relation} grants {words} to r1_staff, who may read metadata views only"
         elif relation.startswith("memory") and grantee not in OUR_ROLES:
             yield f"{relation} grants {words} to {grantee}, a role with no part in this"
-    for table in TENANT_TABLES:
-        missing = APP_MAY[table] - held.get((table, APP_ROLE), set())
+    needed = {table: APP_MAY[table] for table in TENANT_TABLES}
+    needed |= dict.fromkeys(sorted(partitions), PARTITION_PRIVILEGES)
+    for table, privileges in needed.items():
+        missing = privileges - held.get((table, APP_ROLE), set())
         if missing:
             yield f"{table} does not grant {', '.join(sorted(missing))} to {APP_ROLE}"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
+from uuid import UUID
 
 Params = Sequence[Any] | Mapping[str, Any]
 Row = tuple[Any, ...]
@@ -36,3 +37,12 @@ class Connection(Protocol):
     """Gives cursors; what more it can do depends on which of the two it is."""
 
     def cursor(self) -> Cursor: ...
+
+
+def array(values: Iterable[int | float | UUID]) -> str:
+    """An array as PostgreSQL reads it, for a parameter with a cast.
+
+    psycopg names the type of a list by what is in it, an empty one's or that of small integers too, and prepares a
+    statement once for each of the types that its parameters come with.
+    """
+    return f"{{{','.join(map(str, values))}}}"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
 
 import psycopg
@@ -22,12 +23,17 @@ from memory.admission.deadline import deadline_at, remaining_seconds
 from memory.admission.writers import WAIT_MAX_SECONDS
 from memory.errors import KeyUnavailable
 from memory.isolation.connection import Connection, Cursor, Params
+from memory.isolation.partitions import in_partition, partition_of
 
 BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # For a request, which has a deadline; without one the role's own limits hold.
 SET_LIMITS = "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
 STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
+# Whether the statements that follow in the transaction are planned each for its parameters, as is the role's default,
+# or once on each connection for any.
+SET_PLANS = "SELECT set_config('plan_cache_mode', %s, true)"
+_CUSTOM, _GENERIC = "force_custom_plan", "force_generic_plan"
 
 # Read by every tenant transaction, so that a key erased or rotated elsewhere, or another active space, is noticed
 # before a row is written or opened with it. A write locks the row until its commit: an erasure or a rotation of
@@ -63,6 +69,11 @@ class Pipeline:
     queue: psycopg.Pipeline
     closing: ExitStack
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the connection prepares statements that it sends again."""
+        return self.connection.connection.prepare_threshold is not None
+
 
 class TenantTransaction:
     """An open transaction of one tenant. Made by `tenant_transaction()` and `joined_transaction()` only."""
@@ -76,9 +87,43 @@ class TenantTransaction:
         self._has_ended = False
         self._state_cursor: Cursor | None = None
         self._state: TenantState | None = None
+        self._plans = _CUSTOM
 
     def execute(self, sql: str, params: Params = ()) -> Cursor:
-        """Queue one statement and return its cursor; a fetch from it waits for the server."""
+        """Queue one statement and return its cursor; a fetch from it waits for the server.
+
+        It is planned for its parameters.
+        """
+        self._plan(_CUSTOM)
+        return self._queue(sql, params)
+
+    def read_partition(self, sql: str, params: Params, *, keeps_plan: bool) -> Cursor:
+        """As `execute`, for a SELECT, in which each partitioned table gives place to the tenant's partition of it.
+
+        `keeps_plan`: by a plan for any parameters, which the connection makes once; for statements whose best plan is
+        the same for everybody.
+        """
+        sql = in_partition(sql, self._partition)
+        # Where no statement is prepared there is no plan to keep; and a caller's transaction goes on as it came.
+        keeps_plan = keeps_plan and self._pipeline is not None and self._pipeline.prepares
+        self._plan(_GENERIC if keeps_plan else _CUSTOM)
+        return self._queue(sql, params)
+
+    @property
+    def keeps_plans(self) -> bool:
+        """Whether statements are planned for any parameters now."""
+        return self._plans == _GENERIC
+
+    @cached_property
+    def _partition(self) -> int:
+        return partition_of(self.user_hash, self.execute)
+
+    def _plan(self, plans: str) -> None:
+        if plans != self._plans:
+            self._queue(SET_PLANS, [plans])
+            self._plans = plans
+
+    def _queue(self, sql: str, params: Params | None) -> Cursor:
         if self._has_ended:
             raise transaction.TransactionManagementError("the tenant transaction has ended")
         cursor = self.connection.cursor()

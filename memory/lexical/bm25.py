@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memory.isolation.connection import array
 from memory.lexical.terms import Blinder, terms
 from memory.sealing.user_keys import Purpose, SearchKey
 
@@ -40,7 +41,7 @@ class LexicalQuery:
 
     def params(self) -> dict:
         """The named parameters of a lookup's statements."""
-        return {"terms": list(self.ids), "blocks": [term & BLOCK_MASK for term in self.ids]}
+        return {"terms": array(self.ids), "blocks": array(term & BLOCK_MASK for term in self.ids)}
 
 
 def lexical_query(key: SearchKey, text: str, language: str) -> LexicalQuery:

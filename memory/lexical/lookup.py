@@ -15,6 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
+from memory.isolation.connection import array
 from memory.lexical.bm25 import UNIT, LexicalQuery, Weights, impacts
 from memory.lexical.segments import FIRST_ID, LIVE_BYTES
 from memory.rls import TenantTransaction
@@ -52,8 +53,9 @@ WITH query_terms AS MATERIALIZED (
 ), lists AS MATERIALIZED (
     SELECT q.position, b.segment, b.postings[coalesce(b.ends[width_bucket(q.term, b.terms) - 1], 0) + 1
                                           : b.ends[width_bucket(q.term, b.terms)]] AS postings
-    FROM query_terms q JOIN memory_lexical_blocks b ON b.block = q.block
-    WHERE {_MINE.format("b")} AND b.terms[width_bucket(q.term, b.terms)] = q.term
+    FROM query_terms q CROSS JOIN LATERAL (
+        SELECT segment, terms, ends, postings FROM memory_lexical_blocks b
+        WHERE {_MINE.format("b")} AND b.block = q.block AND b.terms[width_bucket(q.term, b.terms)] = q.term OFFSET 0) b
 ), counted AS MATERIALIZED (
     SELECT position, chunks, sum(chunks) OVER (ORDER BY chunks, position) <= %(postings_max)s::bigint AS counts
     FROM (SELECT position, sum(cardinality(postings))::integer AS chunks FROM lists GROUP BY position) c
@@ -69,7 +71,8 @@ FROM (
 ) m CROSS JOIN (
     SELECT string_agg(uuid_send(c.chunk_id), ''::bytea), array_send(array_agg(q.position)),
            array_send(array_agg(c.frequencies[width_bucket(q.term, c.terms)]::integer))
-    FROM memtable c CROSS JOIN query_terms q WHERE c.terms[width_bucket(q.term, c.terms)] = q.term
+    FROM (SELECT * FROM memtable WHERE terms && %(terms)s::integer[] OFFSET 0) c CROSS JOIN query_terms q
+    WHERE c.terms[width_bucket(q.term, c.terms)] = q.term
 ) o CROSS JOIN (
     SELECT array_send(array_agg(l.position)), array_send(array_agg(l.segment)),
            array_send(array_agg(cardinality(l.postings))), string_agg(array_send(l.postings), ''::bytea)
@@ -85,7 +88,7 @@ class Lookup:
     def __init__(self, tx: TenantTransaction, space: int, query: LexicalQuery):
         self._query = query
         params = {"user_hash": tx.user_hash, "space": space, "postings_max": POSTINGS_MAX}
-        self._found = tx.execute(_LOOKUP, params | query.params())
+        self._found = tx.read_partition(_LOOKUP, params | query.params(), keeps_plan=True)
 
     def hits(self) -> Hits:
         """What was found, in the snapshot of the transaction. Raises database errors."""
@@ -208,8 +211,8 @@ class Scored:
     def params(self) -> dict:
         """The named parameters of `addresses.HITS`."""
         return {
-            "segments": self.segments, "numbers": self.numbers, "scores": self.scores,
-            "in_memtable": self.memtable, "memtable_scores": self.memtable_scores,
+            "segments": array(self.segments), "numbers": array(self.numbers), "scores": array(self.scores),
+            "in_memtable": array(self.memtable), "memtable_scores": array(self.memtable_scores),
         }  # fmt: skip
 
 

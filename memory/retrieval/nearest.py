@@ -1,8 +1,8 @@
 """The vector leg: the nearest of the bound tenant's rows, exactly, or in an index of the tenant's own.
 
 The vector column is ordered by and never selected. `WHERE user_hash = %s` stands beside the policy:
-it gives the planner the right row estimate, prunes to one partition and lets it prove partial
-indexes; the policy turns into a One-Time Filter above it.
+it is what the indexes begin with, and lets the planner prove partial ones; the policy turns into a One-Time Filter
+above it.
 
 Ties go by document and chunk index, an order that no vector index has. So an index of the user's own
 (`memory/isolation/own_index.py`) is asked for some more rows than are wanted, nearest first, and ties are resolved
@@ -65,10 +65,11 @@ _DISTANCE = "embedding <=> %(vector)s::halfvec AS distance"
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with its parameters."""
+    """SQL with its parameters. `is_alike`: its best plan is the same for everybody."""
 
     sql: str
     params: dict
+    is_alike: bool
 
 
 def vector_leg(
@@ -88,10 +89,12 @@ def vector_leg(
         dense, distance = _DENSE_IN_OWN_INDEX, "distance"
         dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
     params |= {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
+    # That an index of the user's own or one for a filter serves, the planner sees by the parameters.
+    is_alike = dense is _DENSE and not conditions
     if ids_alone:
-        return Statement(dense.format(columns="id", conditions=conditions), params)
+        return Statement(dense.format(columns="id", conditions=conditions), params, is_alike)
     nearest = dense.format(columns=f"{KNOWN}, {distance}", conditions=conditions)
-    return Statement(f"SELECT {SENT}, c.distance FROM ({nearest}\n) c {_ORDER}", params)
+    return Statement(f"SELECT {SENT}, c.distance FROM ({nearest}\n) c {_ORDER}", params, is_alike)
 
 
 def is_misfit(exc: DataError) -> bool:

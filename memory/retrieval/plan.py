@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from django.conf import settings
 from pgvector import HalfVector
+from psycopg.sql import Composed, Literal
 
 from memory.isolation.connection import Cursor, Params
 from memory.isolation.own_index import read_own_indexes
@@ -22,6 +26,7 @@ SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "
 # Any ids do: which rows a plan may visit does not depend on the words.
 _PROBE_TERMS = tuple(range(6))
 
+_PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _BLOCKS, _TIMES = ("Shared Hit Blocks", "Shared Read Blocks"), ("Planning Time", "Execution Time")
 _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan"}
 
@@ -99,21 +104,39 @@ def _index(node: dict) -> str:
 class Explaining(TenantTransaction):
     """A tenant's open transaction that explains every statement that is asked in it and reads a searched table.
 
-    `plan()`: all of them as one.
+    Each by the plan that it has in the service, which for some is the same whatever the parameters. `plan()`: all of
+    them as one.
     """
 
     def __init__(self, tx: TenantTransaction):
-        super().__init__(tx.connection, tx.user_hash, write=tx.write)
+        super().__init__(tx.connection, tx.user_hash, write=tx.write, pipeline=tx._pipeline)
+        self._partition = tx._partition
         self._roots: list[dict] = []
         self._texts: list[str] = []
 
-    def execute(self, sql: str, params: Params = ()) -> Cursor:
+    def _queue(self, sql: str, params: Params | None) -> Cursor:
         if any(table in sql for table in SEARCHED_TABLES):
-            tree = super().execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, params).fetchone()[0]
-            text = super().execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + sql, params).fetchall()
-            self._roots.append(json.loads(tree)[0] if isinstance(tree, str) else tree[0])
-            self._texts.append("\n".join(row[0] for row in text))
-        return super().execute(sql, params)
+            with self._as_run(sql, params) as (run, its_params, readable):
+                tree = super()._queue("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + run, its_params).fetchone()[0]
+                text = super()._queue("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + run, its_params).fetchall()
+            self._roots.append(json.loads(readable(tree if isinstance(tree, str) else json.dumps(tree)))[0])
+            self._texts.append(readable("\n".join(row[0] for row in text)))
+        return super()._queue(sql, params)
+
+    @contextmanager
+    def _as_run(self, sql: str, params: Params | None) -> Iterator[tuple[str, Params | None, Callable[[str], str]]]:
+        """What EXPLAIN is to explain, and what puts the user's hash into a plan that knows it as a parameter."""
+        if not self.keeps_plans or not isinstance(params, Mapping):
+            yield sql, params, str
+            return
+        names = list(dict.fromkeys(_PLACEHOLDER.findall(sql)))
+        numbered = _PLACEHOLDER.sub(lambda name: f"${names.index(name[1]) + 1}", sql).replace("%%", "%")
+        values = Composed([Literal(_readable(params[name])) for name in names]).join(", ")
+        super()._queue(f"PREPARE r1_explained AS {numbered}", None)
+        number = rf"\${names.index('user_hash') + 1}\b"
+        run = f"EXECUTE r1_explained ({values.as_string(None)})"
+        yield run, None, partial(re.sub, rf"\({number}\)::text|{number}", f"'{self.user_hash}'::text")
+        super()._queue("DEALLOCATE r1_explained", None)
 
     def plan(self, own_indexes: Mapping[str, str], *, wants_own_index: bool) -> Plan:
         """One root above the statements' own: its times and its blocks are the sums of theirs."""
@@ -122,6 +145,11 @@ class Explaining(TenantTransaction):
         times = {name: sum(root[name] for root in self._roots) for name in _TIMES}
         root = {"Plan": {"Node Type": "Statements", "Plans": plans, **blocks}, **times}
         return Plan(root, "\n\n".join(self._texts), own_indexes, wants_own_index)
+
+
+def _readable(value: object) -> object:
+    """A parameter as a literal can hold it."""
+    return value.to_text() if isinstance(value, HalfVector) else value
 
 
 def explain_candidates(

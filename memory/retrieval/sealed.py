@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memory.isolation.connection import array
 from memory.retrieval.candidate import Candidate
 from memory.rls import TenantTransaction, refuse_cross_tenant
 
+# OFFSET 0: each row is looked up by its id, as in the search (`search.py`).
 SEALED = """
 SELECT c.user_hash, c.id, c.text_cipher, c.meta_cipher, d.meta_cipher, d.content_mac, d.generation,
        d.speaker_cipher
-FROM memory_chunks c LEFT JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
-WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND c.id = ANY(%(ids)s::uuid[])"""
+FROM unnest(%(ids)s::uuid[]) AS asked (id) CROSS JOIN LATERAL (
+    SELECT user_hash, id, doc_id, text_cipher, meta_cipher FROM memory_chunks c
+    WHERE c.user_hash = %(user_hash)s AND c.id = asked.id AND c.space = %(space)s::smallint OFFSET 0) c
+LEFT JOIN LATERAL (
+    SELECT meta_cipher, content_mac, generation, speaker_cipher FROM memory_documents d
+    WHERE d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id OFFSET 0) d ON true"""
 
 
 class SealedRows:
@@ -23,7 +29,8 @@ class SealedRows:
     def __init__(self, tx: TenantTransaction, space: int, candidates: Sequence[Candidate]):
         self._user_hash = tx.user_hash
         self._candidates = {candidate.chunk_id: candidate for candidate in candidates}
-        self._found = tx.execute(SEALED, {"user_hash": tx.user_hash, "space": space, "ids": list(self._candidates)})
+        params = {"user_hash": tx.user_hash, "space": space, "ids": array(self._candidates)}
+        self._found = tx.read_partition(SEALED, params, keeps_plan=True)
 
     def bring(self) -> None:
         """Set them. Raises CrossTenantAttempt if the server ever returned another tenant's row."""

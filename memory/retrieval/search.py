@@ -14,14 +14,14 @@ import numpy as np
 from pgvector import HalfVector
 
 from memory import metrics
-from memory.isolation.connection import Cursor
+from memory.isolation.connection import Cursor, array
 from memory.lexical.addresses import ADDRESSES, HITS
 from memory.lexical.bm25 import LexicalQuery
 from memory.lexical.lookup import UUID_BYTES, Hits, Lookup
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.filters import Filters
 from memory.retrieval.nearest import USE_OWN_INDEX, vector_leg
-from memory.retrieval.neighbours import ALONE, KNOWN, LIVE, NEARBY, OF_C, SENT
+from memory.retrieval.neighbours import ALONE, KNOWN, LIVE, NEARBY, SENT
 from memory.retrieval.threads import Turns
 from memory.rls import TenantTransaction, refuse_cross_tenant
 
@@ -29,6 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # `found`: what either leg brought, with the BM25 score of each that the words found: no score is below 0, so of two
 # mentions the greater is it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
+# OFFSET 0: each row is looked up by its id, however few rows the planner takes a user to have; its plan is for all.
 _FOUND = f"""
 WITH {HITS},
 found AS MATERIALIZED (
@@ -43,10 +44,12 @@ found AS MATERIALIZED (
 candidates AS MATERIALIZED (
     SELECT {KNOWN}, distance
     FROM (
-        SELECT {OF_C}, c.embedding <=> %(vector)s::halfvec AS distance,
-               f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
-        FROM found f JOIN memory_chunks c ON c.user_hash = %(user_hash)s AND c.id = f.id
-        WHERE c.space = %(space)s::smallint AND {LIVE}{{conditions}}
+        SELECT c.*, f.bm25, f.nearest, row_number() OVER (ORDER BY f.bm25 DESC, c.doc_id, c.chunk_index) AS rank
+        FROM found f CROSS JOIN LATERAL (
+            SELECT {KNOWN}, embedding <=> %(vector)s::halfvec AS distance
+            FROM memory_chunks c
+            WHERE c.user_hash = %(user_hash)s AND c.id = f.id AND c.space = %(space)s::smallint AND {LIVE}{{conditions}}
+            OFFSET 0) c
     ) c
     WHERE c.nearest OR (c.bm25 > 0 AND c.rank <= %(limit)s)
 ){{neighbours}}{ADDRESSES}
@@ -79,16 +82,16 @@ class Search:
     ):  # fmt: skip
         self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
         self._context = context
+        metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
+        self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=True)
+        self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
         if has_own_index:
             tx.execute(USE_OWN_INDEX)
-        metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
-        self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
         leg = vector_leg(
             tx.user_hash, space, vector, limit, filters,
             has_own_index=has_own_index, ids_alone=self._lookup is not None,
         )  # fmt: skip
-        self._nearest = tx.execute(leg.sql, leg.params)
-        self._unfit_found = tx.execute(_UNFIT, {"user_hash": tx.user_hash})
+        self._nearest = tx.read_partition(leg.sql, leg.params, keeps_plan=leg.is_alike)
 
     def candidates(self) -> list[Candidate]:
         """Both legs' candidates, nearest first, and with context the neighbours that the filters let through.
@@ -105,9 +108,10 @@ class Search:
         neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
         params |= best.params() | {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
-            "nearest": [row[0] for row in self._nearest.fetchall()],
+            "nearest": array(row[0] for row in self._nearest.fetchall()),
         }  # fmt: skip
-        found = self._tx.execute(_FOUND.format(conditions=conditions, neighbours=neighbours), params)
+        sql = _FOUND.format(conditions=conditions, neighbours=neighbours)
+        found = self._tx.read_partition(sql, params, keeps_plan=not conditions)
         scored = _scored(self._of_this_tenant(found), hits)
         return sorted(scored, key=lambda candidate: (candidate.distance, candidate.doc_id, candidate.chunk_index))
 

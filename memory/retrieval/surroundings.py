@@ -72,8 +72,9 @@ class Surroundings:
         single: list[Candidate] = []
         for candidate in candidates:
             (single if candidate.thread_id is None else threaded).append(candidate)
+        params = {"user_hash": tx.user_hash, "space": space, "count": count}
         self._found = [
-            tx.execute(sql, {"user_hash": tx.user_hash, "space": space, "count": count} | _places(places))
+            tx.read_partition(sql, params | _places(places), keeps_plan=True)
             for sql, places in ((_IN_THREAD, threaded), (_IN_DOCUMENT, single))
             if places
         ]

@@ -27,8 +27,9 @@ ROLES = {
     "backup": "r1_backup",
 }
 
-# A statement that a connection has sent so often is prepared there: the server parses it no more.
-PREPARED_AFTER_USES = 5
+# A statement that a connection has sent so often is prepared there: the server parses it no more, and keeps its plan
+# where it may (memory/isolation/pipeline.py).
+PREPARED_AFTER_USES = 2
 # At most; a request waits no longer than its deadline lets it (r1site/postgresql).
 POOL_WAIT_SECONDS = 1.5
 

@@ -138,15 +138,16 @@ def test_no_passage_is_opened_once_the_deadline_has_passed(diary, monkeypatch):
 def test_the_walk_with_both_legs_is_still_one_transaction_and_one_search(diary, monkeypatch):
     from memory.rls import TenantTransaction
 
-    statements, execute = [], TenantTransaction.execute
+    statements, queue = [], TenantTransaction._queue
 
-    def counted(self, sql, params=()):
+    def counted(self, sql, params):
         statements.append(sql)
-        return execute(self, sql, params)
+        return queue(self, sql, params)
 
     ask(diary, "warm the caches")
-    monkeypatch.setattr(TenantTransaction, "execute", counted)
+    monkeypatch.setattr(TenantTransaction, "_queue", counted)
     ask(diary, "Which upload failed with ERR_CONN_4711?")
-    # The tenant's state, either leg, what no answer has, the rows that were found, what is sealed of them.
-    assert len(statements) == 6
+    # The tenant's state, how the rest is planned, what no answer has, either leg, the rows that were found, what is
+    # sealed of them.
+    assert len(statements) == 7
     assert sum("memory_lexical_blocks" in sql for sql in statements) == 1

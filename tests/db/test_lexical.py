@@ -458,10 +458,11 @@ def test_the_migration_goes_back_and_comes_again_as_it_was(alice):
         before, rows = superuser.execute(catalogue).fetchall(), superuser.execute(chunks, [alice.user_hash]).fetchone()
         assert rows[0] == 1
         # Isolation is put on all tenant tables together, in a migration above this one.
-        run(superuser, "0017_own_indexes.down.sql", "0011_isolation.down.sql", "0007_lexical.down.sql")
+        above = ("0017_own_indexes", "0025_partition_reads")
+        run(superuser, *(f"{name}.down.sql" for name in (*above[::-1], "0011_isolation", "0007_lexical")))
         without = superuser.execute(catalogue).fetchall()
         assert {row[0] for row in before} - {row[0] for row in without} >= set(LEXICAL_TABLES)
         assert superuser.execute(chunks, [alice.user_hash]).fetchone() == rows
-        run(superuser, "0007_lexical.up.sql", "0011_isolation.up.sql", "0017_own_indexes.up.sql")
+        run(superuser, *(f"{name}.up.sql" for name in ("0007_lexical", "0011_isolation", *above)))
         assert superuser.execute(catalogue).fetchall() == before
         assert superuser.execute("SELECT count(*) FROM memory_lexical_chunks").fetchone() == (0,)

@@ -23,6 +23,7 @@ from memory.checks import database_keeps_tenants_apart
 from memory.errors import UnsafeDatabase
 from memory.isolation import audit as rls_audit
 from memory.isolation.audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TENANT_TABLES, verify_rls_isolation
+from memory.isolation.partitions import PARTITIONED_TABLES
 from memory.isolation.role_audit import ROLE_SETTINGS
 from memory.maintenance.rls_probe import probe_two_users
 from memory.models import Document
@@ -124,9 +125,23 @@ def _breaches_by_the_service(superuser, house) -> Iterator[str]:
             yield f"alice can give away her {table}"
         if not _is_refused(act(f"TRUNCATE {table}")):
             yield f"alice can TRUNCATE {table}"
+    hers = _partitions(superuser, alice)
     for partition in _partitions(superuser):
-        if not _is_refused(act(f"SELECT user_hash FROM {partition}")):
-            yield f"alice may read the partition {partition}"
+        seen = act(f"SELECT user_hash FROM {partition}")
+        if partition in hers and (isinstance(seen, str) or (alice,) not in seen):
+            yield f"alice does not see her rows in {partition}"
+        elif set(seen) - {(alice,)}:
+            yield f"alice sees bob's rows in {partition}"
+        row = json.dumps(_a_row(superuser, partition, alice if partition in hers else bob))
+        for verb, command in {
+            "UPDATE": f"UPDATE {partition} SET user_hash = user_hash",
+            "DELETE": f"DELETE FROM {partition}",
+            "INSERT": f"INSERT INTO {partition} SELECT * FROM jsonb_populate_record(NULL::{partition}, '{row}')",
+        }.items():
+            if not _is_refused(act(command)):
+                yield f"alice may {verb} in {partition}"
+        if not _is_refused(act(f"SELECT user_hash FROM {partition}", bound=None)):
+            yield f"nobody in particular is answered from {partition}"
     for view in STAFF_VIEWS:
         if not _is_refused(act(f"SELECT user_hash FROM {view}")):
             yield f"alice may read {view}"
@@ -183,11 +198,15 @@ def _a_row(superuser: psycopg.Connection, table: str, user_hash: str) -> dict:
         return superuser.execute(row, [user_hash]).fetchone()[0]
 
 
-def _partitions(superuser: psycopg.Connection) -> list[str]:
-    """The partitions that hold rows: an empty one could not show a leak."""
+def _partitions(superuser: psycopg.Connection, user_hash: str | None = None) -> list[str]:
+    """The partitions that hold rows, of this user if of any: an empty one could not show a leak."""
+    held = " UNION ".join(
+        f"SELECT tableoid::regclass::text FROM {table} WHERE user_hash = %(whose)s OR %(whose)s IS NULL"
+        for table in PARTITIONED_TABLES
+    )
     with superuser.transaction(force_rollback=True):
         superuser.execute("RESET ROLE")
-        return [name for (name,) in superuser.execute("SELECT DISTINCT tableoid::regclass::text FROM memory_chunks")]
+        return [name for (name,) in superuser.execute(held, {"whose": user_hash})]
 
 
 def test_with_nothing_broken_the_audit_finds_nothing_and_nobody_gets_through(house):
@@ -199,7 +218,7 @@ def test_with_nothing_broken_the_audit_finds_nothing_and_nobody_gets_through(hou
 
 # -- One mutation at a time. (what is broken) -> (statements, what the audit says, what can then be done)
 
-HELD = "SELECT tableoid::regclass::text FROM memory_chunks LIMIT 1"
+HELD = "SELECT tableoid::regclass::text FROM memory_chunks WHERE user_hash = %s LIMIT 1"
 MUTATIONS: dict[str, tuple[list[str], str, str | None]] = {}
 for _table in TENANT_TABLES:
     for _suffix in POLICIES:
@@ -349,10 +368,40 @@ MUTATIONS |= {
         "{partition} lacks ENABLE ROW LEVEL SECURITY",
         "the owner sees the partition {partition}",
     ),
-    "a partition granted to the service": (
-        ["GRANT SELECT ON {partition} TO r1_app"],
-        "{partition} is a partition and grants SELECT to r1_app",
-        "alice may read the partition {partition}",
+    "a partition that the service may delete from": (
+        ["GRANT DELETE ON {partition} TO r1_app"],
+        "{partition} is a partition and grants DELETE, SELECT to r1_app",
+        "alice may DELETE in {partition}",
+    ),
+    "a partition with one column to change for the service": (
+        ["GRANT UPDATE (user_hash) ON {partition} TO r1_app"],
+        "{partition} is a partition and grants SELECT, column UPDATE to r1_app",
+        "alice may UPDATE in {partition}",
+    ),
+    "a partition not readable by the service": (
+        ["REVOKE SELECT ON {hers} FROM r1_app"],
+        "{hers} does not grant SELECT to r1_app",
+        "alice does not see her rows in {hers}",
+    ),
+    "a partition without its policy": (
+        ["DROP POLICY memory_tenant_isolation_select ON {hers}"],
+        "{hers} lacks the policy memory_tenant_isolation_select",
+        "alice does not see her rows in {hers}",
+    ),
+    "a partition readable by a policy that is always true": (
+        ["ALTER POLICY memory_tenant_isolation_select ON {partition} USING (true)"],
+        "{partition}: the policy memory_tenant_isolation_select is not the one",
+        "alice sees bob's rows in {partition}",
+    ),
+    "a partition without row-level security, as the service sees it": (
+        ["ALTER TABLE {partition} DISABLE ROW LEVEL SECURITY"],
+        "{partition} lacks ENABLE ROW LEVEL SECURITY",
+        "alice sees bob's rows in {partition}",
+    ),
+    "a guard that says nothing when nobody is bound, at a partition": (
+        [QUIET_GUARD],
+        "it may not refuse a missing app.user_hash",
+        "nobody in particular is answered from {partition}",
     ),
     "a partition granted to staff": (
         ["GRANT SELECT ON {partition} TO r1_staff"],
@@ -361,7 +410,7 @@ MUTATIONS |= {
     ),
     "a partition with a policy": (
         ["CREATE POLICY generous ON {partition} USING (true)"],
-        "{partition} is a partition and has a policy",
+        "{partition} has an unknown policy generous",
         "the owner sees the partition {partition}",
     ),
     "a partition of a partition without FORCE": (
@@ -580,15 +629,17 @@ MUTATIONS |= {
 
 @pytest.fixture
 def mutation(house, request) -> tuple[list[str], str, str | None]:
-    """The mutation with a partition that holds rows in place of `{partition}`."""
+    """The mutation with a partition of bob's in place of `{partition}`, and one of alice's in that of `{hers}`."""
     with house.scratch.connect() as superuser:
-        [partition] = superuser.execute(HELD).fetchone()
+        [partition], [hers] = (
+            superuser.execute(HELD, [person.user_hash]).fetchone() for person in (house.bob, house.alice)
+        )
+
+    def filled(text: str) -> str:
+        return text.replace("{partition}", partition).replace("{hers}", hers)
+
     statements, mention, symptom = MUTATIONS[request.param]
-    return (
-        [statement.replace("{partition}", partition) for statement in statements],
-        mention.replace("{partition}", partition),
-        symptom and symptom.replace("{partition}", partition),
-    )
+    return [filled(statement) for statement in statements], filled(mention), symptom and filled(symptom)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, indirect=True)

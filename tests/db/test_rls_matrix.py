@@ -16,6 +16,7 @@ import pytest
 from psycopg import errors, sql
 
 from memory.isolation.audit import APPEND_ONLY_TABLES, STAFF_VIEWS, TENANT_TABLES
+from memory.isolation.partitions import PARTITIONED_TABLES, PARTITIONS
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.server import bind, connect, digest
 
@@ -381,24 +382,49 @@ def test_nobody_but_the_owner_can_pass_rights_on(backup, role):
 # -- Side doors
 
 
-def test_no_partition_can_be_reached_except_through_its_table(app, backup, keeper, victim):
-    with_rows = backup.execute(
-        "SELECT DISTINCT tableoid::regclass::text FROM memory_chunks WHERE user_hash = ANY(%s)",
-        [[keeper.user_hash, victim.user_hash]],
-    )
-    reached = [name for (name,) in with_rows]
+def held_partitions(backup: psycopg.Connection, user_hash: str) -> dict[str, str]:
+    """The partitions that hold rows of this user, each with its table."""
+    return {
+        name: table
+        for table in PARTITIONED_TABLES
+        for (name,) in run(backup, "SELECT DISTINCT tableoid::regclass::text FROM {table} WHERE {whose}", table,
+                           "user_hash = %(h)s", h=user_hash)
+    }  # fmt: skip
+
+
+def test_a_partition_shows_ones_own_rows_and_is_changed_through_its_table_alone(app, backup, keeper, victim):
     partitions = partitions_of(backup)
-    assert len(partitions) >= 64
-    assert set(reached) <= set(partitions)
+    assert len(partitions) == PARTITIONS * len(PARTITIONED_TABLES)
+    own = held_partitions(backup, keeper.user_hash)
+    assert (
+        sorted(own.values()) == sorted(held_partitions(backup, victim.user_hash).values()) == sorted(PARTITIONED_TABLES)
+    )
+    with transaction_as(app, keeper.user_hash):
+        for partition in partitions:
+            seen = run(app, COMMANDS["SELECT"], partition).fetchall()
+            if partition not in own:
+                assert seen == []
+                continue
+            assert set(seen) == {(keeper.user_hash,)}
+            assert digest(app, partition, keeper.user_hash) == digest(backup, own[partition], keeper.user_hash)
+    changing = [COMMANDS[command] for command in ("UPDATE", "DELETE", "SELECT FOR UPDATE")]
     for partition in partitions:
-        for command in [*COMMANDS.values(), "TRUNCATE {table}", "LOCK TABLE {table}", "TABLE ONLY {table}"]:
+        for command in [*changing, "TRUNCATE {table}", "LOCK TABLE {table}"]:
             with pytest.raises(errors.InsufficientPrivilege, match=f"permission denied for table {partition}"):
                 with transaction_as(app, keeper.user_hash):
                     run(app, command, partition)
-    for partition in reached:
+    for partition, table in own.items():
         with pytest.raises(errors.InsufficientPrivilege, match="permission denied for table"):
             with transaction_as(app, keeper.user_hash):
-                run(app, INSERT, partition, row=a_row_of(backup, "memory_chunks", keeper.user_hash))
+                run(app, INSERT, partition, row=a_row_of(backup, table, keeper.user_hash))
+
+
+@pytest.mark.parametrize("binding", WRONG_BINDINGS)
+def test_a_partition_answers_no_wrong_binding(app, backup, keeper, binding):
+    for partition in held_partitions(backup, keeper.user_hash):
+        with pytest.raises(errors.InsufficientPrivilege, match="no tenant is bound"):
+            with transaction_as(app, WRONG_BINDINGS[binding](keeper)):
+                run(app, COMMANDS["SELECT"], partition)
 
 
 def test_the_toast_tables_that_hold_the_sealed_blobs_are_closed(app, backup, victim):

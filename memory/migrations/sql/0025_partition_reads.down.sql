@@ -1,0 +1,13 @@
+DO $partitions$
+DECLARE
+    partition_name text;
+BEGIN
+    FOR partition_name IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent IN ('memory_chunks'::regclass, 'memory_lexical_chunks'::regclass, 'memory_lexical_blocks'::regclass)
+    LOOP
+        EXECUTE format('REVOKE SELECT ON %I FROM r1_app', partition_name);
+        EXECUTE format('DROP POLICY memory_tenant_isolation_select ON %I', partition_name);
+    END LOOP;
+END
+$partitions$;
