@@ -166,6 +166,9 @@ def _policy_findings(tables: list[Row], policies: list[Row]) -> Iterator[str]:
         found.setdefault(table, {})[name] = policy
     # A partition is read by its name, and written through its table.
     expected = {table: ("select",) for table, _, _, _, _, parent in tables if parent is not None}
+    if expected.keys() and not expected.keys() & found.keys():
+        yield "no partition has a policy, so that none can be read by its name; run migrate"
+        expected = {}
     for table, suffixes in (dict.fromkeys(TENANT_TABLES, tuple(POLICIES)) | expected).items():
         present = dict(found.get(table, {}))
         for suffix in suffixes:
@@ -227,7 +230,10 @@ def _grant_findings(tables: list[Row], views: list[Row], grants: list[Row]) -> I
         elif relation.startswith("memory") and grantee not in OUR_ROLES:
             yield f"{relation} grants {words} to {grantee}, a role with no part in this"
     needed = {table: APP_MAY[table] for table in TENANT_TABLES}
-    needed |= dict.fromkeys(sorted(partitions), PARTITION_PRIVILEGES)
+    if partitions and not any((partition, APP_ROLE) in held for partition in partitions):
+        yield f"no partition grants SELECT to {APP_ROLE}; run migrate"
+    else:
+        needed |= dict.fromkeys(sorted(partitions), PARTITION_PRIVILEGES)
     for table, privileges in needed.items():
         missing = privileges - held.get((table, APP_ROLE), set())
         if missing:

@@ -26,6 +26,7 @@ from memory.isolation.audit import APPEND_ONLY_TABLES, POLICIES, STAFF_VIEWS, TE
 from memory.isolation.partitions import PARTITIONED_TABLES
 from memory.isolation.role_audit import ROLE_SETTINGS
 from memory.maintenance.rls_probe import probe_two_users
+from memory.migrations._sqlfile import SQL_FOLDER
 from memory.models import Document
 from r1site.embedded.bootstrap import ROLES_FILE
 from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
@@ -654,6 +655,14 @@ def test_what_is_broken_can_be_felt_and_not_only_read_in_the_catalogue(house, mu
     statements, _, symptom = mutation
     with broken(house, *statements) as superuser:
         assert symptom in breaches(superuser, house)
+
+
+def test_a_database_that_is_not_migrated_yet_is_told_so_and_not_partition_by_partition(house):
+    with broken(house, (SQL_FOLDER / "0025_partition_reads.down.sql").read_text()) as superuser:
+        assert findings(superuser) == [
+            "no partition has a policy, so that none can be read by its name; run migrate",
+            "no partition grants SELECT to r1_app; run migrate",
+        ]
 
 
 @pytest.mark.parametrize("role", ["r1_owner", "r1_staff", "r1_maint", "r1_backup", "postgres"])
