@@ -20,7 +20,7 @@ from memory.errors import UnsafeDatabase
 from memory.isolation.catalogue import read_catalogue, read_indexes
 from memory.isolation.connection import Row
 from memory.isolation.own_index import own_index_of
-from memory.isolation.partitions import PARTITIONS
+from memory.isolation.partitions import PARTITIONED_TABLES, PARTITIONS, partition_name
 from memory.isolation.role_audit import OUR_ROLES, stopping_setting_findings, verify_roles
 from memory.migrations._sqlfile import SQL_FOLDER
 
@@ -109,6 +109,7 @@ def _isolation_findings(found: dict[str, list[Row]]) -> list[str]:
         *_role_findings(found["roles"], found["tables"]),
         *_schema_findings(found["schema"]),
         *_table_findings(found["tables"]),
+        *_partition_findings(found["partitions"]),
         *_policy_findings(found["tables"], found["policies"]),
         *_view_findings(found["views"]),
         *_grant_findings(found["tables"], found["views"], found["grants"]),
@@ -153,11 +154,23 @@ def _table_findings(tables: list[Row]) -> Iterator[str]:
         yield f"{table} has a user_hash column but is not known as a tenant table"
     for table in TENANT_TABLES:
         partitions = sum(1 for *_, parent in tables if parent == table)
-        if partitions not in (0, PARTITIONS):
+        if partitions != (PARTITIONS if table in PARTITIONED_TABLES else 0):
             yield f"{table} has {partitions} partitions instead of {PARTITIONS}: some users' rows have no place"
     for table, _, enabled, forced, _, _ in tables:
         if not (enabled and forced):
             yield f"{table} lacks {'FORCE' if enabled else 'ENABLE'} ROW LEVEL SECURITY"
+
+
+def _partition_findings(partitions: list[Row]) -> Iterator[str]:
+    """A search goes by the partition's name: under another's it would find nothing."""
+    named = {
+        (table, partition_name(table, number)): f"FOR VALUES WITH (modulus {PARTITIONS}, remainder {number})"
+        for table in PARTITIONED_TABLES
+        for number in range(PARTITIONS)
+    }
+    for table, partition, bound in partitions:
+        if table in PARTITIONED_TABLES and named.get((table, partition)) != bound:
+            yield f"{partition} is {table} {bound}, which its name does not say: searches of its users find nothing"
 
 
 def _policy_findings(tables: list[Row], policies: list[Row]) -> Iterator[str]:

@@ -24,6 +24,11 @@ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'f', '
   AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'user_hash' AND NOT a.attisdropped)
 ORDER BY c.relname"""
 
+_PARTITIONS = """
+SELECT p.relname, c.relname, pg_get_expr(c.relpartbound, c.oid)
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'f') ORDER BY c.relname"""
+
 _POLICIES = """
 SELECT c.relname, p.polname, p.polcmd::text, p.polpermissive,
        ARRAY(SELECT CASE WHEN r = 0 THEN 'public' ELSE r::regrole::text END FROM unnest(p.polroles) r),
@@ -87,6 +92,7 @@ _QUERIES = {
     "roles": _ROLES,
     "schema": _SCHEMA,
     "tables": _TABLES,
+    "partitions": _PARTITIONS,
     "policies": _POLICIES,
     "views": _VIEWS,
     "grants": _GRANTS,

@@ -40,7 +40,7 @@ class Connection(Protocol):
 
 
 def array(values: Iterable[int | float | UUID]) -> str:
-    """An array as PostgreSQL reads it, for a parameter with a cast.
+    """An array as PostgreSQL reads it, for a parameter with a cast; of what needs no quotes.
 
     psycopg names the type of a list by what is in it, an empty one's or that of small integers too, and prepares a
     statement once for each of the types that its parameters come with.

@@ -29,7 +29,10 @@ _numbers: dict[str, int] = {}
 
 
 def partition_of(user_hash: str, execute: Callable[[str, Params], Cursor]) -> int:
-    """The number, from 0, of the partition that a user's rows are in. `execute` asks the server the first time."""
+    """The number, from 0, of the partition that a user's rows are in.
+
+    `execute` asks the server the first time, and its answer is waited for. Raises database errors.
+    """
     number = _numbers.get(user_hash)
     if number is None:
         [number] = execute(_NUMBER, [user_hash]).fetchone()
@@ -46,5 +49,5 @@ def partition_name(table: str, number: int) -> str:
 
 @lru_cache(maxsize=1024)
 def in_partition(sql: str, number: int) -> str:
-    """`sql` with the partition in the place of each partitioned table."""
+    """`sql` with the partition in the place of each partitioned table, wherever its name stands."""
     return _NAMED.sub(lambda table: partition_name(table[1], number), sql)

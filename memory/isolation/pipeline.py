@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 import psycopg_pool
+from django.conf import settings
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -70,9 +71,17 @@ class Pipeline:
     closing: ExitStack
 
     @property
-    def prepares(self) -> bool:
-        """Whether the connection prepares statements that it sends again."""
-        return self.connection.connection.prepare_threshold is not None
+    def keeps_plans(self) -> bool:
+        """Whether the connection may plan a statement once for any parameters.
+
+        Not where it prepares none, and not on Citus, which finds the shard by them.
+        """
+        return self.connection.connection.prepare_threshold is not None and on_one_server()
+
+
+def on_one_server() -> bool:
+    """Whether rows are where they seem to be, and not in shards on Citus's workers."""
+    return settings.MEMORY_TENANT_BINDING != "set_local"
 
 
 class TenantTransaction:
@@ -100,12 +109,13 @@ class TenantTransaction:
     def read_partition(self, sql: str, params: Params, *, keeps_plan: bool) -> Cursor:
         """As `execute`, for a SELECT, in which each partitioned table gives place to the tenant's partition of it.
 
-        `keeps_plan`: by a plan for any parameters, which the connection makes once; for statements whose best plan is
-        the same for everybody.
+        A user whom this process has not met yet costs a wait for the server. `keeps_plan`: by a plan for any
+        parameters, which the connection makes when it prepares the statement; for statements whose best plan is the
+        same for everybody.
         """
         sql = in_partition(sql, self._partition)
-        # Where no statement is prepared there is no plan to keep; and a caller's transaction goes on as it came.
-        keeps_plan = keeps_plan and self._pipeline is not None and self._pipeline.prepares
+        # A caller's own transaction goes on as it came.
+        keeps_plan = keeps_plan and self._pipeline is not None and self._pipeline.keeps_plans
         self._plan(_GENERIC if keeps_plan else _CUSTOM)
         return self._queue(sql, params)
 
@@ -119,6 +129,7 @@ class TenantTransaction:
         return partition_of(self.user_hash, self.execute)
 
     def _plan(self, plans: str) -> None:
+        # For the rest of the transaction: in here nothing is rolled back to a savepoint, which would undo it.
         if plans != self._plans:
             self._queue(SET_PLANS, [plans])
             self._plans = plans

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 from django.conf import settings
 from pgvector import HalfVector
@@ -27,6 +28,7 @@ SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "
 _PROBE_TERMS = tuple(range(6))
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
+_explained = count()
 _BLOCKS, _TIMES = ("Shared Hit Blocks", "Shared Read Blocks"), ("Planning Time", "Execution Time")
 _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan"}
 
@@ -105,7 +107,7 @@ class Explaining(TenantTransaction):
     """A tenant's open transaction that explains every statement that is asked in it and reads a searched table.
 
     Each by the plan that it has in the service, which for some is the same whatever the parameters. `plan()`: all of
-    them as one.
+    them as one. The transaction that it is made of is not asked any more.
     """
 
     def __init__(self, tx: TenantTransaction):
@@ -132,11 +134,13 @@ class Explaining(TenantTransaction):
         names = list(dict.fromkeys(_PLACEHOLDER.findall(sql)))
         numbered = _PLACEHOLDER.sub(lambda name: f"${names.index(name[1]) + 1}", sql).replace("%%", "%")
         values = Composed([Literal(_readable(params[name])) for name in names]).join(", ")
-        super()._queue(f"PREPARE r1_explained AS {numbered}", None)
+        # Under another name each time: after an error it stays.
+        name = f"r1_explained_{next(_explained)}"
+        super()._queue(f"PREPARE {name} AS {numbered}", None)
         number = rf"\${names.index('user_hash') + 1}\b"
-        run = f"EXECUTE r1_explained ({values.as_string(None)})"
+        run = f"EXECUTE {name} ({values.as_string(None)})"
         yield run, None, partial(re.sub, rf"\({number}\)::text|{number}", f"'{self.user_hash}'::text")
-        super()._queue("DEALLOCATE r1_explained", None)
+        super()._queue(f"DEALLOCATE {name}", None)
 
     def plan(self, own_indexes: Mapping[str, str], *, wants_own_index: bool) -> Plan:
         """One root above the statements' own: its times and its blocks are the sums of theirs."""
@@ -166,14 +170,14 @@ def explain_candidates(
             lexical = LexicalQuery(_PROBE_TERMS, (1,) * len(_PROBE_TERMS))
         has_own_index = state is not None and state.indexed_space == space
         own = {index.name: index.own.user_hash for index in read_own_indexes(tx.connection) if index.is_valid}
-        explaining = Explaining(tx)
-        Search(
-            explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
-        ).candidates()
         owned = {
             table: tx.execute(f"SELECT count(*) FROM {table} WHERE user_hash = %s", [user_hash]).fetchone()[0]
             for table in SEARCHED_TABLES
         }
+        explaining = Explaining(tx)
+        Search(
+            explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
+        ).candidates()
     return explaining.plan(own, wants_own_index=has_own_index and filters == Filters()), owned
 
 

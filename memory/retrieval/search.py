@@ -56,7 +56,8 @@ candidates AS MATERIALIZED (
 SELECT {SENT}, c.distance, c.is_answer, h.chain, p.segment, p.number, p.length
 FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN addresses p USING (id)"""
 
-# How many of the user's rows are quarantined, and how many have expired: no answer has them.
+# How many of the user's rows are quarantined, and how many have expired: no answer has them. Planned for each user: to
+# whoever takes him for one of few rows any index is as good as that of what expires.
 _UNFIT = """
 SELECT (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND quarantined_at IS NOT NULL),
        (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND expires_at <= now())"""
@@ -83,7 +84,7 @@ class Search:
         self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
         self._context = context
         metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
-        self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=True)
+        self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=False)
         self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
         if has_own_index:
             tx.execute(USE_OWN_INDEX)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from memory.indexing.expired import unexpired
+from memory.isolation.connection import array
 from memory.retrieval.candidate import Candidate, Neighbour
 from memory.retrieval.open import Opening
 from memory.rls import TenantTransaction, refuse_cross_tenant
@@ -99,12 +100,12 @@ class Surroundings:
                     neighbour.text = opening.text(neighbour)
 
 
-def _places(candidates: Sequence[Candidate]) -> dict[str, list]:
+def _places(candidates: Sequence[Candidate]) -> dict[str, list | str]:
     return {
-        "ids": [candidate.chunk_id for candidate in candidates],
+        "ids": array(candidate.chunk_id for candidate in candidates),
         "thread_ids": [candidate.thread_id for candidate in candidates],
         "times": [candidate.created_at for candidate in candidates],
-        "sequences": [candidate.sequence for candidate in candidates],
+        "sequences": array(candidate.sequence for candidate in candidates),
         "doc_ids": [candidate.doc_id for candidate in candidates],
-        "indexes": [candidate.chunk_index for candidate in candidates],
+        "indexes": array(candidate.chunk_index for candidate in candidates),
     }

@@ -29,9 +29,11 @@ def delete_document(doc_id: str) -> None:
             "DELETE FROM memory_documents WHERE user_hash = %s AND doc_id = %s RETURNING speaker", [user_hash, doc_id]
         )
         row = locked.fetchone()
-        if row is None:
-            raise NotFound()
-        _forget_rest(tx, doc_id, row[0])
+        if row is not None:
+            _forget_rest(tx, doc_id, row[0])
+    # Not in the block: what is rolled back takes all that its connection had prepared along.
+    if row is None:
+        raise NotFound()
 
 
 def delete_expired(*, limit: int) -> int:

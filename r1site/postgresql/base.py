@@ -21,8 +21,9 @@ from psycopg_pool import ConnectionPool
 
 from memory.admission.deadline import remaining_seconds
 
-# The statements that a connection keeps prepared; psycopg's own 100 are fewer than the searches of 64 partitions.
-PREPARED_MAX = 500
+# The statements that a connection keeps prepared. A search has up to nine a partition, without filters; psycopg's
+# own 100 would be exchanged all the time.
+PREPARED_MAX = 1_000
 
 
 class PoolInTime:

@@ -404,6 +404,15 @@ MUTATIONS |= {
         "it may not refuse a missing app.user_hash",
         "nobody in particular is answered from {partition}",
     ),
+    "two partitions under each other's names": (
+        [
+            "ALTER TABLE memory_lexical_blocks_p62 RENAME TO memory_lexical_blocks_p99",
+            "ALTER TABLE memory_lexical_blocks_p63 RENAME TO memory_lexical_blocks_p62",
+            "ALTER TABLE memory_lexical_blocks_p99 RENAME TO memory_lexical_blocks_p63",
+        ],
+        "memory_lexical_blocks_p62 is memory_lexical_blocks FOR VALUES WITH (modulus 64, remainder 63), which its name",
+        None,
+    ),
     "a partition granted to staff": (
         ["GRANT SELECT ON {partition} TO r1_staff"],
         "{partition} grants SELECT to r1_staff",

@@ -207,3 +207,13 @@ def test_gunicorn_has_less_time_to_end_its_requests_than_whoever_stops_it():
 @pytest.mark.parametrize("script", [*DOCKER.glob("*.sh"), *SYSTEMD.glob("*.sh")], ids=lambda path: path.name)
 def test_a_script_is_one_that_the_shell_can_read(script):
     assert subprocess.run(["sh", "-n", script], capture_output=True, text=True).stderr == ""
+
+
+def test_no_data_folder_and_no_secret_of_one_is_tracked():
+    """`R1_VAR_DIR` may put one anywhere, in a checkout too."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    files = listed.stdout.splitlines()
+    assert "manage.py" in files
+    assert [file for file in files if "/secrets/" in file or file.endswith("PG_VERSION")] == []
