@@ -256,7 +256,8 @@ def percentiles(asked: list[Asked]) -> np.ndarray:
 
 
 def test_each_worker_loads_the_model_once_and_none_before_the_fork(service, token):
-    wait_until(lambda: len(loads(service)) == WORKERS, "both workers have loaded", 60)
+    # Each says 0 for a moment before it counts.
+    wait_until(lambda: sum(loads(service).values()) >= WORKERS, "both workers have loaded", 60)
     assert sorted(loads(service).values()) == [1.0] * WORKERS
     wait_until_all_rerank(service, token)
     assert sorted(loads(service).values()) == [1.0] * WORKERS
