@@ -154,8 +154,9 @@ def _table_findings(tables: list[Row]) -> Iterator[str]:
         yield f"{table} has a user_hash column but is not known as a tenant table"
     for table in TENANT_TABLES:
         partitions = sum(1 for *_, parent in tables if parent == table)
-        if partitions != (PARTITIONS if table in PARTITIONED_TABLES else 0):
-            yield f"{table} has {partitions} partitions instead of {PARTITIONS}: some users' rows have no place"
+        wanted = PARTITIONS if table in PARTITIONED_TABLES else 0
+        if partitions != wanted:
+            yield f"{table} has {partitions} partitions instead of {wanted}: some users' rows have no place"
     for table, _, enabled, forced, _, _ in tables:
         if not (enabled and forced):
             yield f"{table} lacks {'FORCE' if enabled else 'ENABLE'} ROW LEVEL SECURITY"

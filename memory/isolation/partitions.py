@@ -19,10 +19,10 @@ PARTITIONED_TABLES = ("memory_chunks", "memory_lexical_blocks", "memory_lexical_
 # Of so many users the partition is remembered in this process, in some 2 MB.
 _REMEMBERED = 10_000
 
-# All three are partitioned alike, by a hash of the user's hash; the parameter is that.
-_NUMBER = f"""
-SELECT number FROM generate_series(0, {PARTITIONS - 1}) number
-WHERE satisfies_hash_partition('memory_chunks'::regclass, {PARTITIONS}, number, %s::text)"""
+# (user_hash, number) of each of the users' hashes that are the parameter. All three are partitioned alike, by them.
+PARTITIONS_OF = f"""
+SELECT user_hash, number FROM unnest(%s::text[]) user_hash, generate_series(0, {PARTITIONS - 1}) number
+WHERE satisfies_hash_partition('memory_chunks'::regclass, {PARTITIONS}, number, user_hash)"""
 _NAMED = re.compile(rf"\b({'|'.join(PARTITIONED_TABLES)})\b")
 
 _numbers: dict[str, int] = {}
@@ -35,7 +35,7 @@ def partition_of(user_hash: str, execute: Callable[[str, Params], Cursor]) -> in
     """
     number = _numbers.get(user_hash)
     if number is None:
-        [number] = execute(_NUMBER, [user_hash]).fetchone()
+        _, number = execute(PARTITIONS_OF, [[user_hash]]).fetchone()
         if len(_numbers) >= _REMEMBERED:
             _numbers.clear()
         _numbers[user_hash] = number

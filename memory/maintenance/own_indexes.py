@@ -23,7 +23,7 @@ from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from memory.isolation.own_index import PGVECTOR_MIN, TABLE, FoundIndex, OwnIndex, read_own_indexes
-from memory.isolation.partitions import PARTITIONS, partition_name
+from memory.isolation.partitions import PARTITIONS_OF, partition_name
 
 ADVISORY_LOCK = 0x52314958
 CHURN_MAX = 2
@@ -39,9 +39,6 @@ _VERSION = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
 _TENANTS = """
 SELECT user_hash, state, active_space, seal_count, chunk_count, indexed_space, indexed_seals FROM memory_tenants
 WHERE chunk_count >= %s OR indexed_space IS NOT NULL OR user_hash = ANY(%s::text[])"""
-_PARTITIONS = f"""
-SELECT h, r FROM unnest(%s::text[]) h, generate_series(0, {PARTITIONS} - 1) r
-WHERE satisfies_hash_partition('memory_chunks'::regclass, {PARTITIONS}, r, h)"""
 
 
 class Act(StrEnum):
@@ -175,6 +172,6 @@ def plan(maint: BaseDatabaseWrapper) -> Plan:
         named = [index.own.user_hash for index in indexes]
         cursor.execute(_TENANTS, [settings.MEMORY_OWN_INDEX_CHUNKS, named])
         users = [BigUser(*row) for row in cursor.fetchall()]
-        cursor.execute(_PARTITIONS, [[user.user_hash for user in users]])
+        cursor.execute(PARTITIONS_OF, [[user.user_hash for user in users]])
         partition_of = {user_hash: partition_name(TABLE, remainder) for user_hash, remainder in cursor.fetchall()}
     return planned(users, indexes, partition_of)

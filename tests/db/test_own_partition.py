@@ -85,10 +85,10 @@ def test_the_server_is_asked_once_about_a_user_and_no_more_are_remembered_than_m
 
     class Answer:
         def fetchone(self):
-            return (7,)
+            return (None, 7)
 
     def execute(sql, params):
-        asked[params[0]] += 1
+        asked[params[0][0]] += 1
         return Answer()
 
     for user_hash in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
