@@ -4,8 +4,9 @@
    embeddings with noise (deploy/bench/sealed_memories.py). What an earlier run loaded is kept.
 2. What `maintain_indexes` does; how long each build took, its bytes.
 3. The search transaction of each user, exact and in his index: both legs with context, the service's own statement, and
-   the vector leg alone. How many of the 24 that are nearest the index finds (recall). Plans, with and without a filter,
-   judged as `explain_ann` does.
+   the vector leg alone. How many of the 24 that are nearest the index finds (recall). The same under filters that let
+   through all of the user's rows, a tenth, a thirtieth and a hundredth. Plans, with and without a filter, judged as
+   `explain_ann` does.
 4. Writes of one turn by each user, beside his index.
 
 Progress on stderr. Exit 1 where a plan visits another user's rows, or not the index that it should.
@@ -31,6 +32,8 @@ VAR = ROOT / "var" / "own-index"
 SIZES = "20,20000,200000"
 CANDIDATES = 24
 FILTER_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
+# Percent of a user's rows that a filter lets through: the newest.
+SHARES = (100, 10, 3, 1)
 
 
 class Asker:
@@ -56,7 +59,17 @@ class Asker:
         unit = unit_vectors(self._vectors[number][None, :], rows=1, dimension=self._vectors.shape[1])
         return half_vectors(protect(self.profile().search_key, unit))[0]
 
-    def distances(self, number: int, *, has_own_index: bool) -> list[float]:
+    def newest(self, percent: int):
+        """The filter that so many percent of the user's rows pass."""
+        from memory.retrieval.filters import Filters
+        from memory.rls import tenant_transaction
+
+        newest = "SELECT percentile_disc(%s) WITHIN GROUP (ORDER BY created_at) FROM memory_chunks WHERE user_hash = %s"
+        with tenant_transaction(self.user_hash) as tx:
+            [since] = tx.execute(newest, [1 - percent / 100, self.user_hash]).fetchone()
+        return Filters(since=since)
+
+    def distances(self, number: int, *, has_own_index: bool, filters=None) -> list[float]:
         """Those of the vector leg's candidates, nearest first."""
         from memory.retrieval.filters import Filters
         from memory.retrieval.search import Search
@@ -64,10 +77,10 @@ class Asker:
 
         profile, vector = self.profile(), self.vector(number)
         with tenant_transaction(self.user_hash) as tx:
-            found = Search(tx, profile.space, vector, CANDIDATES, Filters(), has_own_index=has_own_index)
+            found = Search(tx, profile.space, vector, CANDIDATES, filters or Filters(), has_own_index=has_own_index)
             return [candidate.distance for candidate in found.candidates()]
 
-    def timed_ms(self, *, has_own_index: bool, is_filtered: bool = False, vectors_alone: bool = False) -> dict:
+    def timed_ms(self, *, has_own_index: bool, filters=None, vectors_alone: bool = False) -> dict:
         """The search transaction of each question, with both legs and context or one leg; percentiles in ms."""
         from memory.lexical.bm25 import lexical_query
         from memory.retrieval.filters import Filters
@@ -75,7 +88,7 @@ class Asker:
         from memory.rls import tenant_transaction
 
         profile, samples = self.profile(), []
-        filters = Filters(since=FILTER_SINCE) if is_filtered else Filters()
+        filters = filters or Filters()
         for number, text in enumerate(self._questions):
             lexical = None if vectors_alone else lexical_query(profile.search_key, text, "english")
             vector = self.vector(number)
@@ -125,14 +138,14 @@ class Asker:
         return percentiles(samples)
 
 
-def recall(asker: Asker, questions: int) -> float:
+def recall(asker: Asker, questions: int, filters=None) -> float:
     """Of the exact nearest, the share that the index finds: of rows as near as the last one, any counts."""
     from memory.maintenance.index_recall import as_near
 
     shares = []
     for number in range(questions):
-        exact = asker.distances(number, has_own_index=False)
-        found = as_near(exact, asker.distances(number, has_own_index=True))
+        exact = asker.distances(number, has_own_index=False, filters=filters)
+        found = as_near(exact, asker.distances(number, has_own_index=True, filters=filters))
         shares.append(min(found, len(exact)) / len(exact))
     return round(sum(shares) / len(shares), 4)
 
@@ -184,7 +197,12 @@ def measure(options: argparse.Namespace) -> dict:
                     found[f"{name}own_ms"] = asker.timed_ms(has_own_index=True, vectors_alone=vectors_alone)
             if has_own:
                 found["recall"] = recall(asker, len(questions))
-            found["filtered_ms"] = asker.timed_ms(has_own_index=has_own, is_filtered=True)
+            for percent in SHARES:
+                filters, name = asker.newest(percent), f"{percent} % pass, "
+                found[f"{name}exact_ms"] = asker.timed_ms(has_own_index=False, filters=filters)
+                if has_own:
+                    found[f"{name}own_ms"] = asker.timed_ms(has_own_index=True, filters=filters)
+                    found[f"{name}recall"] = recall(asker, len(questions), filters)
             found["write_ms"] = asker.written_ms(pool, options.writes)
             report[f"{size} chunks"] = found
             print(f"{size} chunks: {found}", file=sys.stderr)

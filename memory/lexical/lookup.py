@@ -200,13 +200,16 @@ class Hits:
 
 @dataclass(frozen=True)
 class Scored:
-    """Chunks with their BM25 scores: of segments, by segment and number in it; of the memtable, by id."""
+    """Chunks with their BM25 scores: of segments, by segment and number in it; of the memtable, or anywhere, by id."""
 
     segments: list[int]
     numbers: list[int]
     scores: list[float]
     memtable: list[UUID]
     memtable_scores: list[float]
+
+    def __len__(self) -> int:
+        return len(self.scores) + len(self.memtable_scores)
 
     def params(self) -> dict:
         """The named parameters of `addresses.HITS`."""

@@ -6,9 +6,11 @@ above it.
 
 Ties go by document and chunk index, an order that no vector index has. So an index of the user's own
 (`memory/isolation/own_index.py`) is asked for some more rows than are wanted, nearest first, and ties are resolved
-among those. Where it gives fewer than are wanted, the same statement searches exactly. Under filters the search is
-exact for everybody: the indexes for filters find few rows at once, and an index by distance would have to be read until
-enough of its rows happen to pass.
+among those. Where it gives fewer than are wanted, the same statement searches exactly.
+
+Under filters it depends on how many of the user's rows pass, which the statement counts first, as far as it matters.
+Few are found by the filters' own indexes, and searched exactly; where many do, the index is read on until enough have
+passed (pgvector's iterative scan), and where that comes to no end the search is exact after all.
 """
 
 from __future__ import annotations
@@ -52,12 +54,64 @@ _DENSE_IN_OWN_INDEX = f"""
          ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
     ) nearest
     ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
+# Of a user's n rows so many times the root of n must pass for the index to be read on: m of them take m steps to search
+# exactly, and in the index n / m steps, each of them longer, for every one that is wanted. At 20,000 and 200,000 rows:
+# deploy/bench/README.md.
+WORTH = 20
+# So many rows the index gives at most, whether they pass or not: several times what is needed where those that pass are
+# spread among the others.
+GIVEN_MAX = 20_000
+_DENSE_UNDER_FILTERS = f"""
+    WITH passing AS MATERIALIZED (
+        SELECT count(*) >= allowed AS are_many
+        FROM (SELECT ceil(%(worth)s::float8 * sqrt(chunk_count))::bigint AS allowed
+              FROM memory_tenants WHERE user_hash = %(user_hash)s) t
+        CROSS JOIN LATERAL (
+            SELECT FROM memory_chunks
+            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
+            LIMIT allowed) p
+        GROUP BY allowed
+    ),
+    in_index AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
+            FROM memory_chunks
+            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
+              AND (SELECT are_many FROM passing)
+            ORDER BY {{vectors}} <=> %(vector)s::halfvec
+            LIMIT %(given_max)s::bigint
+        ) given
+        WHERE true{{conditions}}
+        LIMIT %(limit)s::bigint + {_TIES}
+    )
+    SELECT {{columns}} FROM (
+        SELECT * FROM in_index WHERE (SELECT count(*) FROM in_index) = %(limit)s::bigint + {_TIES}
+        UNION ALL
+        (SELECT {KNOWN}, embedding <=> %(vector)s::halfvec AS distance
+         FROM memory_chunks
+         WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
+           AND (SELECT count(*) FROM in_index) < %(limit)s::bigint + {_TIES}
+         ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
+    ) nearest
+    ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
 # For the transaction. Rows that have expired, or are deleted and not yet vacuumed, count among those that the index
 # weighs. Where too few others are among them the search is exact: a scan that went on (hnsw.iterative_scan) would
 # end somewhere, and then give what it has passed by, which are not the nearest.
 USE_OWN_INDEX = (
     f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'off', true)"
 )
+
+# The same under filters, where the scan goes on. Its own bounds, of rows and of memory, are set wider than the
+# statement's, which ends it first unless most of what is read has expired: a scan that ends by itself gives what it has
+# passed by, which are not the nearest. That it pays the statement has counted, and the planner could only guess: so it
+# may not sort in the index's place. For the one statement, before USE_ANY_PLAN.
+USE_OWN_INDEX_UNDER_FILTERS = (
+    f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), "
+    f"set_config('hnsw.iterative_scan', 'relaxed_order', true), "
+    f"set_config('hnsw.max_scan_tuples', '{5 * GIVEN_MAX}', true), "
+    f"set_config('hnsw.scan_mem_multiplier', '8', true), set_config('enable_sort', 'off', true)"
+)
+USE_ANY_PLAN = "SELECT set_config('enable_sort', 'on', true)"
 
 _ORDER = "ORDER BY c.distance, c.doc_id, c.chunk_index"
 _DISTANCE = "embedding <=> %(vector)s::halfvec AS distance"
@@ -80,14 +134,15 @@ def vector_leg(
 
     `ids_alone`: nothing but the id of each, for whoever asks for the rows later: to carry all that is
     known of 20,000 rows up to the sort takes a quarter of the search.
-    `has_own_index`: look for them in the user's own index of this space, after USE_OWN_INDEX; without such an index
-    the answer is the same, but for ties. Filters make it exact again.
+    `has_own_index`: look for them in the user's own index of this space, after USE_OWN_INDEX, or under filters
+    USE_OWN_INDEX_UNDER_FILTERS; without such an index the answer is the same, but for ties.
     """
     conditions, params = filters.conditions()
     dense, distance = _DENSE, _DISTANCE
-    if has_own_index and not conditions:
-        dense, distance = _DENSE_IN_OWN_INDEX, "distance"
+    if has_own_index:
+        dense, distance = _DENSE_UNDER_FILTERS if conditions else _DENSE_IN_OWN_INDEX, "distance"
         dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
+        params |= {"worth": WORTH, "given_max": GIVEN_MAX}
     params |= {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
     # That an index of the user's own or one for a filter serves, the planner sees by the parameters.
     is_alike = dense is _DENSE and not conditions

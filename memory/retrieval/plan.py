@@ -71,7 +71,7 @@ class Plan:
         """What a person looks at first. Times in milliseconds."""
         return {
             "scans": [f"{node['Node Type']} on {_name(node)}" for node in self.nodes() if node["Node Type"] in _SCANS],
-            "own_index": next((_index(node) for node in self.nodes() if _index(node) in self.own_indexes), None),
+            "own_index": next((_index(n) for n in self.nodes() if _index(n) in self.own_indexes and _ran(n)), None),
             "one_time_filter": next((n["One-Time Filter"] for n in self.nodes() if "One-Time Filter" in n), None),
             "buffers": self.root["Plan"].get("Shared Hit Blocks", 0) + self.root["Plan"].get("Shared Read Blocks", 0),
             "planning_ms": self.root["Planning Time"],
@@ -84,7 +84,10 @@ class Plan:
         return f"user_hash = '{user_hash}'" in condition or self._is_own(node, user_hash)
 
     def own_index_findings(self, user_hash: str) -> list[str]:
-        """Why the search is not in the user's own index though it was to be; [] where it is, or was not to be."""
+        """Why the search cannot be in the user's own index though it was to be; [] where it can, or was not to be.
+
+        Under a filter that few rows pass the plan has a scan of it that is not carried out.
+        """
         if not self.wants_own_index or any(self._is_own(node, user_hash) for node in self.nodes()):
             return []
         if user_hash not in self.own_indexes.values():
@@ -178,7 +181,7 @@ def explain_candidates(
         Search(
             explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
         ).candidates()
-    return explaining.plan(own, wants_own_index=has_own_index and filters == Filters()), owned
+    return explaining.plan(own, wants_own_index=has_own_index), owned
 
 
 def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int]) -> list[str]:
@@ -210,6 +213,10 @@ def foreign_row_findings(plan: Plan, user_hash: str, owned_rows: dict[str, int])
                     f"{node['Node Type']} on {name} visits {visited:.0f} rows; the user owns {owned_rows[table]}"
                 )
     return findings
+
+
+def _ran(node: dict) -> bool:
+    return node["Actual Loops"] > 0
 
 
 def _gave_rows(node: dict) -> bool:

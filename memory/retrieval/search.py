@@ -20,8 +20,9 @@ from memory.lexical.bm25 import LexicalQuery
 from memory.lexical.lookup import UUID_BYTES, Hits, Lookup
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.filters import Filters
-from memory.retrieval.nearest import USE_OWN_INDEX, vector_leg
+from memory.retrieval.nearest import USE_ANY_PLAN, USE_OWN_INDEX, USE_OWN_INDEX_UNDER_FILTERS, vector_leg
 from memory.retrieval.neighbours import ALONE, KNOWN, LIVE, NEARBY, SENT
+from memory.retrieval.passing import best_passing
 from memory.retrieval.threads import Turns
 from memory.rls import TenantTransaction, refuse_cross_tenant
 
@@ -83,16 +84,19 @@ class Search:
     ):  # fmt: skip
         self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
         self._context = context
-        metrics.searches.labels("own" if has_own_index and filters == Filters() else "none").inc()
+        metrics.searches.labels("own" if has_own_index else "none").inc()
         self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=False)
         self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
+        is_filtered = filters != Filters()
         if has_own_index:
-            tx.execute(USE_OWN_INDEX)
+            tx.execute(USE_OWN_INDEX_UNDER_FILTERS if is_filtered else USE_OWN_INDEX)
         leg = vector_leg(
             tx.user_hash, space, vector, limit, filters,
             has_own_index=has_own_index, ids_alone=self._lookup is not None,
         )  # fmt: skip
         self._nearest = tx.read_partition(leg.sql, leg.params, keeps_plan=leg.is_alike)
+        if has_own_index and is_filtered:
+            tx.execute(USE_ANY_PLAN)
 
     def candidates(self) -> list[Candidate]:
         """Both legs' candidates, nearest first, and with context the neighbours that the filters let through.
@@ -103,9 +107,11 @@ class Search:
             return [_candidate(row) for row in self._of_this_tenant(self._nearest)]
         hits = self._lookup.hits()
         conditions, params = self._filters.conditions()
-        # Those that no answer has are dropped with the others' ranks counted: there is one more for each. Filters
-        # choose from every hit.
-        best = hits.best(None if conditions else self._limit + sum(self._unfit))
+        # Those that no answer has are dropped with the others' ranks counted: there is one more for each.
+        if conditions:
+            best = best_passing(self._tx, self._space, hits, self._filters, self._limit)
+        else:
+            best = hits.best(self._limit + sum(self._unfit))
         neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
         params |= best.params() | {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,

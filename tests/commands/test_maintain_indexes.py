@@ -28,7 +28,7 @@ from memory.maintenance.index_recall import recall_of
 from memory.maintenance.own_indexes import ADVISORY_LOCK, Act, BigUser, Task, plan, planned
 from memory.management.commands import maintain_indexes
 from memory.migrations._sqlfile import SQL_FOLDER
-from memory.retrieval import search
+from memory.retrieval import nearest, search
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.filters import Filters
 from memory.retrieval.plan import explain_candidates, foreign_row_findings
@@ -55,8 +55,9 @@ def scratch(django_db_setup, django_db_blocker) -> Iterator[ScratchDatabase]:
 
 
 @pytest.fixture(autouse=True)
-def thresholds(scratch, settings):
+def thresholds(scratch, settings, monkeypatch):
     """As low as a test can fill; and nobody outlives his test."""
+    monkeypatch.setattr(nearest, "WORTH", 0.2)
     settings.MEMORY_OWN_INDEX_CHUNKS, settings.MEMORY_OWN_INDEX_DROP_CHUNKS = 100, 50
     yield
     with connections["maint"].cursor() as cursor:
@@ -168,18 +169,47 @@ def test_a_big_users_search_is_in_an_index_of_his_own_and_finds_what_an_exact_on
     assert explained(alice) == (name_of(alice), [])
     assert explained(bob) == (None, [])
     said = explain_ann(alice)
-    assert (said["own_index"], said["filtered"]["own_index"], said["findings"]) == (name_of(alice), None, [])
+    assert [said["own_index"], said["filtered"]["own_index"], said["findings"]] == [name_of(alice)] * 2 + [[]]
     assert {words: found(alice, words=words) for words in exact} == exact
     assert maintain()["built"] == 0
 
 
-def test_under_a_filter_the_search_stays_exact(alice):
+@pytest.mark.parametrize("words", ["", "word0003 word0040"])
+@pytest.mark.parametrize(("mails", "asked", "is_in_index"), [
+    (2, "notes", True),
+    (60, "mail", True),
+    # Too few for an index to be read on until they come by.
+    (2, "mail", False),
+    # As many as make it worth while, but fewer than are asked of it, so that it is all read: exact in the end.
+    (30, "mail", True),
+])  # fmt: skip
+def test_under_a_filter_that_many_pass_the_search_is_in_his_index_and_under_others_exact(
+    alice, mails, asked, is_in_index, words
+):
     store(alice, "a", vectors_of(BIG))
-    store(alice, "rare", vectors_of(3, seed=2), source="mail")
+    store(alice, "b", vectors_of(mails, seed=2), source="mail")
+    filters = Filters(sources=(asked,))
+    exact = found(alice, filters=filters, words=words)
     maintain()
+    assert explained(alice, filters) == (name_of(alice) if is_in_index else None, [])
+    assert found(alice, filters=filters, words=words) == exact
+    assert {candidate.source for candidate in exact} == {asked}
+
+
+def test_where_those_that_pass_a_filter_are_all_far_away_the_search_is_exact(alice, monkeypatch):
+    vectors = vectors_of(BIG + 60)
+    nearest_first = vectors[np.argsort(-(vectors @ vectors_of(1, seed=7)[0]))]
+    store(alice, "near", nearest_first[:BIG])
+    store(alice, "far", nearest_first[BIG:], source="mail")
     filters = Filters(sources=("mail",))
-    assert explained(alice, filters) == (None, [])
-    assert [candidate.doc_id for candidate in found(alice, filters=filters)] == ["rare"] * 3
+    exact = found(alice, filters=filters)
+    assert maintain()["built"] == 1
+    # Of the 180 it gives fewer than it would take to come to enough of them.
+    monkeypatch.setattr(nearest, "GIVEN_MAX", BIG + 30)
+    assert explained(alice, filters) == (name_of(alice), [])
+    given = found(alice, filters=filters)
+    assert given == exact
+    assert len(given) == WANTED
 
 
 def test_rows_that_expired_or_are_quarantined_make_room_for_others(alice, superuser):

@@ -10,7 +10,7 @@ from memory.embedding.vectors import half_vectors
 from memory.errors import InvalidUserId
 from memory.maintenance.command import Exit, ServiceCommand, usage
 from memory.retrieval.filters import Filters
-from memory.retrieval.plan import CHUNKS, explain_candidates, foreign_row_findings
+from memory.retrieval.plan import CHUNKS, Plan, explain_candidates, foreign_row_findings
 from memory.rls import tenant_transaction
 from memory.security import hmac_user
 
@@ -40,8 +40,8 @@ class Command(ServiceCommand):
         vector = half_vectors(np.full((1, dimension), dimension**-0.5, np.float32))[0]
         plan, owned = explain_candidates(user_hash, space, vector, candidates)
         filtered, _ = explain_candidates(user_hash, space, vector, candidates, _EVERYTHING)
-        findings = [*foreign_row_findings(plan, user_hash, owned), *plan.own_index_findings(user_hash)]
-        findings += [f"filtered: {finding}" for finding in foreign_row_findings(filtered, user_hash, owned)]
+        findings = _findings(plan, user_hash, owned)
+        findings += [f"filtered: {finding}" for finding in _findings(filtered, user_hash, owned)]
         self.stderr.write(plan.text)
         code = Exit.FINDINGS if findings else Exit.DONE
         summary = {"owned_rows": owned[CHUNKS], **plan.summary(), "filtered": filtered.summary()}
@@ -59,3 +59,7 @@ class Command(ServiceCommand):
         if row is None:
             raise usage("nobody has indexed anything yet")
         return row[0]
+
+
+def _findings(plan: Plan, user_hash: str, owned_rows: dict[str, int]) -> list[str]:
+    return [*foreign_row_findings(plan, user_hash, owned_rows), *plan.own_index_findings(user_hash)]
