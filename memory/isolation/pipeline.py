@@ -71,7 +71,7 @@ class Pipeline:
     closing: ExitStack
 
     @property
-    def keeps_plans(self) -> bool:
+    def may_keep_plans(self) -> bool:
         """Whether the connection may plan a statement once for any parameters.
 
         Not where it prepares none, and not on Citus, which finds the shard by them.
@@ -115,12 +115,12 @@ class TenantTransaction:
         """
         sql = in_partition(sql, self._partition)
         # A caller's own transaction goes on as it came.
-        keeps_plan = keeps_plan and self._pipeline is not None and self._pipeline.keeps_plans
+        keeps_plan = keeps_plan and self._pipeline is not None and self._pipeline.may_keep_plans
         self._plan(_GENERIC if keeps_plan else _CUSTOM)
         return self._queue(sql, params)
 
     @property
-    def keeps_plans(self) -> bool:
+    def is_keeping_plans(self) -> bool:
         """Whether statements are planned for any parameters now."""
         return self._plans == _GENERIC
 

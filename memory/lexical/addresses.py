@@ -5,11 +5,13 @@ A segment's ids are ascending and are taken out of TOAST once: a chunk's number 
 
 from __future__ import annotations
 
-# CTEs, first in a statement, with the parameters of `Scored`: up to `hits` (id, bm25).
-HITS = """segments AS MATERIALIZED (
+# A CTE, first in a statement; HITS has it too.
+SEGMENTS = """segments AS MATERIALIZED (
     SELECT segment, first_id, last_id, chunk_ids, lengths FROM memory_lexical_segments
     WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint
-),
+)"""
+# CTEs, first in a statement, with the parameters of `Scored`: up to `hits` (id, bm25).
+HITS = f"""{SEGMENTS},
 hits AS (
     SELECT id, bm25 FROM unnest(%(in_memtable)s::uuid[], %(memtable_scores)s::float8[]) AS m (id, bm25)
     UNION ALL
@@ -22,7 +24,7 @@ hits AS (
           JOIN segments s USING (segment) OFFSET 0) w
     CROSS JOIN LATERAL unnest(w.numbers, w.scores) AS n (number, bm25)
 )"""
-# CTEs, behind these and one called `rows` (id, each once): up to `addresses` (id, segment, number, length), of those
+# CTEs, behind either and one called `rows` (id, each once): up to `addresses` (id, segment, number, length), of those
 # that are in a segment. `within`: which rows may be in which segment: in the last that begins before them, or in one
 # before it that reaches on behind where the next begins, as after a compaction.
 ADDRESSES = """,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
 
 import numpy as np
@@ -142,16 +143,30 @@ class Hits:
         weights = Weights.of(query.counts, np.minimum(holding, chunks).tolist(), chunks, terms)
         return cls(query, chunks, weights, found[0], found[1], found[2], found[3], known, row_of, lengths)
 
-    def best(self, limit: int | None) -> Scored:
-        """The chunks of the `limit` highest scores, all that have the last one's included; every hit, where None."""
+    @cached_property
+    def _units(self) -> np.ndarray:
+        """float64[n]: what each chunk scores, by its number, in whole units; 0 for one that is no hit."""
         weights = self.weights
         units = impacts(weights.terms[self.positions], self.frequencies, self.lengths, weights.length_norm)
-        of_chunk = np.bincount(self.numbers, units)
-        chosen = np.flatnonzero(of_chunk > 0)
+        return np.bincount(self.numbers, units)
+
+    def best(self, limit: int | None) -> Scored:
+        """The chunks of the `limit` highest scores, all that have the last one's included; every hit, where None."""
+        chosen = np.flatnonzero(self._units > 0)
         if limit is not None and len(chosen) > limit:
-            reached = of_chunk[chosen]
+            reached = self._units[chosen]
             chosen = chosen[reached >= (np.partition(reached, -limit)[-limit] if limit else np.inf)]
-        scores, beyond, ids = (of_chunk[chosen] / UNIT).tolist(), self._beyond, list(self.memtable)
+        return self._scored(chosen)
+
+    def best_among(self, numbers: np.ndarray, limit: int) -> Scored:
+        """Of these chunks, -1 for one without terms, the `limit` that score highest; of equal ones the first."""
+        known = numbers[(numbers >= 0) & (numbers < len(self._units))]
+        known = known[np.argsort(-self._units[known], kind="stable")[:limit]]
+        return self._scored(np.sort(known[self._units[known] > 0]))
+
+    def _scored(self, chosen: np.ndarray) -> Scored:
+        """The chunks of these numbers, ascending."""
+        scores, beyond, ids = (self._units[chosen] / UNIT).tolist(), self._beyond, list(self.memtable)
         split = int(np.searchsorted(chosen, beyond))
         return Scored(
             segments=self.segments[chosen[:split] // SPAN].tolist(),
@@ -173,6 +188,15 @@ class Hits:
             beyond + self.memtable.get(chunk_id.bytes, nowhere) if number is None else begin + number
             for (chunk_id, _, number), begin in zip(chunks, first.tolist(), strict=True)
         ], np.int64)  # fmt: skip
+
+    def sent_numbers(self, ids: bytes | None, segments: bytes | None, numbers: bytes | None) -> np.ndarray:
+        """int64[n]: as `numbers_of`, as the server sends arrays; -1 in both for a chunk that is in no segment."""
+        in_segment, number = _integers(segments).astype(np.int64), _integers(numbers)
+        found = np.searchsorted(self.segments, in_segment) * SPAN + number
+        for nth in np.flatnonzero(in_segment < 0).tolist():
+            row = self.memtable.get(ids[nth * UUID_BYTES : (nth + 1) * UUID_BYTES]) if ids else None
+            found[nth] = -1 if row is None else self._beyond + row
+        return found
 
     def lengths_in_memtable(self, numbers: np.ndarray) -> np.ndarray:
         """int64[n]: how many terms each of these chunks has, 0 for those that are not in the memtable."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from django.db import DataError
 from pgvector import HalfVector
 
+from memory.indexing.expired import unexpired
 from memory.isolation.own_index import EF_SEARCH, vector_column
 from memory.retrieval.filters import Filters
 from memory.retrieval.neighbours import KNOWN, LIVE, SENT
@@ -54,34 +55,36 @@ _DENSE_IN_OWN_INDEX = f"""
          ORDER BY embedding <=> %(vector)s::halfvec, doc_id, chunk_index LIMIT %(limit)s)
     ) nearest
     ORDER BY distance, doc_id, chunk_index LIMIT %(limit)s"""
-# Of a user's n rows so many times the root of n must pass for the index to be read on: m of them take m steps to search
+# Of a user's n rows so many times the root of n must pass for the index to be read: m of them take m steps to search
 # exactly, and in the index n / m steps, each of them longer, for every one that is wanted. At 20,000 and 200,000 rows:
 # deploy/bench/README.md.
 WORTH = 20
-# So many rows the index gives at most, whether they pass or not: several times what is needed where those that pass are
-# spread among the others.
-GIVEN_MAX = 20_000
+# The index is read so many times as far as it would take, were those that pass spread evenly: far enough for most, and
+# where they are all far from the question, nearer ones of another kind do not use up its accuracy.
+PATIENCE = 2
+# `reading`: how many rows the index is read for, whether they pass or not, 0 where it is not worth it. What has expired
+# counts: only the index's own condition stands below its LIMIT.
 _DENSE_UNDER_FILTERS = f"""
-    WITH passing AS MATERIALIZED (
-        SELECT count(*) >= allowed AS are_many
-        FROM (SELECT ceil(%(worth)s::float8 * sqrt(chunk_count))::bigint AS allowed
+    WITH reading AS MATERIALIZED (
+        SELECT CASE WHEN count(*) = needed
+               THEN ceil(%(patience)s::float8 * (%(limit)s::bigint + {_TIES}) * chunks / needed)::bigint END AS rows
+        FROM (SELECT chunk_count::float8 AS chunks, 1 + (%(worth)s::float8 * sqrt(chunk_count))::bigint AS needed
               FROM memory_tenants WHERE user_hash = %(user_hash)s) t
         CROSS JOIN LATERAL (
             SELECT FROM memory_chunks
             WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}{{conditions}}
-            LIMIT allowed) p
-        GROUP BY allowed
+            LIMIT needed) p
+        GROUP BY chunks, needed
     ),
     in_index AS MATERIALIZED (
-        SELECT * FROM (
-            SELECT {KNOWN}, {{vectors}} <=> %(vector)s::halfvec AS distance
+        SELECT {KNOWN}, distance FROM (
+            SELECT {KNOWN}, expires_at, {{vectors}} <=> %(vector)s::halfvec AS distance
             FROM memory_chunks
-            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND {LIVE}
-              AND (SELECT are_many FROM passing)
+            WHERE user_hash = %(user_hash)s AND space = %(space)s::smallint AND quarantined_at IS NULL
             ORDER BY {{vectors}} <=> %(vector)s::halfvec
-            LIMIT %(given_max)s::bigint
+            LIMIT (SELECT coalesce(max(rows), 0) FROM reading)
         ) given
-        WHERE true{{conditions}}
+        WHERE {unexpired()}{{conditions}}
         LIMIT %(limit)s::bigint + {_TIES}
     )
     SELECT {{columns}} FROM (
@@ -101,15 +104,16 @@ USE_OWN_INDEX = (
     f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), set_config('hnsw.iterative_scan', 'off', true)"
 )
 
-# The same under filters, where the scan goes on. Its own bounds, of rows and of memory, are set wider than the
-# statement's, which ends it first unless most of what is read has expired: a scan that ends by itself gives what it has
-# passed by, which are not the nearest. That it pays the statement has counted, and the planner could only guess: so it
-# may not sort in the index's place. For the one statement, before USE_ANY_PLAN.
+# The same under filters, where the scan goes on. Its own bounds, of rows and of memory, are wider than the statement's,
+# which ends it first unless most of what it reads is deleted and not yet vacuumed: a scan that ends by itself gives
+# what it has passed by, which are not the nearest. That it pays the statement has counted, and the planner could only
+# guess: so it may not sort in the place of the index, until USE_ANY_PLAN. Before PostgreSQL 18 a plan then looks so
+# dear that it would be compiled, for half a second.
 USE_OWN_INDEX_UNDER_FILTERS = (
     f"SELECT set_config('hnsw.ef_search', '{EF_SEARCH}', true), "
-    f"set_config('hnsw.iterative_scan', 'relaxed_order', true), "
-    f"set_config('hnsw.max_scan_tuples', '{5 * GIVEN_MAX}', true), "
-    f"set_config('hnsw.scan_mem_multiplier', '8', true), set_config('enable_sort', 'off', true)"
+    "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.max_scan_tuples', '100000', true), "
+    "set_config('hnsw.scan_mem_multiplier', '8', true), set_config('enable_sort', 'off', true), "
+    "set_config('jit', 'off', true)"
 )
 USE_ANY_PLAN = "SELECT set_config('enable_sort', 'on', true)"
 
@@ -142,7 +146,7 @@ def vector_leg(
     if has_own_index:
         dense, distance = _DENSE_UNDER_FILTERS if conditions else _DENSE_IN_OWN_INDEX, "distance"
         dense = dense.replace("{vectors}", f"({vector_column(vector.dimensions())})")
-        params |= {"worth": WORTH, "given_max": GIVEN_MAX}
+        params |= {"worth": WORTH, "patience": PATIENCE}
     params |= {"user_hash": user_hash, "space": space, "vector": vector, "limit": limit}
     # That an index of the user's own or one for a filter serves, the planner sees by the parameters.
     is_alike = dense is _DENSE and not conditions

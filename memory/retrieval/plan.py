@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from uuid import UUID
 
 from django.conf import settings
 from pgvector import HalfVector
@@ -17,6 +18,8 @@ from psycopg.sql import Composed, Literal
 from memory.isolation.connection import Cursor, Params
 from memory.isolation.own_index import read_own_indexes
 from memory.lexical.bm25 import LexicalQuery
+from memory.lexical.lookup import Scored
+from memory.retrieval import passing
 from memory.retrieval.filters import Filters
 from memory.retrieval.search import Search
 from memory.rls import TenantTransaction, tenant_transaction
@@ -24,8 +27,10 @@ from memory.rls import TenantTransaction, tenant_transaction
 # The tables whose every scan is judged; a partition is its table's name and a suffix.
 CHUNKS = "memory_chunks"
 SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "memory_lexical_blocks")
-# Any ids do: which rows a plan may visit does not depend on the words.
+# Any ids do: which rows a plan may visit does not depend on the words. Nobody's chunks have them; so what is asked only
+# where there are hits is asked for one besides.
 _PROBE_TERMS = tuple(range(6))
+_PROBE_HIT = Scored([], [], [], [UUID(int=0)], [1.0])
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _explained = count()
@@ -131,7 +136,7 @@ class Explaining(TenantTransaction):
     @contextmanager
     def _as_run(self, sql: str, params: Params | None) -> Iterator[tuple[str, Params | None, Callable[[str], str]]]:
         """What EXPLAIN is to explain, and what puts the user's hash into a plan that knows it as a parameter."""
-        if not self.keeps_plans or not isinstance(params, Mapping):
+        if not self.is_keeping_plans or not isinstance(params, Mapping):
             yield sql, params, str
             return
         names = list(dict.fromkeys(_PLACEHOLDER.findall(sql)))
@@ -181,6 +186,9 @@ def explain_candidates(
         Search(
             explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
         ).candidates()
+        if lexical is not None and filters != Filters():
+            passing.looked_up(explaining, space, _PROBE_HIT, filters, limit)
+            passing.read(explaining, space, filters)
     return explaining.plan(own, wants_own_index=has_own_index), owned
 
 

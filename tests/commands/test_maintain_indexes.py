@@ -196,7 +196,8 @@ def test_under_a_filter_that_many_pass_the_search_is_in_his_index_and_under_othe
     assert {candidate.source for candidate in exact} == {asked}
 
 
-def test_where_those_that_pass_a_filter_are_all_far_away_the_search_is_exact(alice, monkeypatch):
+@pytest.mark.parametrize("happens", ["nothing", "expired"])
+def test_where_those_that_pass_a_filter_are_all_far_away_the_search_is_exact(alice, superuser, monkeypatch, happens):
     vectors = vectors_of(BIG + 60)
     nearest_first = vectors[np.argsort(-(vectors @ vectors_of(1, seed=7)[0]))]
     store(alice, "near", nearest_first[:BIG])
@@ -204,8 +205,10 @@ def test_where_those_that_pass_a_filter_are_all_far_away_the_search_is_exact(ali
     filters = Filters(sources=("mail",))
     exact = found(alice, filters=filters)
     assert maintain()["built"] == 1
-    # Of the 180 it gives fewer than it would take to come to enough of them.
-    monkeypatch.setattr(nearest, "GIVEN_MAX", BIG + 30)
+    if happens == "expired":
+        superuser.execute("UPDATE memory_chunks SET expires_at = now() WHERE doc_id = 'near'")
+    # It is read for 50 rows at most, and none of the nearest 120 passes.
+    monkeypatch.setattr(nearest, "PATIENCE", 0.02)
     assert explained(alice, filters) == (name_of(alice), [])
     given = found(alice, filters=filters)
     assert given == exact
