@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection
 
-from memory.erasure.erase import erase_memory
 from memory.retrieval import passing
 from memory.retrieval.filters import Filters
-from memory.rls import bind_tenant
 from tests.db import lexicon
 from tests.db.lexicon import WEIGHTS, WORDS, search, store
 from tests.db.memories import flush_terms, unit_vector
+from tests.db.scratch import scratch_database
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -26,28 +25,32 @@ SOURCES = {"diary": 200, "talk": 80, "post": 18, "slip": 2}
 
 
 @pytest.fixture(scope="module")
-def alice(django_db_setup, django_db_blocker) -> Iterator[Person]:
+def scratch(django_db_setup, django_db_blocker) -> Iterator[None]:
+    """A database of its own: others' tests judge plans by what stands in theirs."""
+    with django_db_blocker.unblock(), scratch_database("passing") as scratch:
+        scratch.migrate()
+        with scratch.as_alias("default", "maint", "owner"):
+            yield
+
+
+@pytest.fixture(scope="module")
+def alice(scratch) -> Person:
     """300 chunks, in two segments and the memtable; the sources take turns, and some texts are the same."""
     alice, chance = Person.new("alice"), random.Random(5)
     texts = [" ".join(chance.choices(WORDS, WEIGHTS, k=chance.randint(6, 20))) for _ in range(300)]
     texts[40:60] = texts[:20]
     sources = chance.sample(list(SOURCES), 300, counts=list(SOURCES.values()))
-    with django_db_blocker.unblock():
-        for at in range(0, 300, 100):
-            for source in SOURCES:
-                of_source = [
-                    text for text, its in zip(texts[at:], sources[at : at + 100], strict=False) if its == source
-                ]
-                store(alice, f"{source}-{at}", of_source or ["nothing"], source=source)
-            if at < 200:
-                flush_terms(alice, chunks=100)
-        yield alice
-        with bind_tenant(alice.user_hash):
-            erase_memory()
+    for at in range(0, 300, 100):
+        for source in SOURCES:
+            of_source = [text for text, its in zip(texts[at:], sources[at : at + 100], strict=False) if its == source]
+            store(alice, f"{source}-{at}", of_source or ["nothing"], source=source)
+        if at < 200:
+            flush_terms(alice, chunks=100)
+    return alice
 
 
 @pytest.fixture(autouse=True)
-def what_is_near_is_the_same_each_time(monkeypatch):
+def what_is_near_is_the_same_each_time(scratch, monkeypatch):
     vector = unit_vector()
     monkeypatch.setattr(lexicon, "unit_vector", lambda: vector)
 
