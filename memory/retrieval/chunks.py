@@ -66,12 +66,16 @@ class ReadChunks:
     quarantined: bool = False
 
 
+# OFFSET 0: each chunk's document is looked up, and counts as one. Else the planner takes the join for many rows,
+# expects to have enough of them soon when it goes through the user's chunks by time, and goes through all of them.
 _CHUNKS = """
 SELECT c.user_hash, c.id, c.doc_id, c.chunk_index, c.source, c.thread_id, c.char_start, c.char_end, c.created_at,
        c.sequence, c.generation, c.text_cipher, c.meta_cipher, halfvec_send(c.embedding), d.content_mac, d.char_count,
        d.expires_at
-FROM memory_chunks c JOIN memory_documents d ON d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id
-WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint AND {unexpired}{conditions}
+FROM memory_chunks c CROSS JOIN LATERAL (
+    SELECT d.content_mac, d.char_count, d.expires_at FROM memory_documents d
+    WHERE d.user_hash = %(user_hash)s AND d.doc_id = c.doc_id AND {of_documents} OFFSET 0) d
+WHERE c.user_hash = %(user_hash)s AND c.space = %(space)s::smallint{conditions}
 ORDER BY c.created_at DESC, c.doc_id, c.chunk_index
 LIMIT %(limit)s"""
 _KNOWN = f"SELECT doc_id FROM memory_documents WHERE user_hash = %s AND doc_id = ANY(%s) AND {unexpired()}"
@@ -125,9 +129,8 @@ def _queue(tx: TenantTransaction, scope: ChunkScope, space: int, limit: int):
     if scope.source is not None:
         conditions.append("c.source = %(source)s")
         params["source"] = scope.source
-    if not scope.summaries:
-        conditions.append(f"NOT {IS_DERIVED}")
+    of_documents = unexpired("d") if scope.summaries else f"{unexpired('d')} AND NOT {IS_DERIVED}"
     if not scope.quarantined:
         conditions.append("c.quarantined_at IS NULL")
     narrowed = "".join(f" AND {condition}" for condition in conditions)
-    return tx.execute(_CHUNKS.format(unexpired=unexpired("d"), conditions=narrowed), params)
+    return tx.execute(_CHUNKS.format(of_documents=of_documents, conditions=narrowed), params)
