@@ -18,12 +18,10 @@ import numpy as np
 
 from memory.isolation.connection import array
 from memory.lexical.bm25 import UNIT, LexicalQuery, Weights, impacts
-from memory.lexical.segments import FIRST_ID, LIVE_BYTES
+from memory.lexical.segments import FIRST_ID
+from memory.lexical.sent_arrays import SPAN, UUID_BYTES, ids_of, integers, live_chunks, postings_of
 from memory.rls import TenantTransaction
 
-UUID_BYTES = 16
-# The numbers that a segment takes up, however few chunks it has.
-SPAN = 8 * LIVE_BYTES
 # Of a question's terms the rarest count whose lists have so many postings together: what a search may read and hold.
 # Beyond it would be twenty terms each of which is in half of 200,000 chunks.
 POSTINGS_MAX = 2_000_000
@@ -121,23 +119,23 @@ class Hits:
         cls, query: LexicalQuery, segments: tuple, memtable: tuple, in_memtable: tuple, lists: tuple, too_long: tuple
     ) -> Hits:
         """From the parts of _LOOKUP's row."""
-        known, damaged = np.sort(_integers(segments[0])), _integers(segments[3])
-        counts = _integers(lists[2])
-        postings = _postings(lists[3] or b"", counts)
-        first = np.searchsorted(known, _integers(lists[1])).astype(np.int32) * SPAN
+        known, damaged = np.sort(integers(segments[0])), integers(segments[3])
+        counts = integers(lists[2])
+        postings = postings_of(lists[3] or b"", counts)
+        first = np.searchsorted(known, integers(lists[1])).astype(np.int32) * SPAN
         numbers = np.repeat(first, counts) + ((postings >> 22) & 1023)
-        positions = np.repeat(_integers(lists[0]) - 1, counts)
+        positions = np.repeat(integers(lists[0]) - 1, counts)
         found = np.stack([numbers, positions, (postings >> 13) & 511, postings & 8191])
         if len(damaged):
-            found = found[:, _live(known, damaged, segments[4])[numbers]]
-        lengths, chunk_ids = _integers(memtable[1]), _ids(memtable[0])
+            found = found[:, live_chunks(known, damaged, segments[4])[numbers]]
+        lengths, chunk_ids = integers(memtable[1]), ids_of(memtable[0])
         row_of = {chunk_id: row for row, chunk_id in enumerate(chunk_ids)}
-        rows = np.array([row_of[chunk_id] for chunk_id in _ids(in_memtable[0])], np.int32)
-        rest = [rows + len(known) * SPAN, _integers(in_memtable[1]) - 1, _integers(in_memtable[2]), lengths[rows]]
+        rows = np.array([row_of[chunk_id] for chunk_id in ids_of(in_memtable[0])], np.int32)
+        rest = [rows + len(known) * SPAN, integers(in_memtable[1]) - 1, integers(in_memtable[2]), lengths[rows]]
         found = np.concatenate([found, np.stack(rest)], axis=1)
 
         holding = np.bincount(found[1], minlength=len(query.ids))
-        holding[_integers(too_long[0]) - 1] += _integers(too_long[1])
+        holding[integers(too_long[0]) - 1] += integers(too_long[1])
         chunks, terms = int(segments[1]) + len(lengths), int(segments[2]) + int(lengths.sum())
         # Of a list that does not count nobody has taken off what was deleted.
         weights = Weights.of(query.counts, np.minimum(holding, chunks).tolist(), chunks, terms)
@@ -191,7 +189,7 @@ class Hits:
 
     def sent_numbers(self, ids: bytes | None, segments: bytes | None, numbers: bytes | None) -> np.ndarray:
         """int64[n]: as `numbers_of`, as the server sends arrays; -1 in both for a chunk that is in no segment."""
-        in_segment, number = _integers(segments).astype(np.int64), _integers(numbers)
+        in_segment, number = integers(segments).astype(np.int64), integers(numbers)
         found = np.searchsorted(self.segments, in_segment) * SPAN + number
         for nth in np.flatnonzero(in_segment < 0).tolist():
             row = self.memtable.get(ids[nth * UUID_BYTES : (nth + 1) * UUID_BYTES]) if ids else None
@@ -241,35 +239,3 @@ class Scored:
             "segments": array(self.segments), "numbers": array(self.numbers), "scores": array(self.scores),
             "in_memtable": array(self.memtable), "memtable_scores": array(self.memtable_scores),
         }  # fmt: skip
-
-
-def _ids(sent: bytes | None) -> list[bytes]:
-    """What string_agg() made of uuid_send()s; none where there were none."""
-    return [sent[at : at + UUID_BYTES] for at in range(0, len(sent), UUID_BYTES)] if sent else []
-
-
-def _integers(sent: bytes | None) -> np.ndarray:
-    """int32[n]: what array_send() made of an integer[] without nulls; None and an empty one are empty.
-
-    Its header has 5 words, and a word of length stands before each element (PostgreSQL's arrayfuncs.c).
-    """
-    if sent is None:
-        return np.empty(0, np.int32)
-    return np.frombuffer(sent, ">i4")[6::2].astype(np.int32)
-
-
-def _postings(sent: bytes, counts: np.ndarray) -> np.ndarray:
-    """int32[p]: arrays behind one another, none of them empty, which have `counts` elements."""
-    words = np.frombuffer(sent, ">i4")
-    ends = np.cumsum(counts)
-    # The k-th posting of all stands behind the headers of its array and of those before, each of 5 words.
-    headers = 5 * np.repeat(np.arange(1, len(counts) + 1), counts)
-    return words[headers + 2 * np.arange(ends[-1] if len(ends) else 0) + 1].astype(np.int32)
-
-
-def _live(known: np.ndarray, damaged: np.ndarray, bits: bytes) -> np.ndarray:
-    """bool[chunks of all segments]: whether each is live; `bits` are those of the `damaged` segments in turn."""
-    live = np.ones((len(known), SPAN), bool)
-    unpacked = np.unpackbits(np.frombuffer(bits, np.uint8).reshape(-1, LIVE_BYTES), axis=1, bitorder="little")
-    live[np.searchsorted(known, damaged)] = unpacked.astype(bool)
-    return live.ravel()

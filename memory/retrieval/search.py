@@ -17,7 +17,8 @@ from memory import metrics
 from memory.isolation.connection import Cursor, array
 from memory.lexical.addresses import ADDRESSES, HITS
 from memory.lexical.bm25 import LexicalQuery
-from memory.lexical.lookup import UUID_BYTES, Hits, Lookup
+from memory.lexical.lookup import Hits, Lookup
+from memory.lexical.sent_arrays import UUID_BYTES
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.filters import Filters
 from memory.retrieval.nearest import USE_ANY_PLAN, USE_OWN_INDEX, USE_OWN_INDEX_UNDER_FILTERS, vector_leg
