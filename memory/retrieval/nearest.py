@@ -10,7 +10,7 @@ among those. Where it gives fewer than are wanted, the same statement searches e
 
 Under filters it depends on how many of the user's rows pass, which the statement counts first, as far as it matters.
 Few are found by the filters' own indexes, and searched exactly; where many do, the index is read on until enough have
-passed (pgvector's iterative scan), and where that comes to no end the search is exact after all.
+passed (pgvector's iterative scan), and where too few have after twice what it should take, the search is exact.
 """
 
 from __future__ import annotations
