@@ -19,6 +19,7 @@ from memory.keys.master_keys import tenant_hmac_key
 from memory.keys.receipt_keys import receipt_keys
 from memory.keys.secret_files import SettingError, exposed_secrets
 from memory.language.pipeline import warm_language
+from memory.lexical.terms import terms
 from memory.middleware import token_verifier
 from memory.retrieval.rerank import warm_reranker
 from memory.sealing.keyring import begin_key_watch
@@ -78,6 +79,7 @@ def warm_worker() -> None:
     try:
         for embedder in configured_embedders():
             embedder.embed_query("warm up")
+        terms("wärm up")  # makes the patterns of words and of marks
         warm_reranker()
         logger.info(_what_runs())
         spare_what_is_loaded()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 import numpy as np
 
@@ -23,27 +24,30 @@ def stream_safe(text: str) -> str:
         return text
     # Looking each character up in a table is a twentieth of the work, and hardly a text has so many marks.
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    if np.count_nonzero(_IS_MARK[np.minimum(codes, _CODES.stop)]) <= MARKS_MAX:
+    if np.count_nonzero(_is_mark()[np.minimum(codes, _CODES.stop)]) <= MARKS_MAX:
         return text
-    return _LONG_RUN.sub(r"\1", text)
+    return _long_run().sub(r"\1", text)
 
 
-def _is_mark(char: str) -> bool:
-    """Whether nothing of what `char` comes apart into begins a new run (has combining class 0)."""
-    if unicodedata.combining(char):
-        return True
-    apart = unicodedata.decomposition(char) and unicodedata.normalize("NFKD", char)
-    return bool(apart) and all(map(unicodedata.combining, apart))
+# Both are made when first asked for: it takes a tenth of a second, and most commands read no text.
+@cache
+def _is_mark() -> np.ndarray:
+    """bool by code, to _CODES.stop: whether nothing of what the character comes apart into begins a new run.
+
+    That is, all of it has a combining class other than 0.
+    """
+    is_mark = np.zeros(_CODES.stop + 1, dtype=bool)
+    chars = list(map(chr, _CODES))
+    is_mark[_CODES.start : _CODES.stop] = list(map(unicodedata.combining, chars))
+    for char in filter(unicodedata.decomposition, chars):
+        if not unicodedata.combining(char):
+            is_mark[ord(char)] = all(map(unicodedata.combining, unicodedata.normalize("NFKD", char)))
+    return is_mark
 
 
-_IS_MARK = np.zeros(_CODES.stop + 1, dtype=bool)
-_IS_MARK[_CODES.start : _CODES.stop] = [_is_mark(chr(code)) for code in _CODES]
-
-
-def _marks() -> str:
-    """All of them, as ranges of a character class."""
-    edges = np.flatnonzero(np.diff(_IS_MARK)).reshape(-1, 2)
-    return "".join(f"{chr(before + 1)}-{chr(last)}" for before, last in edges)
-
-
-_LONG_RUN = re.compile(f"([{_marks()}]{{{MARKS_MAX}}})[{_marks()}]+")
+@cache
+def _long_run() -> re.Pattern[str]:
+    """MARKS_MAX marks, kept as a group, and those after them."""
+    edges = np.flatnonzero(np.diff(_is_mark())).reshape(-1, 2)
+    marks = "".join(f"{chr(before + 1)}-{chr(last)}" for before, last in edges)
+    return re.compile(f"([{marks}]{{{MARKS_MAX}}})[{marks}]+")

@@ -37,28 +37,48 @@ LENGTH_MAX = 8191
 _CJK = "\u3005\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af"
 
 
-def _marks() -> str:
-    """The combining marks, as ranges of a character class: `\\w` has letters and digits but not these."""
+_LETTERS = f"[^\\W_{_CJK}]"
+_DIGIT = re.compile(r"\d")
+
+
+@cache
+def _word() -> str:
+    """Letters and digits, with their combining marks: `\\w` has the first and not the second.
+
+    As the patterns below, made when first asked for: most commands read no text.
+    """
     ranges: list[list[int]] = []
-    for code in range(0x300, min(sys.maxunicode, 0x1E94B)):
-        if unicodedata.category(chr(code)) in ("Mn", "Mc"):
+    codes = range(0x300, min(sys.maxunicode, 0x1E94B))
+    for code, category in zip(codes, map(unicodedata.category, map(chr, codes)), strict=True):
+        if category in ("Mn", "Mc"):
             if ranges and ranges[-1][1] == code - 1:
                 ranges[-1][1] = code
             else:
                 ranges.append([code, code])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+    marks = "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+    return f"{_LETTERS}+(?:[{marks}]+{_LETTERS}*)*"
 
 
-_LETTERS = f"[^\\W_{_CJK}]"
-_WORD = f"{_LETTERS}+(?:[{_marks()}]+{_LETTERS}*)*"
-# A run of CJK characters; or words, joined by what joins the parts of an identifier, a number, a date or an
-# address. A comma joins digits only; `+` and `#` may end a name (C++, C#).
-_TOKEN = re.compile(
-    f"(?P<cjk>[{_CJK}]+)|(?P<word>{_WORD}(?:(?:[._\\-@:/\\\\+&#]{{1,3}}|(?<=\\d),(?=\\d)){_WORD})*(?:\\+\\+|#)?)"
-)
-_PART = re.compile(_WORD)
-_DIGIT = re.compile(r"\d")
-_ANY_WORD = re.compile(f"[{_CJK}]+|{_WORD}")
+@cache
+def _token() -> re.Pattern[str]:
+    """A run of CJK characters; or words, joined by what joins the parts of an identifier, a number, a date, an address.
+
+    A comma joins digits only; `+` and `#` may end a name (C++, C#).
+    """
+    word = _word()
+    return re.compile(
+        f"(?P<cjk>[{_CJK}]+)|(?P<word>{word}(?:(?:[._\\-@:/\\\\+&#]{{1,3}}|(?<=\\d),(?=\\d)){word})*(?:\\+\\+|#)?)"
+    )
+
+
+@cache
+def _part() -> re.Pattern[str]:
+    return re.compile(_word())
+
+
+@cache
+def _any_word() -> re.Pattern[str]:
+    return re.compile(f"[{_CJK}]+|{_word()}")
 
 
 def terms(text: str, language: str = DEFAULT_LANGUAGE) -> Counter[str]:
@@ -76,7 +96,7 @@ def _terms(text: str, language: str) -> Iterator[str]:
     if language not in LANGUAGES:
         raise ValueError(f"no such language: {language}")
     stop, stem = stop_words(language), _stemmer(language)
-    for token in _TOKEN.finditer(folded(text)):
+    for token in _token().finditer(folded(text)):
         run = token["cjk"]
         if run:
             yield from (run[i : i + 2] for i in range(max(1, len(run) - 1)))
@@ -85,7 +105,7 @@ def _terms(text: str, language: str) -> Iterator[str]:
         if word.isalpha():
             parts = [word]
         else:
-            parts = _PART.findall(word)
+            parts = _part().findall(word)
             if parts != [word]:
                 yield word
         for part in parts:
@@ -95,7 +115,7 @@ def _terms(text: str, language: str) -> Iterator[str]:
 
 def folded_words(text: str) -> Iterator[tuple[int, int, str]]:
     """(start, end, folded) of each word in `text`, as it stands: a run of letters and digits, none taken apart."""
-    for word in _ANY_WORD.finditer(text):
+    for word in _any_word().finditer(text):
         if as_folded := folded(word[0]):
             yield word.start(), word.end(), as_folded
 
