@@ -7,6 +7,9 @@ else
 TOKEN_USER := alice
 endif
 export PORT TOKEN_USER
+# Each process of a service, and each worker of the tests, would compile all of the code anew: 15 s of each `make test`
+# worker before its first test.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready-$(shell cat requirements/*.txt requirements/*.lock | cksum | cut -d' ' -f1)

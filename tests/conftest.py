@@ -8,6 +8,7 @@ test can reach. That is the product's promise, and the suite leans on it.
 from __future__ import annotations
 
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -26,6 +27,10 @@ from tests.people import Person
 # tries others.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.load_profile("default" if os.environ.get("FUZZ_EXAMPLES") else "suite")
+
+# Many processes are started here, and none of them is to compile all of the code anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Where the files that take minutes are: the later a long one starts, the longer one worker is busy alone.
 LONGEST_FIRST = ("faults", "db", "security", "commands", "api")
