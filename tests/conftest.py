@@ -25,9 +25,11 @@ from tests.garbage import collect_what_is_new
 from tests.people import Person
 
 # A run of the suite tries the same examples as the one before: who sees it fail has changed something. `make fuzz`
-# tries others.
-hypothesis.settings.register_profile("suite", derandomize=True)
-hypothesis.settings.load_profile("default" if os.environ.get("FUZZ_EXAMPLES") else "suite")
+# tries others. On a busy machine an example, and the making of one, may take as long as it takes.
+_unhurried = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("suite", derandomize=True, **_unhurried)
+hypothesis.settings.register_profile("fuzz", **_unhurried)
+hypothesis.settings.load_profile("fuzz" if os.environ.get("FUZZ_EXAMPLES") else "suite")
 
 # Many processes are started here, and none of them is to compile all of the code anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
