@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import UUID
 
+from psycopg.pq import Format
+
 Params = Sequence[Any] | Mapping[str, Any]
 Row = tuple[Any, ...]
 
@@ -37,6 +39,12 @@ class Connection(Protocol):
     """Gives cursors; what more it can do depends on which of the two it is."""
 
     def cursor(self) -> Cursor: ...
+
+
+def ask_for_binary(cursor: Cursor) -> None:
+    """Let what `cursor` finds come as the server holds it, not as text; Django's has no way to ask psycopg's for it."""
+    of_psycopg: Any = getattr(cursor, "cursor", cursor)
+    of_psycopg.format = Format.BINARY
 
 
 def array(values: Iterable[int | float | UUID]) -> str:

@@ -23,7 +23,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from memory.admission.deadline import deadline_at, remaining_seconds
 from memory.admission.writers import WAIT_MAX_SECONDS
 from memory.errors import KeyUnavailable
-from memory.isolation.connection import Connection, Cursor, Params
+from memory.isolation.connection import Connection, Cursor, Params, ask_for_binary
 from memory.isolation.partitions import in_partition, partition_of
 
 BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -106,18 +106,20 @@ class TenantTransaction:
         self._plan(_CUSTOM)
         return self._queue(sql, params)
 
-    def read_partition(self, sql: str, params: Params, *, keeps_plan: bool) -> Cursor:
+    def read_partition(self, sql: str, params: Params, *, keeps_plan: bool, binary: bool = False) -> Cursor:
         """As `execute`, for a SELECT, in which each partitioned table gives place to the tenant's partition of it.
 
         A user whom this process has not met yet costs a wait for the server. `keeps_plan`: by a plan for any
         parameters, which the connection makes when it prepares the statement; for statements whose best plan is the
-        same for everybody.
+        same for everybody. `binary`: the server sends what it finds as it holds it; as text a byte is two characters,
+        and every number is written out and read again. For columns that psycopg reads alike either way: not of times,
+        which Django knows as text alone.
         """
         sql = in_partition(sql, self._partition)
         # A caller's own transaction goes on as it came.
         keeps_plan = keeps_plan and self._pipeline is not None and self._pipeline.may_keep_plans
         self._plan(_GENERIC if keeps_plan else _CUSTOM)
-        return self._queue(sql, params)
+        return self._queue(sql, params, binary=binary)
 
     @property
     def is_keeping_plans(self) -> bool:
@@ -134,10 +136,12 @@ class TenantTransaction:
             self._queue(SET_PLANS, [plans])
             self._plans = plans
 
-    def _queue(self, sql: str, params: Params | None) -> Cursor:
+    def _queue(self, sql: str, params: Params | None, *, binary: bool = False) -> Cursor:
         if self._has_ended:
             raise transaction.TransactionManagementError("the tenant transaction has ended")
         cursor = self.connection.cursor()
+        if binary:
+            ask_for_binary(cursor)
         cursor.execute(sql, params)
         return cursor
 

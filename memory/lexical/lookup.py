@@ -50,14 +50,15 @@ WITH query_terms AS MATERIALIZED (
     WHERE {_MINE.format("c")} AND c.chunk_id >= (
         SELECT coalesce((SELECT memtable_from FROM segments ORDER BY segment DESC LIMIT 1), '{FIRST_ID}'))
 ), lists AS MATERIALIZED (
-    SELECT q.position, b.segment, b.postings[coalesce(b.ends[width_bucket(q.term, b.terms) - 1], 0) + 1
-                                          : b.ends[width_bucket(q.term, b.terms)]] AS postings
+    SELECT q.position, b.segment, b.ends[b.nth] - coalesce(b.ends[b.nth - 1], 0) AS chunks,
+           b.postings[coalesce(b.ends[b.nth - 1], 0) + 1 : b.ends[b.nth]] AS postings
     FROM query_terms q CROSS JOIN LATERAL (
-        SELECT segment, terms, ends, postings FROM memory_lexical_blocks b
-        WHERE {_MINE.format("b")} AND b.block = q.block AND b.terms[width_bucket(q.term, b.terms)] = q.term OFFSET 0) b
+        SELECT segment, terms, ends, postings, width_bucket(q.term, terms) AS nth FROM memory_lexical_blocks b
+        WHERE {_MINE.format("b")} AND b.block = q.block OFFSET 0) b
+    WHERE b.terms[b.nth] = q.term
 ), counted AS MATERIALIZED (
     SELECT position, chunks, sum(chunks) OVER (ORDER BY chunks, position) <= %(postings_max)s::bigint AS counts
-    FROM (SELECT position, sum(cardinality(postings))::integer AS chunks FROM lists GROUP BY position) c
+    FROM (SELECT position, sum(chunks)::integer AS chunks FROM lists GROUP BY position) c
 )
 SELECT s.*, m.*, o.*, l.*, x.*
 FROM (
@@ -74,7 +75,7 @@ FROM (
     WHERE c.terms[width_bucket(q.term, c.terms)] = q.term
 ) o CROSS JOIN (
     SELECT array_send(array_agg(l.position)), array_send(array_agg(l.segment)),
-           array_send(array_agg(cardinality(l.postings))), string_agg(array_send(l.postings), ''::bytea)
+           array_send(array_agg(l.chunks)), string_agg(array_send(l.postings), ''::bytea)
     FROM lists l WHERE l.position IN (SELECT position FROM counted WHERE counts)
 ) l CROSS JOIN (
     SELECT array_send(array_agg(position)), array_send(array_agg(chunks)) FROM counted WHERE NOT counts
@@ -87,7 +88,7 @@ class Lookup:
     def __init__(self, tx: TenantTransaction, space: int, query: LexicalQuery):
         self._query = query
         params = {"user_hash": tx.user_hash, "space": space, "postings_max": POSTINGS_MAX}
-        self._found = tx.read_partition(_LOOKUP, params | query.params(), keeps_plan=True)
+        self._found = tx.read_partition(_LOOKUP, params | query.params(), keeps_plan=True, binary=True)
 
     def hits(self) -> Hits:
         """What was found, in the snapshot of the transaction. Raises database errors."""

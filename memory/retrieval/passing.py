@@ -54,7 +54,8 @@ def looked_up(tx: TenantTransaction, space: int, hits: Scored, filters: Filters,
     """The `limit` best of `hits` that pass, by the id of each."""
     conditions, params = filters.conditions()
     params |= hits.params() | {"user_hash": tx.user_hash, "space": space, "limit": limit}
-    rows = tx.read_partition(_LOOKED_UP.format(conditions=conditions), params, keeps_plan=False).fetchall()
+    sql = _LOOKED_UP.format(conditions=conditions)
+    rows = tx.read_partition(sql, params, keeps_plan=False, binary=True).fetchall()
     return Scored([], [], [], [chunk_id for chunk_id, _ in rows], [bm25 for _, bm25 in rows])
 
 
@@ -62,5 +63,6 @@ def read(tx: TenantTransaction, space: int, filters: Filters) -> tuple[bytes | N
     """Every row that passes, by document and place: ids, segments and numbers in these, as the server sends arrays."""
     conditions, params = filters.conditions()
     params |= {"user_hash": tx.user_hash, "space": space}
-    [row] = tx.read_partition(_READ.format(conditions=conditions), params, keeps_plan=False).fetchall()
+    sql = _READ.format(conditions=conditions)
+    [row] = tx.read_partition(sql, params, keeps_plan=False, binary=True).fetchall()
     return row

@@ -124,14 +124,14 @@ class Explaining(TenantTransaction):
         self._roots: list[dict] = []
         self._texts: list[str] = []
 
-    def _queue(self, sql: str, params: Params | None) -> Cursor:
+    def _queue(self, sql: str, params: Params | None, *, binary: bool = False) -> Cursor:
         if any(table in sql for table in SEARCHED_TABLES):
             with self._as_run(sql, params) as (run, its_params, readable):
                 tree = super()._queue("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + run, its_params).fetchone()[0]
                 text = super()._queue("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + run, its_params).fetchall()
             self._roots.append(json.loads(readable(tree if isinstance(tree, str) else json.dumps(tree)))[0])
             self._texts.append(readable("\n".join(row[0] for row in text)))
-        return super()._queue(sql, params)
+        return super()._queue(sql, params, binary=binary)
 
     @contextmanager
     def _as_run(self, sql: str, params: Params | None) -> Iterator[tuple[str, Params | None, Callable[[str], str]]]:

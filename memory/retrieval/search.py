@@ -95,7 +95,7 @@ class Search:
             tx.user_hash, space, vector, limit, filters,
             has_own_index=has_own_index, ids_alone=self._lookup is not None,
         )  # fmt: skip
-        self._nearest = tx.read_partition(leg.sql, leg.params, keeps_plan=leg.is_alike)
+        self._nearest = tx.read_partition(leg.sql, leg.params, keeps_plan=leg.is_alike, binary=True)
         if has_own_index and is_filtered:
             tx.execute(USE_ANY_PLAN)
 
@@ -119,7 +119,7 @@ class Search:
             "nearest": array(row[0] for row in self._nearest.fetchall()),
         }  # fmt: skip
         sql = _FOUND.format(conditions=conditions, neighbours=neighbours)
-        found = self._tx.read_partition(sql, params, keeps_plan=not conditions)
+        found = self._tx.read_partition(sql, params, keeps_plan=not conditions, binary=True)
         scored = _scored(self._of_this_tenant(found), hits)
         return sorted(scored, key=lambda candidate: (candidate.distance, candidate.doc_id, candidate.chunk_index))
 

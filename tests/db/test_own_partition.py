@@ -170,6 +170,21 @@ def test_what_comes_after_a_kept_plan_in_the_transaction_is_planned_for_its_para
         assert tx.execute(MODE).fetchone() == ("force_custom_plan",)
 
 
+@pytest.mark.parametrize("keeps_plan", [False, True])
+def test_what_is_sent_in_binary_reads_as_what_is_sent_as_text(alice, keeps_plan):
+    sql = """SELECT %(n)s::smallint, %(n)s::integer, %(n)s::bigint, %(n)s::numeric, 0.1::float8 * 3, 'Grüße'::text,
+        '\\x00ff'::bytea, true, NULL::uuid, '00000000-0000-0000-0000-00000000004d'::uuid"""
+    with tenant_transaction(alice.user_hash) as tx:
+        for _ in range(4):  # the third is prepared
+            sent = [tx.read_partition(sql, {"n": 7}, keeps_plan=keeps_plan, binary=binary) for binary in (True, False)]
+            in_binary, as_text = (list(map(_with_type, cursor.fetchone())) for cursor in sent)
+            assert in_binary == as_text
+
+
+def _with_type(value: object) -> tuple:
+    return type(value), bytes(value) if isinstance(value, memoryview) else value
+
+
 def test_a_callers_own_transaction_and_a_connection_that_prepares_nothing_keep_no_plan(alice):
     store(alice, "a", ["heat pump"])
     with connect("r1_app") as raw, raw.transaction(), joined_transaction(raw, alice.user_hash) as tx:
