@@ -140,9 +140,9 @@ def test_the_walk_with_both_legs_is_still_one_transaction_and_one_search(diary, 
 
     statements, queue = [], TenantTransaction._queue
 
-    def counted(self, sql, params):
+    def counted(self, sql, params, **form):
         statements.append(sql)
-        return queue(self, sql, params)
+        return queue(self, sql, params, **form)
 
     ask(diary, "warm the caches")
     monkeypatch.setattr(TenantTransaction, "_queue", counted)
