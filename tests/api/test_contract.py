@@ -166,7 +166,8 @@ def without_exponents(value):
 
 
 def authorized(person: Person) -> dict[str, str]:
-    return {"Authorization": f"Bearer {person.token(ttl_seconds=3600)}"}
+    # What reads the answers here does not always take them out of gzip, which has tests of its own.
+    return {"Authorization": f"Bearer {person.token(ttl_seconds=3600)}", "Accept-Encoding": "identity"}
 
 
 @CONTRACT.parametrize()
