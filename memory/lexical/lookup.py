@@ -19,7 +19,7 @@ import numpy as np
 from memory.isolation.connection import array
 from memory.lexical.bm25 import UNIT, LexicalQuery, Weights, impacts
 from memory.lexical.segments import FIRST_ID
-from memory.lexical.sent_arrays import SPAN, UUID_BYTES, ids_of, integers, live_chunks, postings_of
+from memory.lexical.sent_arrays import SPAN, UUID_BYTES, ids_of, integers, live_chunks, words
 from memory.rls import TenantTransaction
 
 # Of a question's terms the rarest count whose lists have so many postings together: what a search may read and hold.
@@ -28,15 +28,15 @@ POSTINGS_MAX = 2_000_000
 
 _MINE = "{0}.user_hash = %(user_hash)s AND {0}.space = %(space)s::smallint"
 
-# One row, of arrays as array_send() gives them. A block's conditions compare columns with columns and parameters,
-# nothing else, so that they are LEAKPROOF and reach the index. Term lookups are binary searches: width_bucket() in a
-# sorted array. `position`: a term's among the question's, from 1.
+# One row, of arrays as array_send() gives them; postings are bytes already. A block's conditions compare columns with
+# columns and parameters, nothing else, so that they are LEAKPROOF and reach the index. Term lookups are binary
+# searches: width_bucket() in a sorted array. `position`: a term's among the question's, from 1.
 # 1. The segments; the live chunks in them, and how many terms these have together; which segments have deleted chunks,
 #    and the bits of those that are not.
 # 2. The ids of the memtable's chunks, and their lengths.
 # 3. Of each occurrence in the memtable the chunk's id, the term's position, and the frequency.
 # 4. The lists that count, one a term and segment: the term's position, the segment, how many postings there are; and
-#    the postings, behind one another.
+#    the postings, of 4 bytes each, behind one another.
 # 5. The positions of terms whose lists do not count, and in how many chunks each is, deleted ones included.
 _LOOKUP = f"""
 WITH query_terms AS MATERIALIZED (
@@ -51,7 +51,8 @@ WITH query_terms AS MATERIALIZED (
         SELECT coalesce((SELECT memtable_from FROM segments ORDER BY segment DESC LIMIT 1), '{FIRST_ID}'))
 ), lists AS MATERIALIZED (
     SELECT q.position, b.segment, b.ends[b.nth] - coalesce(b.ends[b.nth - 1], 0) AS chunks,
-           b.postings[coalesce(b.ends[b.nth - 1], 0) + 1 : b.ends[b.nth]] AS postings
+           substring(b.postings, 4 * coalesce(b.ends[b.nth - 1], 0) + 1,
+                     4 * (b.ends[b.nth] - coalesce(b.ends[b.nth - 1], 0))) AS postings
     FROM query_terms q CROSS JOIN LATERAL (
         SELECT segment, terms, ends, postings, width_bucket(q.term, terms) AS nth FROM memory_lexical_blocks b
         WHERE {_MINE.format("b")} AND b.block = q.block OFFSET 0) b
@@ -75,7 +76,7 @@ FROM (
     WHERE c.terms[width_bucket(q.term, c.terms)] = q.term
 ) o CROSS JOIN (
     SELECT array_send(array_agg(l.position)), array_send(array_agg(l.segment)),
-           array_send(array_agg(l.chunks)), string_agg(array_send(l.postings), ''::bytea)
+           array_send(array_agg(l.chunks)), string_agg(l.postings, ''::bytea)
     FROM lists l WHERE l.position IN (SELECT position FROM counted WHERE counts)
 ) l CROSS JOIN (
     SELECT array_send(array_agg(position)), array_send(array_agg(chunks)) FROM counted WHERE NOT counts
@@ -122,7 +123,7 @@ class Hits:
         """From the parts of _LOOKUP's row."""
         known, damaged = np.sort(integers(segments[0])), integers(segments[3])
         counts = integers(lists[2])
-        postings = postings_of(lists[3] or b"", counts)
+        postings = words(lists[3] or b"")
         first = np.searchsorted(known, integers(lists[1])).astype(np.int32) * SPAN
         numbers = np.repeat(first, counts) + ((postings >> 22) & 1023)
         positions = np.repeat(integers(lists[0]) - 1, counts)

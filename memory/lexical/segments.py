@@ -105,7 +105,7 @@ WITH flushed AS (
         FROM posted GROUP BY block, term) counted
     GROUP BY block
 ), listed AS (
-    SELECT block, array_agg(posting ORDER BY term, number) AS postings FROM posted GROUP BY block
+    SELECT block, string_agg(int4send(posting), ''::bytea ORDER BY term, number) AS postings FROM posted GROUP BY block
 )
 INSERT INTO memory_lexical_blocks (user_hash, space, block, segment, terms, ends, postings)
 SELECT %(user_hash)s, %(space)s, block, n.segment, terms, ends, postings
@@ -122,9 +122,12 @@ WITH blocks AS (
     WHERE user_hash = %(user_hash)s AND space = %(space)s  AND segment = %(segment)s
     RETURNING live, chunk_ids, lengths
 ), postings AS (
-    SELECT (p.posting >> 22) & 1023 AS number, b.terms[i] AS term, ((p.posting >> 13) & 511)::smallint AS frequency
+    SELECT (p.upper >> 6) & 1023 AS number, b.terms[i] AS term,
+           (((p.upper & 63) << 3) | (get_byte(b.postings, p.at + 2) >> 5))::smallint AS frequency
     FROM blocks b CROSS JOIN LATERAL generate_subscripts(b.terms, 1) AS i
-    CROSS JOIN LATERAL unnest(b.postings[coalesce(b.ends[i - 1], 0) + 1 : b.ends[i]]) AS p (posting)
+    CROSS JOIN LATERAL (
+        SELECT at, (get_byte(b.postings, at) << 8) | get_byte(b.postings, at + 1) AS upper
+        FROM generate_series(4 * coalesce(b.ends[i - 1], 0), 4 * b.ends[i] - 4, 4) AS s (at)) p
 ), lists AS (
     SELECT number, array_agg(term ORDER BY term) AS terms, array_agg(frequency ORDER BY term) AS frequencies
     FROM postings GROUP BY number

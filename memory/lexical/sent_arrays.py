@@ -26,13 +26,9 @@ def integers(sent: bytes | None) -> np.ndarray:
     return np.frombuffer(sent, ">i4")[6::2].astype(np.int32)
 
 
-def postings_of(sent: bytes, counts: np.ndarray) -> np.ndarray:
-    """int32[p]: arrays behind one another, none of them empty, which have `counts` elements."""
-    words = np.frombuffer(sent, ">i4")
-    ends = np.cumsum(counts)
-    # The k-th posting of all stands behind the headers of its array and of those before, each of 5 words.
-    headers = 5 * np.repeat(np.arange(1, len(counts) + 1), counts)
-    return words[headers + 2 * np.arange(ends[-1] if len(ends) else 0) + 1].astype(np.int32)
+def words(sent: bytes) -> np.ndarray:
+    """int32[n]: what int4send() made of integers, behind one another."""
+    return np.frombuffer(sent, ">i4").astype(np.int32)
 
 
 def live_chunks(known: np.ndarray, damaged: np.ndarray, bits: bytes) -> np.ndarray:

@@ -458,7 +458,7 @@ def test_the_migration_goes_back_and_comes_again_as_it_was(alice):
         before, rows = superuser.execute(catalogue).fetchall(), superuser.execute(chunks, [alice.user_hash]).fetchone()
         assert rows[0] == 1
         # Isolation is put on all tenant tables together, in a migration above this one.
-        above = ("0017_own_indexes", "0025_partition_reads")
+        above = ("0017_own_indexes", "0025_partition_reads", "0026_packed_postings")
         run(superuser, *(f"{name}.down.sql" for name in (*above[::-1], "0011_isolation", "0007_lexical")))
         without = superuser.execute(catalogue).fetchall()
         assert {row[0] for row in before} - {row[0] for row in without} >= set(LEXICAL_TABLES)

@@ -30,6 +30,8 @@ MODELS = list(apps.get_app_config("memory").get_models())
 DJANGOS_OWN = ("admin", "auth", "axes", "contenttypes", "sessions")
 ISOLATION = "0011_isolation"
 MADE_LATER = {"memory_moves", "memory_moved_documents"}
+# Which column of which table a migration puts into another form.
+REWRITTEN = {"0026_packed_postings": ("memory_lexical_blocks", "postings")}
 KINDS_THAT_MUST_BE_THERE = {
     "relations", "columns", "policies", "grants", "constraints", "indexes", "functions", "views", "schemas",
     "default privileges",
@@ -120,7 +122,13 @@ def test_a_migration_taken_back_and_made_again_leaves_the_schema_as_it_was(walk,
 @pytest.mark.parametrize("name", MIGRATIONS)
 def test_a_migration_taken_back_and_made_again_touches_no_row_of_the_tables_below_it(walk, name):
     step = walk.steps[name]
-    kept = step.below.rows
+    kept = dict(step.below.rows)
+    if name in REWRITTEN:
+        table, rewritten = REWRITTEN[name]
+        count, columns = kept[table]
+        kept[table] = count, {column: hashed for column, hashed in columns.items() if column != rewritten}
+        # Packed, unpacked and packed again: nothing can have got lost between.
+        assert step.after.rows[table] == step.before.rows[table] != step.below.rows[table]
     for state in (step.before, step.after):
         assert {table: as_below(state.rows[table], below) for table, below in kept.items()} == kept
     made = set(step.before.rows) - set(kept)
