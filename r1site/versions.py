@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psycopg
 
-PACKAGES = ("django", "onnxruntime", "torch", "sentence-transformers")
+PACKAGES = ("django", "onnxruntime", "openvino", "torch", "sentence-transformers")
 
 
 def of_packages() -> str:

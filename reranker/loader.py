@@ -158,9 +158,13 @@ def best_dtype(device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device != "cpu":
         return "float32"
+    return "bfloat16" if _BF16_CPU_FLAGS & cpu_flags() else "float32"
+
+
+def cpu_flags() -> set[str]:
+    """What the processor says it can, in Linux's words; nothing where it cannot be told."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return "float32"
-    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
-    return "bfloat16" if _BF16_CPU_FLAGS & set(flags.split()) else "float32"
+        return set()
+    return set(next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split())

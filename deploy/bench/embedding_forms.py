@@ -1,10 +1,10 @@
 """What the built form of the embedding model costs and loses: `python deploy/bench/embedding_forms.py FOLDER ...`.
 
-1. Time: a question of about 20 tokens, a passage of 510, eight questions; torch in float32 and the built form, in turn,
-   with one thread and with all.
+1. Time: a question of about 20 tokens, a passage of 510, eight questions; torch in float32 and the built form by ONNX
+   Runtime and by OpenVINO, in turn, with one thread and with all.
 2. Quality, on each test collection (memory/evaluation/collections.py names the formats; the queries of several are also
    taken together): nDCG@10 and recall@10 of the exact vector search over whole documents, of which the model reads 512
-   tokens. Torch over torch is the measure; every other pair of question and passage is shown as its difference, with a
+   tokens. Torch over torch is the measure; other pairs of question and passage are shown as their difference, with a
    95 % paired bootstrap interval.
 
 Needs the built form (`make prepare`, or `manage.py build_models`). Progress on stderr.
@@ -16,7 +16,6 @@ import argparse
 import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,13 +24,15 @@ sys.path[:0] = [str(ROOT)]
 import numpy as np  # noqa: E402
 
 from memory.embedding.built_form import form_folder, read_manifest  # noqa: E402
+from memory.embedding.built_model import BuiltEmbeddingModel  # noqa: E402
 from memory.embedding.embedder import Embedder  # noqa: E402
 from memory.embedding.model import EmbeddingModel  # noqa: E402
-from memory.embedding.onnx_model import OnnxEmbeddingModel  # noqa: E402
+from memory.embedding.onnx_reader import OnnxReader  # noqa: E402
+from memory.embedding.openvino_reader import OpenvinoReader  # noqa: E402
 from memory.evaluation.collections import Collection, load_collection  # noqa: E402
 from memory.evaluation.measures import ndcg_at, paired_interval, recall_at  # noqa: E402
 from reranker.model_files import files_digest, weights_digest  # noqa: E402
-from reranker.onnx_graph import cpu_threads, session  # noqa: E402
+from reranker.onnx_graph import cpu_threads  # noqa: E402
 
 QUESTION = "When was the heat pump serviced, and who did it for the last time please?"
 PASSAGE = (
@@ -40,8 +41,8 @@ PASSAGE = (
 CASES = {"a question": [QUESTION], "eight questions": [QUESTION] * 8, "a passage of 510 tokens": [PASSAGE]}
 ROUNDS = {"a question": 40, "eight questions": 12, "a passage of 510 tokens": 8}
 # Question and passage; the first pair is the measure.
-PAIRS = (("torch", "torch"), ("built", "built"), ("built", "torch"), ("torch", "built"))
-FORMS = ("torch", "built")
+PAIRS = (("torch", "torch"), ("onnx", "onnx"), ("openvino", "openvino"), ("openvino", "torch"), ("torch", "openvino"))
+FORMS = ("torch", "onnx", "openvino")
 
 
 class Forms:
@@ -55,20 +56,22 @@ class Forms:
         if manifest is None:
             raise SystemExit("there is no built form: run `make prepare`, or `python manage.py build_models`")
         self.torch = EmbeddingModel(folder, None, None, 512, "cpu", "float32")
-        self.onnx = OnnxEmbeddingModel(built, manifest, 512)
-        self._built = built
+        self._built, self._manifest = built, manifest
+        self.threads(cpu_threads())
 
     def threads(self, count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
-        self.onnx._session = session(self._built / "model.onnx", count)
-        self.onnx._pool = ThreadPoolExecutor(count) if count > 1 else None
+        readers = OnnxReader(self._built, count), OpenvinoReader(self._built, count, self._manifest.positions)
+        self.built = {
+            reader.runtime: BuiltEmbeddingModel(self._built, self._manifest, 512, reader) for reader in readers
+        }
 
     def embed(self, form: str, texts: list[str]) -> np.ndarray:
         if form == "torch":
             return np.stack([self.torch.encode("passage", [text])[0] for text in texts])
-        return self.onnx.encode("passage", texts)
+        return self.built[form].encode("passage", texts)
 
 
 def timings(forms: Forms) -> None:

@@ -5,6 +5,8 @@
    file that the index has of it, for all platforms.
 3. Leave torch and its CUDA libraries out of the locks that hosts without a GPU install: an index of CPU builds has
    other files of torch, with other hashes, and none of the libraries.
+4. Leave openvino-telemetry out of every lock: openvino asks for it and does without it, and nothing here may report
+   to anybody.
 
 Needs the package index, and nothing of the service. Exit 0; 1 where the requirements cannot be met together.
 """
@@ -24,6 +26,7 @@ LOCKS = {
     "browser": ["browser"],
 }  # fmt: skip
 WITHOUT_TORCH = ("ml", "dev")
+REPORTS_TO_OTHERS = ("openvino-telemetry",)
 _CUDA = re.compile(r"^((?:nvidia|cuda)-[a-z0-9-]+|triton)==", re.MULTILINE)
 _LEFT_OUT_BEGINS = "\n# The following packages were excluded"
 
@@ -41,7 +44,7 @@ IN_PART = """\
 
 def left_out() -> list[str]:
     """The names that the locks in WITHOUT_TORCH leave out, by what gpu.lock has."""
-    return ["torch", *sorted(set(_CUDA.findall((FOLDER / "gpu.lock").read_text())))]
+    return ["torch", *sorted(set(_CUDA.findall((FOLDER / "gpu.lock").read_text()))), *REPORTS_TO_OTHERS]
 
 
 def lock(name: str, arguments: list[str]) -> None:

@@ -1,22 +1,27 @@
-"""What runs the embedding model: ONNX Runtime on a CPU, torch on a GPU and where there is no built form."""
+"""What runs the embedding model: OpenVINO or ONNX Runtime on a CPU, torch on a GPU and where there is no built form."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from memory.embedding.built_form import COMMAND, form_folder, read_manifest
+from memory.embedding.built_form import COMMAND, OPENVINO, form_folder, read_manifest
 from memory.embedding.job import Task
+from memory.embedding.openvino_reader import has_fast_bfloat16
 from memory.errors import ModelUnavailable
 from reranker.loader import has_gpu
 from reranker.model_files import expected_weights, files_digest
+from reranker.onnx_graph import cpu_threads
+
+if TYPE_CHECKING:
+    from memory.embedding.built_model import Reader
 
 logger = logging.getLogger(__name__)
 
-BackendChoice = Literal["auto", "onnx", "torch"]
+BackendChoice = Literal["auto", "openvino", "onnx", "torch"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
 
 
@@ -24,7 +29,7 @@ class Model(Protocol):
     """A loaded model, as `memory.embedding.model.EmbeddingModel` describes it."""
 
     weights_sha256: str
-    runtime: str  # `onnx` or `torch`
+    runtime: str  # `openvino`, `onnx` or `torch`
     device: str
     # So much is asked of it at once: it is what a query may have to wait for. From `full_tokens` on a batch tells what
     # a token takes.
@@ -52,32 +57,61 @@ def load_model(
 ) -> Model:
     """The model in `folder` by the backend that was chosen; `models` is where built forms are, None if nowhere.
 
-    `auto` is ONNX Runtime where there is no GPU and a built form gives what the weights give, else torch. Raises
-    `LoadFailure` before anything is loaded where a digest is not the expected one, ModelUnavailable.
+    `auto` is a built form where there is no GPU and one gives what the weights give, else torch: by OpenVINO where the
+    processor multiplies bfloat16, else by ONNX Runtime. Raises `LoadFailure` before anything is loaded where a digest
+    is not the expected one, ModelUnavailable.
     """
-    wants_onnx = backend == "onnx" or (backend == "auto" and models is not None and not has_gpu(device))
-    if wants_onnx:
+    for runtime in _in_turn(backend, models is not None and not has_gpu(device)):
         try:
-            return _onnx(folder, models, sha256, files_sha256, max_tokens)
+            return _built(runtime, folder, models, sha256, files_sha256, max_tokens)
         except ModelUnavailable as error:
-            if backend == "onnx":
+            if backend != "auto":
                 raise
-            logger.warning("embedding with torch, several times slower: %s", error.detail)
+            logger.warning("embedding not by %s, more slowly: %s", runtime, error.detail)
 
     from memory.embedding.model import EmbeddingModel
 
     return EmbeddingModel(folder, sha256, files_sha256, max_tokens, device, dtype)
 
 
-def _onnx(folder: Path, models: Path | None, sha256: str | None, files_sha256: str | None, max_tokens: int) -> Model:
+def _in_turn(backend: BackendChoice, may_be_built: bool) -> list[BackendChoice]:
+    """What is tried before torch."""
+    if backend == "auto":
+        if not may_be_built:
+            return []
+        return ["openvino", "onnx"] if has_fast_bfloat16() else ["onnx"]
+    return [] if backend == "torch" else [backend]
+
+
+def _built(
+    runtime: BackendChoice,
+    folder: Path,
+    models: Path | None,
+    sha256: str | None,
+    files_sha256: str | None,
+    max_tokens: int,
+) -> Model:
     weights = expected_weights(folder, sha256, files_sha256)
     built = form_folder(models, weights) if models is not None else None
     manifest = read_manifest(built, weights, files_digest(folder)) if built is not None else None
-    if built is None or manifest is None:
-        raise ModelUnavailable(f"The embedding model has no built form here; `{COMMAND}` makes it.")
-    try:
-        from memory.embedding.onnx_model import OnnxEmbeddingModel
+    if built is None or manifest is None or (runtime == "openvino" and OPENVINO not in manifest.digests):
+        raise ModelUnavailable(f"The embedding model has no built form for {runtime} here; `{COMMAND}` makes it.")
+    from memory.embedding.built_model import BuiltEmbeddingModel
 
-        return OnnxEmbeddingModel(built, manifest, max_tokens)
+    try:
+        return BuiltEmbeddingModel(built, manifest, max_tokens, _reader(runtime, built, manifest.positions))
     except ImportError:
-        raise ModelUnavailable("ONNX Runtime is not installed.") from None
+        raise ModelUnavailable(f"The package that runs the embedding model by {runtime} is not installed.") from None
+    except RuntimeError as error:
+        raise ModelUnavailable(f"The embedding model's built form cannot be run by {runtime}.") from error
+
+
+def _reader(runtime: BackendChoice, form: Path, positions: int) -> Reader:
+    if runtime == "openvino":
+        from memory.embedding.openvino_reader import OpenvinoReader
+
+        return OpenvinoReader(form, cpu_threads(), positions)
+
+    from memory.embedding.onnx_reader import OnnxReader
+
+    return OnnxReader(form, cpu_threads())

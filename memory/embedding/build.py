@@ -1,19 +1,24 @@
-"""Builds a model's form for ONNX Runtime (memory/embedding/built_form.py) from its weights; once, at set-up.
+"""Builds a model's form for a CPU (memory/embedding/built_form.py) from its weights; once, at set-up.
 
-1. Transformer, the model's own pooling and the scaling to unit length become one graph, which reads one text.
-2. The vectors of a few texts, as torch gives them, go into the manifest.
+1. Transformer, the model's own pooling and the scaling to unit length become one graph, which reads one text; for ONNX
+   Runtime in float32.
+2. Where OpenVINO is installed, the same for it, which reads a text with padding behind it. Its weights are kept in
+   float16, half the size and nearer to float32 than the bfloat16 that it computes in.
+3. The vectors of a few texts, as torch gives them, go into the manifest.
 
-All stays float32: every int8 form that was tried cost answers. Figures and what may meet what:
-deploy/decisions/0014-onnx-in-float32.md.
+No int8: every form of it that was tried cost answers. Figures and what may meet what:
+deploy/decisions/0014-onnx-in-float32.md and 0022-bfloat16-by-openvino.md.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-from memory.embedding.built_form import Manifest, digests, form_folder, read_manifest, write_manifest
+from memory.embedding.built_form import ONNX, OPENVINO, Manifest, digests, form_folder, read_manifest, write_manifest
 from memory.embedding.model import EmbeddingModel, passage_prompt, positions
+from memory.embedding.openvino_reader import openvino
 from memory.errors import ModelUnavailable
 from reranker.built_forms import make_form
 from reranker.model_files import expected_weights, files_digest
@@ -64,9 +69,10 @@ def is_built(folder: Path, models: Path, sha256: str | None, files_sha256: str |
 
 def _is_good(target: Path, weights_sha256: str, files_sha256: str) -> bool:
     try:
-        return read_manifest(target, weights_sha256, files_sha256) is not None
+        manifest = read_manifest(target, weights_sha256, files_sha256)
     except ModelUnavailable:
         return False
+    return manifest is not None and (OPENVINO in manifest.digests or not _has_openvino())
 
 
 def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
@@ -74,7 +80,9 @@ def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
 
     whole = model.sentence_transformer
     whole.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    _export(whole, folder / "model.onnx")
+    _export(whole, folder / ONNX)
+    if _has_openvino():
+        _export_for_openvino(whole, folder)
     vectors = whole.encode(list(PROBES), batch_size=1, normalize_embeddings=True, prompt="", show_progress_bar=False)
     write_manifest(
         folder,
@@ -107,6 +115,10 @@ def _pooling(whole: Any) -> str | None:
     return config["pooling_mode"] if config["pooling_mode"] in ("mean", "cls") and not leaves_out_prompt else None
 
 
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
 def _export(whole: Any, path: Path) -> None:
     import torch
 
@@ -122,5 +134,33 @@ def _export(whole: Any, path: Path) -> None:
             states = read.last_hidden_state
             return torch.nn.functional.normalize(states.mean(1) if pooling == "mean" else states[:, 0], dim=1)
 
-    example = torch.tensor([whole.tokenizer("an example of a text")["input_ids"]])
-    export(Reader(), {"input_ids": example}, "embedding", path)
+    export(Reader(), {"input_ids": _example(whole)}, "embedding", path)
+
+
+def _export_for_openvino(whole: Any, folder: Path) -> None:
+    import torch
+
+    transformer, pooling = whole[0].auto_model, _pooling(whole)
+
+    class MaskedReader(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer = transformer
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            states = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            is_text = attention_mask.unsqueeze(-1).to(states.dtype)
+            mean = (states * is_text).sum(1) / is_text.sum(1)
+            return torch.nn.functional.normalize(mean if pooling == "mean" else states[:, 0], dim=1)
+
+    ids, masked = _example(whole), folder / "masked.onnx"
+    export(MaskedReader(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
+    graph = openvino().Core().read_model(masked)
+    openvino().save_model(graph, folder / OPENVINO, compress_to_fp16=True)
+    masked.unlink()
+
+
+def _example(whole: Any) -> Any:
+    import torch
+
+    return torch.tensor([whole.tokenizer("an example of a text")["input_ids"]])

@@ -16,9 +16,11 @@ from reranker.faults import LoadFailure
 __all__ = ["COMMAND", "FILES", "MANIFEST", "Manifest", "digests", "form_folder", "read_manifest", "write_manifest"]
 
 # Of the way a form is made. Another one is another folder, so an old form is never taken for a new one.
-RECIPE = "r3"
+RECIPE = "r4"
 COMMAND = "python manage.py build_models"
-FILES = ("tokenizer.json", "model.onnx")
+# The graph for ONNX Runtime, and where OpenVINO is installed for that, with its weights in a file beside it.
+ONNX, OPENVINO, OPENVINO_WEIGHTS = "model.onnx", "openvino.xml", "openvino.bin"
+FILES = ("tokenizer.json", ONNX, OPENVINO, OPENVINO_WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,16 @@ def deployed_config() -> RerankConfig:
         revision=settings.CROSS_ENCODER_REVISION or None,
         expected_sha256=settings.CROSS_ENCODER_SHA256 or None,
         expected_files_sha256=settings.CROSS_ENCODER_FILES_SHA256 or None,
-        runtime=cast(RuntimeChoice, settings.MEMORY_EMBED_BACKEND),
+        runtime=_runtime(settings.MEMORY_EMBED_BACKEND),
         models=settings.MEMORY_MODELS_DIR,
         meter=metrics.QueueMeter("rerank"),
         is_enabled=_is_enabled,
     )
+
+
+def _runtime(embed_backend: str) -> RuntimeChoice:
+    """OpenVINO has no form of a cross-encoder: where it is asked to embed, reranking is by what is there."""
+    return "auto" if embed_backend == "openvino" else cast(RuntimeChoice, embed_backend)
 
 
 def _is_enabled() -> bool:

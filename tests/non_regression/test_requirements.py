@@ -65,7 +65,9 @@ def test_the_locks_agree_on_what_they_share():
     assert "torch" in gpu
     for lock in WITHOUT_TORCH:
         assert not apart & set(locked(lock))
-    assert locked("ml") == {name: found for name, found in gpu.items() if name not in apart}
+    # What runs models on a CPU alone.
+    assert locked("ml").keys() - gpu.keys() <= {"openvino"}
+    assert locked("ml").items() >= {name: found for name, found in gpu.items() if name not in apart}.items()
     assert locked("ml").items() <= locked("dev").items()
 
 

@@ -54,18 +54,10 @@ def systems(served: Served, users: list[str], folder: Path, stack: ExitStack) ->
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from memory.embedding.built_form import form_folder, read_manifest
     from memory.embedding.embedder import Embedder
-    from memory.embedding.onnx_model import OnnxEmbeddingModel
-    from reranker.model_files import files_digest, weights_digest
 
-    model = Embedder().folder()
-    weights = weights_digest(model)
-    built = form_folder(ROOT / "var" / "models", weights)
-    manifest = read_manifest(built, weights, files_digest(model))
-    if manifest is None:
-        raise SystemExit(f"there is no built form in {built}")
-    onnx = OnnxEmbeddingModel(built, manifest, 512)
+    ours = Embedder(models=ROOT / "var" / "models")
+    model, form = ours.folder(), ours.load()
     # For one short text a second thread gains nothing, and on a busy machine each waits for the other.
     torch.set_num_threads(1)
     transformer = SentenceTransformer(str(model), device="cpu")
@@ -75,7 +67,7 @@ def systems(served: Served, users: list[str], folder: Path, stack: ExitStack) ->
 
     return [
         RawPgvector("raw pgvector, torch fp32", served, "peers_torch", by_torch),
-        RawPgvector("raw pgvector, our ONNX form", served, "peers_onnx", lambda text: onnx.encode("query", [text])[0]),
+        RawPgvector("raw pgvector, our form", served, "peers_built", lambda text: form.encode("query", [text])[0]),
         LangGraphStore(served, by_torch, stack),
         Mem0(served, model, folder),
         Ours(served, users),

@@ -48,7 +48,9 @@ COMPONENT_STATE = About(ComponentState).body(
     Member("reason", string("Why it is not ok."), unless=None),
     Member("backend", string("What reranks."), unless=None),
     Member("device", string("Where its model runs, once it is loaded."), unless=None),
-    Member("runtime", string("What runs its model, once it is loaded.", enum=["onnx", "torch"]), unless=None),
+    Member(
+        "runtime", string("What runs its model, once it is loaded.", enum=["openvino", "onnx", "torch"]), unless=None
+    ),
     Member("model", string("The model's name."), unless=None),
     Member("findings", integer("How many isolation checks failed."), unless=None),
     Member("unapplied", integer("How many migrations are missing."), unless=None),

@@ -1,4 +1,8 @@
-"""The embedding model's built form: what it is made from, what vouches for it, and that it runs without torch."""
+"""The embedding model's built form: what it is made from, what vouches for it, and that it runs without torch.
+
+OpenVINO computes in bfloat16 on processors that multiply it and in float32 on all others: what is asked of it holds on
+both.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
+from memory.embedding import backends, openvino_reader
 from memory.embedding.build import Unexportable, build
 from memory.embedding.built_form import FILES, MANIFEST, form_folder
 from memory.embedding.embedder import Embedder
-from memory.embedding.onnx_model import OnnxEmbeddingModel
+from memory.embedding.openvino_reader import padded
 from memory.errors import ModelUnavailable
 from reranker.faults import LoadFailure
 from reranker.model_files import weights_digest
@@ -49,6 +54,13 @@ def models(weights, tmp_path_factory) -> Path:
     return models
 
 
+@pytest.fixture(params=["onnx", "openvino"])
+def runtime(request) -> str:
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    return request.param
+
+
 @pytest.fixture
 def copied(models, tmp_path) -> Path:
     return Path(shutil.copytree(models, tmp_path / "models"))
@@ -62,35 +74,90 @@ def form_of(weights: Path, models: Path) -> Path:
     return form_folder(models, weights_digest(weights))
 
 
-def test_its_vectors_are_those_of_the_weights(weights, models):
-    with embedder(weights, models) as onnx, embedder(weights, None, "torch") as torch:
-        assert isinstance(onnx.load(), OnnxEmbeddingModel)
+def test_its_vectors_are_those_of_the_weights(weights, models, runtime):
+    with embedder(weights, models, runtime) as built, embedder(weights, None, "torch") as torch:
+        assert built.load().runtime == runtime
         for ours, theirs in (
-            (onnx.embed_passages(TEXTS), torch.embed_passages(TEXTS)),
+            (built.embed_passages(TEXTS), torch.embed_passages(TEXTS)),
             (
-                np.stack([onnx.embed_query(text) for text in TEXTS]),
+                np.stack([built.embed_query(text) for text in TEXTS]),
                 np.stack([torch.embed_query(text) for text in TEXTS]),
             ),
         ):
             assert ours.dtype == np.float32 and ours.shape == theirs.shape
-            assert (ours * theirs).sum(axis=1).min() > 0.999999
+            assert (ours * theirs).sum(axis=1).min() > {"onnx": 0.999999, "openvino": 0.9999}[runtime]
 
 
-def test_a_texts_vector_does_not_depend_on_what_others_are_read_with_it(weights, models):
-    with embedder(weights, models) as onnx:
-        alone = np.stack([onnx.embed_passages([text])[0] for text in TEXTS])
-        assert np.array_equal(onnx.embed_passages(TEXTS), alone)
-        asked = np.stack([onnx.embed_query(text) for text in TEXTS])
+def test_a_texts_vector_does_not_depend_on_what_others_are_read_with_it(weights, models, runtime):
+    with embedder(weights, models, runtime) as built:
+        alone = np.stack([built.embed_passages([text])[0] for text in TEXTS])
+        assert np.array_equal(built.embed_passages(TEXTS), alone)
+        asked = np.stack([built.embed_query(text) for text in TEXTS])
         with ThreadPoolExecutor(len(TEXTS)) as callers:
-            assert np.array_equal(np.stack(list(callers.map(onnx.embed_query, TEXTS))), asked)
+            assert np.array_equal(np.stack(list(callers.map(built.embed_query, TEXTS))), asked)
 
 
-def test_it_counts_and_cuts_tokens_as_torch_does(weights, models):
-    with embedder(weights, models, max_tokens=12) as onnx, embedder(weights, None, "torch", max_tokens=12) as torch:
-        assert onnx.max_tokens == torch.max_tokens == 12
-        assert [onnx.load().count_tokens(text) for text in TEXTS] == [torch.load().count_tokens(text) for text in TEXTS]
+def test_it_counts_and_cuts_tokens_as_torch_does(weights, models, runtime):
+    with (
+        embedder(weights, models, runtime, max_tokens=12) as built,
+        embedder(weights, None, "torch", max_tokens=12) as torch,
+    ):
+        assert built.max_tokens == torch.max_tokens == 12
+        counted = [built.load().count_tokens(text) for text in TEXTS]
+        assert counted == [torch.load().count_tokens(text) for text in TEXTS]
         long, longer = "small " * 10, "small " * 10 + "late " * 50
-        assert np.array_equal(onnx.embed_passages([long]), onnx.embed_passages([longer]))
+        assert np.array_equal(built.embed_passages([long]), built.embed_passages([longer]))
+
+
+def test_lengths_go_in_steps_up_to_what_the_model_can_read():
+    steps = sorted({padded(tokens, 512) for tokens in range(513)})
+    assert steps == [16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 320, 384, 448, 512]
+    assert all(tokens <= padded(tokens, 512) for tokens in range(513))
+    assert padded(65, 70) == 70
+
+
+def test_a_text_of_any_length_is_read_past_the_padding_behind_it(weights, models):
+    """This model has 64 positions, which no step need be a part of."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    texts = [" ".join((SENTENCE_WORDS * 20)[:words]) for words in (1, 13, 14, 15, 16, 30, 31, 47, 60, 62, 63, 90)]
+    with embedder(weights, models, "openvino") as built, embedder(weights, None, "torch") as torch:
+        assert (built.embed_passages(texts) * torch.embed_passages(texts)).sum(axis=1).min() > 0.9999
+
+
+def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, monkeypatch, caplog):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    for flags, runtime in (({"fpu", "amx_bf16"}, "openvino"), ({"fpu", "avx512_bf16"}, "onnx"), (set(), "onnx")):
+        monkeypatch.setattr(openvino_reader, "cpu_flags", lambda flags=flags: flags)
+        with embedder(weights, models, "auto") as automatic:
+            assert automatic.load().runtime == runtime
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("fault", [ImportError, RuntimeError("no primitive descriptor")])
+def test_where_openvino_cannot_run_it_onnx_does_and_the_log_says_so(weights, models, monkeypatch, caplog, fault):
+    def fail(*arguments):
+        raise fault
+
+    monkeypatch.setattr(backends, "has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr(openvino_reader, "openvino", fail)
+    with embedder(weights, models, "auto") as automatic:
+        assert automatic.load().runtime == "onnx"
+    assert "embedding not by openvino" in caplog.text
+    with embedder(weights, models, "openvino") as asked_for, pytest.raises(ModelUnavailable, match="by openvino"):
+        asked_for.load()
+
+
+def test_a_form_made_without_openvino_runs_by_onnx_and_is_made_anew_once_it_is_there(weights, copied, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr("memory.embedding.build._has_openvino", lambda: False)
+    assert build(weights, copied, sha256=None, files_sha256=None, force=True)
+    assert not build(weights, copied, sha256=None, files_sha256=None)
+    with embedder(weights, copied, "openvino") as asked_for, pytest.raises(ModelUnavailable, match="build_models"):
+        asked_for.load()
+    with embedder(weights, copied, "auto") as automatic:
+        assert automatic.load().runtime == "onnx"
+    monkeypatch.undo()
+    assert build(weights, copied, sha256=None, files_sha256=None)
 
 
 def test_blanks_around_a_text_are_read_as_they_are_counted(weights, models, monkeypatch):
@@ -101,23 +168,23 @@ def test_blanks_around_a_text_are_read_as_they_are_counted(weights, models, monk
         model, read = onnx.load(), []
         monkeypatch.setattr(model, "tokenizer", by_character)
         monkeypatch.setattr(model, "_reading", by_character)
-        monkeypatch.setattr(model, "_run", lambda ids: read.append(ids) or np.ones(model.dimension))
+        monkeypatch.setattr(model._reader, "_read", lambda ids: read.append(ids) or np.ones(model.dimension))
         model.encode("passage", ["  ab "])
         assert [len(ids) for ids in read] == [model.count_tokens("  ab ")] == [5]
 
 
-def test_the_models_own_prompts_are_read_with_a_text(weights, tmp_path):
+def test_the_models_own_prompts_are_read_with_a_text(weights, tmp_path, runtime):
     with_prompts = Path(shutil.copytree(weights, tmp_path / "prompted"))
     settings = with_prompts / "config_sentence_transformers.json"
     settings.write_text(
         json.dumps(json.loads(settings.read_text()) | {"prompts": {"query": "query ", "document": "bad "}})
     )
     build(with_prompts, tmp_path / "models", sha256=None, files_sha256=None)
-    with embedder(with_prompts, tmp_path / "models") as onnx, embedder(with_prompts, None, "torch") as torch:
-        assert onnx.embed_query("small") @ torch.embed_query("small") > 0.99
-        assert onnx.embed_passages(["small"])[0] @ torch.embed_passages(["small"])[0] > 0.99
-        assert not np.array_equal(onnx.embed_query("small"), onnx.embed_passages(["small"])[0])
-        assert onnx.max_tokens == torch.max_tokens
+    with embedder(with_prompts, tmp_path / "models", runtime) as built, embedder(with_prompts, None, "torch") as torch:
+        assert built.embed_query("small") @ torch.embed_query("small") > 0.99
+        assert built.embed_passages(["small"])[0] @ torch.embed_passages(["small"])[0] > 0.99
+        assert not np.array_equal(built.embed_query("small"), built.embed_passages(["small"])[0])
+        assert built.max_tokens == torch.max_tokens
 
 
 def test_it_is_built_once_and_again_only_where_it_is_damaged_or_asked_for(weights, copied):
@@ -174,8 +241,8 @@ def test_where_this_processor_gives_other_vectors_auto_takes_torch_and_says_so(w
     with embedder(weights, copied) as onnx, pytest.raises(ModelUnavailable, match="other vectors on this processor"):
         onnx.load()
     with embedder(weights, copied, "auto") as automatic:
-        assert not isinstance(automatic.load(), OnnxEmbeddingModel)
-    assert "several times slower" in caplog.text
+        assert automatic.load().runtime == "torch"
+    assert "embedding not by onnx, more slowly" in caplog.text
 
 
 def test_without_a_built_form_onnx_says_the_command_and_auto_takes_torch(weights, tmp_path, caplog):
@@ -198,23 +265,27 @@ def test_a_model_with_more_than_pooling_has_no_built_form(weights, tmp_path):
     assert [path.name for path in (tmp_path / "models").iterdir()] == [".lock"]
 
 
-def test_first_token_pooling_is_exported_as_it_is(weights, tmp_path):
+def test_first_token_pooling_is_exported_as_it_is(weights, tmp_path, runtime):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling
 
     whole = SentenceTransformer(str(weights), device="cpu")
     SentenceTransformer(modules=[whole[0], Pooling(32, pooling_mode="cls")], device="cpu").save(str(tmp_path / "cls"))
     build(tmp_path / "cls", tmp_path / "models", sha256=None, files_sha256=None)
-    with embedder(tmp_path / "cls", tmp_path / "models") as onnx, embedder(tmp_path / "cls", None, "torch") as torch:
-        assert (onnx.embed_passages(TEXTS) * torch.embed_passages(TEXTS)).sum(axis=1).min() > 0.99
+    with (
+        embedder(tmp_path / "cls", tmp_path / "models", runtime) as built,
+        embedder(tmp_path / "cls", None, "torch") as torch,
+    ):
+        assert (built.embed_passages(TEXTS) * torch.embed_passages(TEXTS)).sum(axis=1).min() > 0.99
 
 
-def test_a_process_that_embeds_imports_neither_torch_nor_what_stands_on_it(weights, models):
+def test_a_process_that_embeds_imports_neither_torch_nor_what_reports_to_others(weights, models, runtime):
     code = (
         "import sys; from pathlib import Path; from memory.embedding.embedder import Embedder\n"
-        f"embedder = Embedder({str(weights)!r}, backend='auto', models=Path({str(models)!r}))\n"
+        f"embedder = Embedder({str(weights)!r}, backend={runtime!r}, models=Path({str(models)!r}))\n"
         "embedder.embed_query('small'); embedder.embed_passages(['late', 'bad'])\n"
-        "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])"
+        "unwanted = 'torch', 'transformers', 'sentence_transformers', 'openvino_telemetry'\n"
+        "print([name for name in unwanted if sys.modules.get(name)])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True

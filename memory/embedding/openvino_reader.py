@@ -1,0 +1,82 @@
+"""The graph of a built form as OpenVINO runs it, in bfloat16: on processors that multiply it (`has_fast_bfloat16`).
+
+Figures, and what its vectors may meet: deploy/decisions/0022-bfloat16-by-openvino.md.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memory.embedding.built_form import OPENVINO, OPENVINO_WEIGHTS
+from reranker.loader import cpu_flags
+
+# It makes kernels for each length that it meets: 10 to 90 ms and some megabytes each. So lengths go in steps, the rest
+# padding behind a mask: fine ones up to the bound, where turns of chats and questions are, coarse ones past it.
+_FINE, _FINE_BOUND, _COARSE = 16, 128, 64
+_OPTIONS = {
+    "INFERENCE_PRECISION_HINT": "bf16",
+    # All threads on one text: as many streams would be as quick for many texts and slower for one.
+    "NUM_STREAMS": 1,
+    # Other workers run on the same cores.
+    "ENABLE_CPU_PINNING": False,
+}
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 (AMX), the only one where this was seen to be quicker."""
+    return "amx_bf16" in cpu_flags()
+
+
+def openvino() -> Any:
+    """The package, imported without the one that reports its use to its makers. Raises ImportError."""
+    # It asks for that package where it is installed, which no lock of ours does, and does without it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+class OpenvinoReader:
+    """A `memory.embedding.built_model.Reader`. Raises ImportError without OpenVINO."""
+
+    runtime = "openvino"
+
+    def __init__(self, form: Path, threads: int, positions: int):
+        """`positions` is the most tokens that the graph can read."""
+        self._positions = positions
+        runtime, core = openvino(), openvino().Core()
+        with open(form / OPENVINO_WEIGHTS, "rb") as file:
+            # Private to this process, since the package takes nothing that cannot be written; it writes nothing.
+            self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        weights = runtime.Tensor(np.frombuffer(self._weights, dtype=np.uint8), shared_memory=True)
+        graph = core.read_model((form / OPENVINO).read_bytes(), weights)
+        compiled = core.compile_model(graph, "CPU", {**_OPTIONS, "INFERENCE_NUM_THREADS": threads})
+        self._request = compiled.create_infer_request()
+
+    def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
+        return list(map(self._read, texts))
+
+    def warm(self, most_tokens: int) -> None:
+        for length in sorted({padded(tokens, self._positions) for tokens in range(1, most_tokens + 1)}):
+            self._read([0] * length)
+        # The matrices have been copied in the order that the processor reads them in; of the words, those that are
+        # asked for are read again.
+        self._weights.madvise(mmap.MADV_DONTNEED)
+
+    def _read(self, ids: list[int]) -> np.ndarray:
+        read = np.zeros((2, 1, padded(len(ids), self._positions)), dtype=np.int64)
+        read[0, 0, : len(ids)] = ids
+        read[1, 0, : len(ids)] = 1
+        return self._request.infer({"input_ids": read[0], "attention_mask": read[1]})[0][0]
+
+
+def padded(tokens: int, positions: int) -> int:
+    """The length that a text of so many tokens is read at, of a graph that reads at most `positions`."""
+    step = _FINE if tokens <= _FINE_BOUND else _COARSE
+    return min(-(-max(tokens, 1) // step) * step, positions)
