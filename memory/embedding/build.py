@@ -156,6 +156,7 @@ def _export_for_openvino(whole: Any, folder: Path) -> None:
     ids, masked = _example(whole), folder / "masked.onnx"
     export(MaskedReader(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
     graph = openvino().Core().read_model(masked)
+    graph.reshape(dict.fromkeys(("input_ids", "attention_mask"), openvino().PartialShape([-1, -1])))
     openvino().save_model(graph, folder / OPENVINO, compress_to_fp16=True)
     masked.unlink()
 

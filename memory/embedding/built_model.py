@@ -23,6 +23,8 @@ class Reader(Protocol):
     """What runs the graph: the form's path and threads are its own."""
 
     runtime: str
+    # So much is asked of it at once, some 25 ms of two cores: it is what a query may have to wait for.
+    batch_tokens: int
 
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
         """float32[d] of unit length for the tokens of each text, in their order; one caller at a time."""
@@ -39,8 +41,6 @@ class BuiltEmbeddingModel:
     """
 
     device = "cpu"
-    # Texts are read alone, so a batch gains nothing but two threads for short ones.
-    batch_tokens = 128
     full_tokens = 256
 
     def __init__(self, folder: Path, manifest: Manifest, max_tokens: int, reader: Reader):
@@ -49,6 +49,7 @@ class BuiltEmbeddingModel:
         self.weights_sha256 = manifest.weights_sha256
         self.dimension = manifest.dimension
         self.runtime = reader.runtime
+        self.batch_tokens = reader.batch_tokens
         self._reader = reader
         self._prompts = manifest.prompts
         self._max_seq_length = min(max_tokens, manifest.positions)

@@ -19,6 +19,7 @@ class OnnxReader:
     """A `memory.embedding.built_model.Reader`; no padding is computed. Raises ImportError without ONNX Runtime."""
 
     runtime = "onnx"
+    batch_tokens = 128
 
     def __init__(self, form: Path, threads: int):
         # One session for all threads: each holds all weights.

@@ -19,6 +19,9 @@ from reranker.loader import cpu_flags
 # It makes kernels for each length that it meets: 10 to 90 ms and some megabytes each. So lengths go in steps, the rest
 # padding behind a mask: fine ones up to the bound, where turns of chats and questions are, coarse ones past it.
 _FINE, _FINE_BOUND, _COARSE = 16, 128, 64
+# Short texts of one length are read together: what a lone one takes is mostly the way of the weights from memory.
+_SHARED_BOUND = 64
+_SIZES = (4, 2)
 _OPTIONS = {
     "INFERENCE_PRECISION_HINT": "bf16",
     # All threads on one text: as many streams would be as quick for many texts and slower for one.
@@ -43,13 +46,19 @@ def openvino() -> Any:
 
 
 class OpenvinoReader:
-    """A `memory.embedding.built_model.Reader`. Raises ImportError without OpenVINO."""
+    """A `memory.embedding.built_model.Reader`. Raises ImportError without OpenVINO.
+
+    Texts that are read together have the vectors that each has alone, to the bit; where they have not, which `warm`
+    looks at, each is read alone.
+    """
 
     runtime = "openvino"
+    batch_tokens = 256
 
     def __init__(self, form: Path, threads: int, positions: int):
         """`positions` is the most tokens that the graph can read."""
         self._positions = positions
+        self._sizes: tuple[int, ...] = ()
         runtime, core = openvino(), openvino().Core()
         with open(form / OPENVINO_WEIGHTS, "rb") as file:
             # Private to this process, since the package takes nothing that cannot be written; it writes nothing.
@@ -60,20 +69,42 @@ class OpenvinoReader:
         self._request = compiled.create_infer_request()
 
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
-        return list(map(self._read, texts))
+        by_length: dict[int, list[int]] = {}
+        for index, ids in enumerate(texts):
+            by_length.setdefault(padded(len(ids), self._positions), []).append(index)
+        rows: dict[int, np.ndarray] = {}
+        for length, indices in by_length.items():
+            while indices:
+                size = next((size for size in self._sizes_at(length) if size <= len(indices)), 1)
+                together, indices = indices[:size], indices[size:]
+                rows |= zip(together, self._run([texts[index] for index in together], length), strict=True)
+        return [rows[index] for index in range(len(texts))]
 
     def warm(self, most_tokens: int) -> None:
-        for length in sorted({padded(tokens, self._positions) for tokens in range(1, most_tokens + 1)}):
-            self._read([0] * length)
+        lengths = sorted({padded(tokens, self._positions) for tokens in range(1, most_tokens + 1)})
+        for length in lengths:
+            self._run([[0] * length], length)
+        shared = [length for length in lengths if length <= _SHARED_BOUND]
+        self._sizes = tuple(size for size in _SIZES if all(self._is_alike(size, length) for length in shared))
         # The matrices have been copied in the order that the processor reads them in; of the words, those that are
         # asked for are read again.
         self._weights.madvise(mmap.MADV_DONTNEED)
 
-    def _read(self, ids: list[int]) -> np.ndarray:
-        read = np.zeros((2, 1, padded(len(ids), self._positions)), dtype=np.int64)
-        read[0, 0, : len(ids)] = ids
-        read[1, 0, : len(ids)] = 1
-        return self._request.infer({"input_ids": read[0], "attention_mask": read[1]})[0][0]
+    def _is_alike(self, size: int, length: int) -> bool:
+        """Whether so many texts have together the vectors that each has alone."""
+        texts = [[(row + place) % 3 for place in range(length - row)] for row in range(size)]
+        alone = [self._run([ids], length)[0] for ids in texts]
+        return np.array_equal(self._run(texts, length), alone)
+
+    def _sizes_at(self, length: int) -> tuple[int, ...]:
+        return self._sizes if length <= _SHARED_BOUND else ()
+
+    def _run(self, texts: list[list[int]], length: int) -> np.ndarray:
+        read = np.zeros((2, len(texts), length), dtype=np.int64)
+        for row, ids in enumerate(texts):
+            read[0, row, : len(ids)] = ids
+            read[1, row, : len(ids)] = 1
+        return self._request.infer({"input_ids": read[0], "attention_mask": read[1]})[0]
 
 
 def padded(tokens: int, positions: int) -> int:

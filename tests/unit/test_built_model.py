@@ -124,6 +124,26 @@ def test_a_text_of_any_length_is_read_past_the_padding_behind_it(weights, models
         assert (built.embed_passages(texts) * torch.embed_passages(texts)).sum(axis=1).min() > 0.9999
 
 
+def test_short_texts_are_read_together_with_the_vectors_that_each_has_alone(weights, models, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    short = [" ".join((SENTENCE_WORDS * 3)[first : first + words]) for first in range(6) for words in (2, 9, 16, 29)]
+    with embedder(weights, models, "openvino") as built:
+        model = built.load()
+        reader, sizes = model._reader, []
+        run = reader._run
+        monkeypatch.setattr(reader, "_run", lambda texts, length: sizes.append(len(texts)) or run(texts, length))
+        together = model.encode("passage", short)
+        assert sum(sizes) == len(short) and 4 in sizes
+        alone = np.stack([model.encode("passage", [text])[0] for text in short])
+        assert np.array_equal(together, alone)
+        sizes.clear()
+        # A processor on which company told is one where each is read alone.
+        monkeypatch.setattr(reader, "_run", lambda texts, length: run(texts, length) + (len(texts) > 1))
+        reader.warm(64)
+        monkeypatch.setattr(reader, "_run", lambda texts, length: sizes.append(len(texts)) or run(texts, length))
+        assert np.array_equal(model.encode("passage", short), alone) and set(sizes) == {1}
+
+
 def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, monkeypatch, caplog):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     for flags, runtime in (({"fpu", "amx_bf16"}, "openvino"), ({"fpu", "avx512_bf16"}, "onnx"), (set(), "onnx")):
