@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,11 @@ from reranker.loader import cpu_flags
 # padding behind a mask: fine ones up to the bound, where turns of chats and questions are, coarse ones past it.
 _FINE, _FINE_BOUND, _COARSE = 16, 128, 64
 # Short texts of one length are read together: what a lone one takes is mostly the way of the weights from memory.
-_SHARED_BOUND = 64
+_SHORT_BOUND = 64
 _SIZES = (4, 2)
+_THREAD_TOKENS = 512  # a passage for each thread
 _OPTIONS = {
     "INFERENCE_PRECISION_HINT": "bf16",
-    # All threads on one text: as many streams would be as quick for many texts and slower for one.
-    "NUM_STREAMS": 1,
     # Other workers run on the same cores.
     "ENABLE_CPU_PINNING": False,
 }
@@ -53,7 +54,6 @@ class OpenvinoReader:
     """
 
     runtime = "openvino"
-    batch_tokens = 256
 
     def __init__(self, form: Path, threads: int, positions: int):
         """`positions` is the most tokens that the graph can read."""
@@ -65,27 +65,42 @@ class OpenvinoReader:
             self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         weights = runtime.Tensor(np.frombuffer(self._weights, dtype=np.uint8), shared_memory=True)
         graph = core.read_model((form / OPENVINO).read_bytes(), weights)
-        compiled = core.compile_model(graph, "CPU", {**_OPTIONS, "INFERENCE_NUM_THREADS": threads})
-        self._request = compiled.create_infer_request()
+        # A thread a text: a second would take a third more of the processor, and for a short text give nothing.
+        options = {**_OPTIONS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
+        compiled = core.compile_model(graph, "CPU", options)
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(threads):
+            self._requests.put(compiled.create_infer_request())
+        self._pool = ThreadPoolExecutor(threads, "openvino") if threads > 1 else None
+        self._threads = threads
+        self.batch_tokens = _THREAD_TOKENS * threads
+        # Its first two calls at once would wait for each other for ever.
+        self._run([[0]], padded(1, positions))
 
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
-        by_length: dict[int, list[int]] = {}
-        for index, ids in enumerate(texts):
-            by_length.setdefault(padded(len(ids), self._positions), []).append(index)
+        together = list(self._together([padded(len(ids), self._positions) for ids in texts]))
+        runs = self._at_once([([texts[index] for index in indices], length) for length, indices in together])
         rows: dict[int, np.ndarray] = {}
-        for length, indices in by_length.items():
-            while indices:
-                size = next((size for size in self._sizes_at(length) if size <= len(indices)), 1)
-                together, indices = indices[:size], indices[size:]
-                rows |= zip(together, self._run([texts[index] for index in together], length), strict=True)
+        for (_, indices), run in zip(together, runs, strict=True):
+            rows |= zip(indices, run, strict=True)
         return [rows[index] for index in range(len(texts))]
+
+    def _together(self, lengths: list[int]) -> Iterator[tuple[int, list[int]]]:
+        """Which texts are read together, as places in `lengths`, and the length."""
+        for length in sorted(set(lengths), reverse=True):
+            indices = [index for index, each in enumerate(lengths) if each == length]
+            while indices:
+                sizes = self._sizes if length <= _SHORT_BOUND else ()
+                size = next((size for size in sizes if size <= len(indices)), 1)
+                yield length, indices[:size]
+                indices = indices[size:]
 
     def warm(self, most_tokens: int) -> None:
         lengths = sorted({padded(tokens, self._positions) for tokens in range(1, most_tokens + 1)})
         for length in lengths:
-            self._run([[0] * length], length)
-        shared = [length for length in lengths if length <= _SHARED_BOUND]
-        self._sizes = tuple(size for size in _SIZES if all(self._is_alike(size, length) for length in shared))
+            self._at_once([([[0] * length], length)] * self._threads)
+        short = [length for length in lengths if length <= _SHORT_BOUND]
+        self._sizes = tuple(size for size in _SIZES if all(self._is_alike(size, length) for length in short))
         # The matrices have been copied in the order that the processor reads them in; of the words, those that are
         # asked for are read again.
         self._weights.madvise(mmap.MADV_DONTNEED)
@@ -96,15 +111,21 @@ class OpenvinoReader:
         alone = [self._run([ids], length)[0] for ids in texts]
         return np.array_equal(self._run(texts, length), alone)
 
-    def _sizes_at(self, length: int) -> tuple[int, ...]:
-        return self._sizes if length <= _SHARED_BOUND else ()
+    def _at_once(self, runs: list[tuple[list[list[int]], int]]) -> list[np.ndarray]:
+        if self._pool is None or len(runs) == 1:
+            return [self._run(*run) for run in runs]
+        return list(self._pool.map(lambda run: self._run(*run), runs))
 
     def _run(self, texts: list[list[int]], length: int) -> np.ndarray:
         read = np.zeros((2, len(texts), length), dtype=np.int64)
         for row, ids in enumerate(texts):
             read[0, row, : len(ids)] = ids
             read[1, row, : len(ids)] = 1
-        return self._request.infer({"input_ids": read[0], "attention_mask": read[1]})[0]
+        request = self._requests.get()
+        try:
+            return request.infer({"input_ids": read[0], "attention_mask": read[1]})[0]
+        finally:
+            self._requests.put(request)
 
 
 def padded(tokens: int, positions: int) -> int:
