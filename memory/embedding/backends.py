@@ -110,7 +110,7 @@ def _reader(runtime: BackendChoice, form: Path, positions: int) -> Reader:
     if runtime == "openvino":
         from memory.embedding.openvino_reader import OpenvinoReader
 
-        return OpenvinoReader(form, cpu_threads(), positions)
+        return OpenvinoReader(form, positions)
 
     from memory.embedding.onnx_reader import OnnxReader
 

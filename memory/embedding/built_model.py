@@ -23,7 +23,7 @@ class Reader(Protocol):
     """What runs the graph: the form's path and threads are its own."""
 
     runtime: str
-    # So much is asked of it at once, up to 90 ms of two slow cores: it is what a query may have to wait for.
+    # So much is asked of it at once, up to 80 ms of a slow core: it is what a query may have to wait for.
     batch_tokens: int
 
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,12 @@ _FINE, _FINE_BOUND, _COARSE = 16, 128, 64
 # Short texts of one length are read together: what a lone one takes is mostly the way of the weights from memory.
 _SHORT_BOUND = 64
 _SIZES = (4, 2)
-_THREAD_TOKENS = 512  # a passage for each thread
 _OPTIONS = {
     "INFERENCE_PRECISION_HINT": "bf16",
-    # Other workers run on the same cores.
-    "ENABLE_CPU_PINNING": False,
+    # No stream: who calls computes, on one core. A second thread takes a third more of the processor for a short text
+    # and saves it nothing; streams of their own threads move the weights from core to core, at twice the time.
+    "NUM_STREAMS": 0,
+    "INFERENCE_NUM_THREADS": 1,
 }
 
 
@@ -54,8 +53,9 @@ class OpenvinoReader:
     """
 
     runtime = "openvino"
+    batch_tokens = 512
 
-    def __init__(self, form: Path, threads: int, positions: int):
+    def __init__(self, form: Path, positions: int):
         """`positions` is the most tokens that the graph can read."""
         self._positions = positions
         self._sizes: tuple[int, ...] = ()
@@ -65,40 +65,25 @@ class OpenvinoReader:
             self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         weights = runtime.Tensor(np.frombuffer(self._weights, dtype=np.uint8), shared_memory=True)
         graph = core.read_model((form / OPENVINO).read_bytes(), weights)
-        # A thread a text: a second would take a third more of the processor, and for a short text give nothing.
-        options = {**_OPTIONS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-        compiled = core.compile_model(graph, "CPU", options)
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(threads):
-            self._requests.put(compiled.create_infer_request())
-        self._pool = ThreadPoolExecutor(threads, "openvino") if threads > 1 else None
-        self._threads = threads
-        self.batch_tokens = _THREAD_TOKENS * threads
-        # Its first two calls at once would wait for each other for ever.
-        self._run([[0]], padded(1, positions))
+        self._request = core.compile_model(graph, "CPU", _OPTIONS).create_infer_request()
 
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
-        together = list(self._together([padded(len(ids), self._positions) for ids in texts]))
-        runs = self._at_once([([texts[index] for index in indices], length) for length, indices in together])
+        by_length: dict[int, list[int]] = {}
+        for index, ids in enumerate(texts):
+            by_length.setdefault(padded(len(ids), self._positions), []).append(index)
         rows: dict[int, np.ndarray] = {}
-        for (_, indices), run in zip(together, runs, strict=True):
-            rows |= zip(indices, run, strict=True)
-        return [rows[index] for index in range(len(texts))]
-
-    def _together(self, lengths: list[int]) -> Iterator[tuple[int, list[int]]]:
-        """Which texts are read together, as places in `lengths`, and the length."""
-        for length in sorted(set(lengths), reverse=True):
-            indices = [index for index, each in enumerate(lengths) if each == length]
+        for length, indices in by_length.items():
             while indices:
                 sizes = self._sizes if length <= _SHORT_BOUND else ()
                 size = next((size for size in sizes if size <= len(indices)), 1)
-                yield length, indices[:size]
-                indices = indices[size:]
+                together, indices = indices[:size], indices[size:]
+                rows |= zip(together, self._run([texts[index] for index in together], length), strict=True)
+        return [rows[index] for index in range(len(texts))]
 
     def warm(self, most_tokens: int) -> None:
         lengths = sorted({padded(tokens, self._positions) for tokens in range(1, most_tokens + 1)})
         for length in lengths:
-            self._at_once([([[0] * length], length)] * self._threads)
+            self._run([[0] * length], length)
         short = [length for length in lengths if length <= _SHORT_BOUND]
         self._sizes = tuple(size for size in _SIZES if all(self._is_alike(size, length) for length in short))
         # The matrices have been copied in the order that the processor reads them in; of the words, those that are
@@ -111,21 +96,12 @@ class OpenvinoReader:
         alone = [self._run([ids], length)[0] for ids in texts]
         return np.array_equal(self._run(texts, length), alone)
 
-    def _at_once(self, runs: list[tuple[list[list[int]], int]]) -> list[np.ndarray]:
-        if self._pool is None or len(runs) == 1:
-            return [self._run(*run) for run in runs]
-        return list(self._pool.map(lambda run: self._run(*run), runs))
-
     def _run(self, texts: list[list[int]], length: int) -> np.ndarray:
         read = np.zeros((2, len(texts), length), dtype=np.int64)
         for row, ids in enumerate(texts):
             read[0, row, : len(ids)] = ids
             read[1, row, : len(ids)] = 1
-        request = self._requests.get()
-        try:
-            return request.infer({"input_ids": read[0], "attention_mask": read[1]})[0]
-        finally:
-            self._requests.put(request)
+        return self._request.infer({"input_ids": read[0], "attention_mask": read[1]})[0]
 
 
 def padded(tokens: int, positions: int) -> int:
