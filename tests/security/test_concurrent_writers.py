@@ -244,13 +244,13 @@ def test_a_search_never_mixes_two_versions_of_a_document(alice):
 @contextmanager
 def model_output(change: Callable):
     """Every text that the loaded model reads comes out as `change(float32[1, d])[0]`."""
-    model = get_embedder().load()
-    read = model._run
-    model._run = lambda ids: change(read(ids)[None, :])[0]
+    reader = get_embedder().load()._reader
+    read = reader.read
+    reader.read = lambda texts: [change(row[None, :])[0] for row in read(texts)]
     try:
         yield
     finally:
-        model._run = read
+        reader.read = read
 
 
 def one_value(value: float):

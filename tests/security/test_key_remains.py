@@ -158,7 +158,7 @@ def test_a_table_too_large_to_rewrite_is_vacuumed(people, superuser, monkeypatch
     erase(people[1])
     wait_until_cleared()
     assert superuser.execute(files).fetchone() == before
-    for _ in range(20):
+    for _ in range(120):
         if are_gone(superuser, keys):
             return
         # Another session's snapshot, an ANALYZE of PostgreSQL's own say, may have kept them.

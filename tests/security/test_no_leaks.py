@@ -220,15 +220,15 @@ def reload_until(superuser: psycopg.Connection, name: str, value: str) -> None:
 def model_that_quotes_its_input(text: str):
     """The forward pass fails as a careless library does, with the input in its message."""
 
-    def fail(ids):
+    def fail(texts):
         raise ValueError(f"cannot embed {text!r}")
 
-    model = get_embedder().load()
-    read, model._run = model._run, fail
+    reader = get_embedder().load()._reader
+    read, reader.read = reader.read, fail
     try:
         yield
     finally:
-        model._run = read
+        reader.read = read
 
 
 @contextmanager
