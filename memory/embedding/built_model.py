@@ -1,6 +1,7 @@
 """The embedding model as its built form is run on a CPU, by ONNX Runtime or by OpenVINO; torch is never imported.
 
-Every text goes through the graph alone: nothing of its vector can depend on another user's text beside it.
+ONNX Runtime reads every text alone. OpenVINO reads short ones together where a check at the start found their vectors
+the same to the bit as alone: no vector depends on another user's text.
 """
 
 from __future__ import annotations
