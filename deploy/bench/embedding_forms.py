@@ -56,17 +56,16 @@ class Forms:
         if manifest is None:
             raise SystemExit("there is no built form: run `make prepare`, or `python manage.py build_models`")
         self.torch = EmbeddingModel(folder, None, None, 512, "cpu", "float32")
-        self._built, self._manifest = built, manifest
+        self._form = built, manifest, 512
+        self._built, self._openvino = built, BuiltEmbeddingModel(*self._form, OpenvinoReader(built, manifest.positions))
         self.threads(cpu_threads())
 
     def threads(self, count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
-        readers = OnnxReader(self._built, count), OpenvinoReader(self._built, self._manifest.positions)
-        self.built = {
-            reader.runtime: BuiltEmbeddingModel(self._built, self._manifest, 512, reader) for reader in readers
-        }
+        onnx = BuiltEmbeddingModel(*self._form, OnnxReader(self._built, count))
+        self.built = {"onnx": onnx, "openvino": self._openvino}
 
     def embed(self, form: str, texts: list[str]) -> np.ndarray:
         if form == "torch":

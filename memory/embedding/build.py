@@ -120,6 +120,22 @@ def _has_openvino() -> bool:
 
 
 def _export(whole: Any, path: Path) -> None:
+    export(_reader(whole), {"input_ids": _example(whole)}, "embedding", path)
+
+
+def _export_for_openvino(whole: Any, folder: Path) -> None:
+    import torch
+
+    ids, masked = _example(whole), folder / "masked.onnx"
+    export(_reader(whole), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
+    graph = openvino().Core().read_model(masked)
+    graph.reshape(dict.fromkeys(("input_ids", "attention_mask"), openvino().PartialShape([-1, -1])))
+    openvino().save_model(graph, folder / OPENVINO, compress_to_fp16=True)
+    masked.unlink()
+
+
+def _reader(whole: Any) -> Any:
+    """The torch module that a graph is made of: tokens to a unit vector, past the mask where the graph has none."""
     import torch
 
     transformer, pooling = whole[0].auto_model, _pooling(whole)
@@ -129,36 +145,19 @@ def _export(whole: Any, path: Path) -> None:
             super().__init__()
             self.transformer = transformer
 
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            read = self.transformer(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
-            states = read.last_hidden_state
-            return torch.nn.functional.normalize(states.mean(1) if pooling == "mean" else states[:, 0], dim=1)
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            states = self.transformer(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            if pooling == "cls":
+                pooled = states[:, 0]
+            elif attention_mask is None:
+                pooled = states.mean(1)
+            else:
+                is_text = attention_mask.unsqueeze(-1).to(states.dtype)
+                pooled = (states * is_text).sum(1) / is_text.sum(1)
+            return torch.nn.functional.normalize(pooled, dim=1)
 
-    export(Reader(), {"input_ids": _example(whole)}, "embedding", path)
-
-
-def _export_for_openvino(whole: Any, folder: Path) -> None:
-    import torch
-
-    transformer, pooling = whole[0].auto_model, _pooling(whole)
-
-    class MaskedReader(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.transformer = transformer
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            states = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            is_text = attention_mask.unsqueeze(-1).to(states.dtype)
-            mean = (states * is_text).sum(1) / is_text.sum(1)
-            return torch.nn.functional.normalize(mean if pooling == "mean" else states[:, 0], dim=1)
-
-    ids, masked = _example(whole), folder / "masked.onnx"
-    export(MaskedReader(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
-    graph = openvino().Core().read_model(masked)
-    graph.reshape(dict.fromkeys(("input_ids", "attention_mask"), openvino().PartialShape([-1, -1])))
-    openvino().save_model(graph, folder / OPENVINO, compress_to_fp16=True)
-    masked.unlink()
+    return Reader()
 
 
 def _example(whole: Any) -> Any:
