@@ -1,4 +1,4 @@
-"""Forms of a model that ONNX Runtime reads in place of its weights: made once, read by every worker.
+"""Forms of a model that are read in place of its weights on a CPU: made once, read by every worker.
 
     <models folder>/<weights' SHA-256, first 16 digits>-<recipe>/
         manifest.json, and the files whose digests it has

@@ -98,7 +98,7 @@ def measure(rates: list[float], seconds: float, rounds: int) -> dict:
     for _ in range(rounds):
         quiet.append(closed_loop(embedder, seconds / rounds, 0)["ten"])
         crowded.append(closed_loop(embedder, seconds / rounds, GREEDY_CALLERS))
-    tokens = {"question": embedder.load().count_tokens(QUESTIONS[0]), "write": embedder.load().count_tokens(TURN)}
+    tokens = {"question": embedder.load().cost_tokens(QUESTIONS[0]), "write": embedder.load().cost_tokens(TURN)}
     embedder.close()
     ten = sum(each["ten"] for each in crowded) / rounds
     alone = sum(quiet) / rounds

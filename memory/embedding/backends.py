@@ -11,7 +11,7 @@ import numpy as np
 from memory.embedding.built_form import COMMAND, OPENVINO, form_folder, read_manifest
 from memory.embedding.job import Task
 from memory.embedding.openvino_reader import has_fast_bfloat16
-from memory.errors import ModelUnavailable
+from memory.errors import MemoryServiceError, ModelUnavailable
 from reranker.loader import has_gpu
 from reranker.model_files import expected_weights, files_digest
 from reranker.onnx_graph import cpu_threads
@@ -39,7 +39,7 @@ class Model(Protocol):
     passage_tokens: int
     tokenizer: Any
 
-    def count_tokens(self, text: str) -> int: ...
+    def cost_tokens(self, text: str) -> int: ...
 
     def encode(self, task: Task, texts: list[str]) -> np.ndarray | list[np.ndarray]: ...
 
@@ -67,7 +67,8 @@ def load_model(
         except ModelUnavailable as error:
             if backend != "auto":
                 raise
-            logger.warning("embedding not by %s, more slowly: %s", runtime, error.detail)
+            why = error.__cause__
+            logger.warning("embedding not by %s, more slowly: %s", runtime, error.detail, exc_info=why)
 
     from memory.embedding.model import EmbeddingModel
 
@@ -100,9 +101,12 @@ def _built(
 
     try:
         return BuiltEmbeddingModel(built, manifest, max_tokens, _reader(runtime, built, manifest.positions))
-    except ImportError:
-        raise ModelUnavailable(f"The package that runs the embedding model by {runtime} is not installed.") from None
-    except RuntimeError as error:
+    except MemoryServiceError:
+        raise
+    except ImportError as error:
+        detail = f"The package that runs the embedding model by {runtime} is not installed, or cannot be loaded."
+        raise ModelUnavailable(detail) from error
+    except Exception as error:  # Each package has errors of its own.
         raise ModelUnavailable(f"The embedding model's built form cannot be run by {runtime}.") from error
 
 

@@ -28,13 +28,15 @@ class Manifest(FormManifest):
     """What is known of a built form.
 
     `positions` is the most tokens that the model can take, with special ones. `prompts` are put before a text, by task.
-    `probes` are texts with the unit vectors that the weights give in float32.
+    `probes` are texts with the unit vectors that the weights give in float32. `openvino` is the version that made its
+    graph or failed to; empty where none was installed.
     """
 
     dimension: int
     positions: int
     prompts: dict[str, str]
     probes: list[tuple[str, list[float]]]
+    openvino: str = ""
 
 
 def form_folder(models: Path, weights_sha256: str) -> Path:

@@ -24,8 +24,11 @@ class Reader(Protocol):
     """What runs the graph: the form's path and threads are its own."""
 
     runtime: str
-    # So much is asked of it at once, up to 80 ms of a slow core: it is what a query may have to wait for.
+    # So much `cost` is asked of it at once: it is what a query may have to wait for.
     batch_tokens: int
+
+    def cost(self, tokens: int) -> int:
+        """How many are computed for a text of so many, padding included."""
 
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
         """float32[d] of unit length for the tokens of each text, in their order; one caller at a time."""
@@ -37,7 +40,7 @@ class Reader(Protocol):
 class BuiltEmbeddingModel:
     """Of the same use as `EmbeddingModel`, on a CPU.
 
-    `encode` has one caller at a time; `count_tokens` any number. `max_tokens` as there. Raises ModelUnavailable where
+    `encode` has one caller at a time; `cost_tokens` any number. `max_tokens` as there. Raises ModelUnavailable where
     this processor does not give what the weights give.
     """
 
@@ -67,9 +70,9 @@ class BuiltEmbeddingModel:
         self._reading.enable_truncation(self._max_seq_length)
         reader.warm(self._max_seq_length)
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens the model will read, special ones included; any thread may ask."""
-        return min(len(_ids(self.tokenizer, [text])[0]), self._max_seq_length)
+    def cost_tokens(self, text: str) -> int:
+        """Tokens the model will compute, special ones and padding included; any thread may ask."""
+        return self._reader.cost(min(len(_ids(self.tokenizer, [text])[0]), self._max_seq_length))
 
     def encode(self, task: Task, texts: Sequence[str]) -> np.ndarray:
         """float32[n, d] of unit length in the order of `texts`, with the model's own prompt for the task."""

@@ -1,7 +1,7 @@
 """The embedding model: loaded once per process, asked through one queue.
 
-What runs it, ONNX Runtime or torch, is imported by the load and not before it, so that a gunicorn master can import
-this module and fork.
+What runs it, OpenVINO, ONNX Runtime or torch, is imported by the load and not before it, so that a gunicorn master can
+import this module and fork.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Embedder:
     def _embed(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
         model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
-        tokens = [model.count_tokens(text) for text in model_texts]
+        tokens = [model.cost_tokens(text) for text in model_texts]
         if (queue := self._queue) is None:
             raise ModelUnavailable("The embedding model was closed meanwhile.")
         rows = queue.embed(task, model_texts, tokens, deadline, user)

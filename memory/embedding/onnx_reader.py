@@ -26,6 +26,9 @@ class OnnxReader:
         self._session = session(form / ONNX, threads)
         self._pool = ThreadPoolExecutor(threads, "onnx") if threads > 1 else None
 
+    def cost(self, tokens: int) -> int:
+        return tokens
+
     def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
         if self._pool is not None and len(texts) > 1 and max(map(len, texts)) <= _SHORT_TOKENS:
             return list(self._pool.map(self._read, texts))

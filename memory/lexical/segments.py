@@ -111,12 +111,13 @@ INSERT INTO memory_lexical_blocks (user_hash, space, block, segment, terms, ends
 SELECT %(user_hash)s, %(space)s, block, n.segment, terms, ends, postings
 FROM termed JOIN listed USING (block) CROSS JOIN next_segment n"""
 
+# The postings are put together once a block: get_byte() would fetch a toasted one anew for every byte.
 _COMPACT = """
 WITH blocks AS (
     DELETE FROM memory_lexical_blocks
     WHERE user_hash = %(user_hash)s AND space = %(space)s
       AND block = ANY(%(blocks)s::smallint[]) AND segment = %(segment)s
-    RETURNING terms, ends, postings
+    RETURNING terms, ends, postings || ''::bytea AS postings
 ), segments AS (
     DELETE FROM memory_lexical_segments
     WHERE user_hash = %(user_hash)s AND space = %(space)s  AND segment = %(segment)s

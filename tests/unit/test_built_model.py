@@ -23,7 +23,7 @@ from tokenizers.pre_tokenizers import Split
 
 from memory.embedding import backends, openvino_reader
 from memory.embedding.build import Unexportable, build
-from memory.embedding.built_form import FILES, MANIFEST, form_folder
+from memory.embedding.built_form import FILES, MANIFEST, digests, form_folder
 from memory.embedding.embedder import Embedder
 from memory.embedding.openvino_reader import padded
 from memory.errors import ModelUnavailable
@@ -103,8 +103,9 @@ def test_it_counts_and_cuts_tokens_as_torch_does(weights, models, runtime):
         embedder(weights, None, "torch", max_tokens=12) as torch,
     ):
         assert built.max_tokens == torch.max_tokens == 12
-        counted = [built.load().count_tokens(text) for text in TEXTS]
-        assert counted == [torch.load().count_tokens(text) for text in TEXTS]
+        counted = [torch.load().cost_tokens(text) for text in TEXTS]
+        cost = built.load()._reader.cost
+        assert [built.load().cost_tokens(text) for text in TEXTS] == [cost(tokens) for tokens in counted]
         long, longer = "small " * 10, "small " * 10 + "late " * 50
         assert np.array_equal(built.embed_passages([long]), built.embed_passages([longer]))
 
@@ -153,7 +154,26 @@ def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weigh
     assert not caplog.records
 
 
-@pytest.mark.parametrize("fault", [ImportError, RuntimeError("no primitive descriptor")])
+def test_no_batch_takes_more_than_its_tokens_with_the_padding(weights, models, runtime):
+    with embedder(weights, models, runtime) as built:
+        model, batches, computed = built.load(), [], []
+        encode, reader = built._queue._encode, model._reader
+        built._queue._encode = lambda task, texts: batches.append(len(texts)) or encode(task, texts)
+        if runtime == "openvino":
+            run = reader._run
+            reader._run = lambda texts, length: computed.append(len(texts) * length) or run(texts, length)
+        else:
+            read = reader._read
+            reader._read = lambda ids: computed.append(len(ids)) or read(ids)
+        built.embed_passages(["small"] * 170)
+    assert sum(batches) == 170
+    assert sum(computed) <= len(batches) * model.batch_tokens
+    assert max(batches) <= model.batch_tokens // reader.cost(3)
+
+
+@pytest.mark.parametrize(
+    "fault", [ImportError, RuntimeError("no primitive descriptor"), OSError("cannot be mapped"), TypeError("new API")]
+)
 def test_where_openvino_cannot_run_it_onnx_does_and_the_log_says_so(weights, models, monkeypatch, caplog, fault):
     def fail(*arguments):
         raise fault
@@ -162,14 +182,44 @@ def test_where_openvino_cannot_run_it_onnx_does_and_the_log_says_so(weights, mod
     monkeypatch.setattr(openvino_reader, "openvino", fail)
     with embedder(weights, models, "auto") as automatic:
         assert automatic.load().runtime == "onnx"
-    assert "embedding not by openvino" in caplog.text
+    assert "embedding not by openvino" in caplog.text and "Traceback" in caplog.text
     with embedder(weights, models, "openvino") as asked_for, pytest.raises(ModelUnavailable, match="by openvino"):
         asked_for.load()
 
 
+def test_where_onnx_runtime_cannot_run_it_torch_does(weights, copied, monkeypatch, caplog):
+    """What it raises is none of Python's errors, nor RuntimeError."""
+    form = form_of(weights, copied)
+    (form / "model.onnx").write_bytes(b"no graph")
+    manifest = json.loads((form / MANIFEST).read_text())
+    (form / MANIFEST).write_text(json.dumps(manifest | {"digests": digests(form)}))
+    monkeypatch.setattr(backends, "has_fast_bfloat16", lambda: False)
+    with embedder(weights, copied, "auto") as automatic:
+        assert automatic.load().runtime == "torch"
+    assert "embedding not by onnx" in caplog.text and "Traceback" in caplog.text
+    with embedder(weights, copied) as asked_for, pytest.raises(ModelUnavailable, match="cannot be run by onnx"):
+        asked_for.load()
+
+
+def test_a_graph_that_takes_one_text_only_has_each_read_alone(weights, models):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    with embedder(weights, models, "openvino") as built:
+        reader = built.load()._reader
+        run = reader._run
+
+        def one_only(texts, length):
+            if len(texts) > 1:
+                raise RuntimeError("shapes do not match")
+            return run(texts, length)
+
+        reader._run = one_only
+        reader.warm(64)
+        assert built.embed_passages(["small", "late", "bad"]).shape == (3, 32)
+
+
 def test_a_form_made_without_openvino_runs_by_onnx_and_is_made_anew_once_it_is_there(weights, copied, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    monkeypatch.setattr("memory.embedding.build._has_openvino", lambda: False)
+    monkeypatch.setattr("memory.embedding.build._openvino_version", lambda: "")
     assert build(weights, copied, sha256=None, files_sha256=None, force=True)
     assert not build(weights, copied, sha256=None, files_sha256=None)
     with embedder(weights, copied, "openvino") as asked_for, pytest.raises(ModelUnavailable, match="build_models"):
@@ -178,6 +228,31 @@ def test_a_form_made_without_openvino_runs_by_onnx_and_is_made_anew_once_it_is_t
         assert automatic.load().runtime == "onnx"
     monkeypatch.undo()
     assert build(weights, copied, sha256=None, files_sha256=None)
+
+
+def test_where_openvino_cannot_make_its_form_onnx_has_one_and_nothing_is_made_anew(
+    weights, copied, monkeypatch, caplog
+):
+    def fail():
+        raise OSError("libopenvino.so: cannot open shared object file")
+
+    monkeypatch.setattr("memory.embedding.build._openvino_version", lambda: "1.0")
+    monkeypatch.setattr("memory.embedding.build.openvino", fail)
+    assert build(weights, copied, sha256=None, files_sha256=None, force=True)
+    assert "libopenvino.so" in caplog.text
+    assert sorted(path.name for path in form_of(weights, copied).iterdir()) == [
+        MANIFEST,
+        "model.onnx",
+        "tokenizer.json",
+    ]
+    assert not build(weights, copied, sha256=None, files_sha256=None)
+    with embedder(weights, copied) as onnx:
+        assert onnx.load().runtime == "onnx"
+    # Another version may do better.
+    monkeypatch.undo()
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    assert build(weights, copied, sha256=None, files_sha256=None)
+    assert (form_of(weights, copied) / "openvino.xml").exists()
 
 
 def test_blanks_around_a_text_are_read_as_they_are_counted(weights, models, monkeypatch):
@@ -190,7 +265,7 @@ def test_blanks_around_a_text_are_read_as_they_are_counted(weights, models, monk
         monkeypatch.setattr(model, "_reading", by_character)
         monkeypatch.setattr(model._reader, "_read", lambda ids: read.append(ids) or np.ones(model.dimension))
         model.encode("passage", ["  ab "])
-        assert [len(ids) for ids in read] == [model.count_tokens("  ab ")] == [5]
+        assert [len(ids) for ids in read] == [model.cost_tokens("  ab ")] == [5]
 
 
 def test_the_models_own_prompts_are_read_with_a_text(weights, tmp_path, runtime):

@@ -18,10 +18,10 @@ from reranker.faults import LoadFailure
 
 class Command(ServiceCommand):
     help = (
-        "Build the form of each model that ONNX Runtime runs on a CPU, under MEMORY_MODELS_DIR, from weights whose "
-        "digest is checked: of the embedding models, and of the cross-encoder where its weights are here, which are "
-        "not fetched for it. At set-up or when an image is made; a worker never does. A good one is left alone. "
-        "A model of another make has none (`built` is null): it runs on torch."
+        "Build the form of each model that OpenVINO or ONNX Runtime runs on a CPU, under MEMORY_MODELS_DIR, from "
+        "weights whose digest is checked: of the embedding models, and of the cross-encoder where its weights are "
+        "here, which are not fetched for it. At set-up or when an image is made; a worker never does. A good one is "
+        "left alone. A model of another make has none (`built` is null): it runs on torch."
     )
 
     def add_arguments(self, parser):
