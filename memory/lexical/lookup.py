@@ -143,6 +143,10 @@ class Hits:
         weights = Weights.of(query.counts, np.minimum(holding, chunks).tolist(), chunks, terms)
         return cls(query, chunks, weights, found[0], found[1], found[2], found[3], known, row_of, lengths)
 
+    def idf(self) -> dict[int, float]:
+        """The inverse document frequency of each of the question's terms, by its id; empty where there is no chunk."""
+        return dict(zip(self.query.ids, self.weights.idf.tolist(), strict=True)) if self.chunks else {}
+
     @cached_property
     def _units(self) -> np.ndarray:
         """float64[n]: what each chunk scores, by its number, in whole units; 0 for one that is no hit."""

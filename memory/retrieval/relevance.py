@@ -12,7 +12,7 @@ passages hold together: words that no chunk holds weigh most. It is only counted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 
@@ -38,18 +38,20 @@ BEST_PASSAGES = 3
 class Evidence:
     """What speaks for an answer being there: the best `cosine`, -1 to 1, and the best passages as fused.
 
-    `passages` must be opened before they are judged, where `is_doubtful`.
+    `passages` must be opened before they are judged, where `is_doubtful`. `idf`, by blind term: what the search has
+    counted of the question's words (`Hits.idf`), None where it did not look for them.
     """
 
     cosine: float
     passages: list[Candidate]
+    idf: Mapping[int, float] | None = None
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate]) -> Evidence:
+    def of(cls, candidates: Sequence[Candidate], idf: Mapping[int, float] | None = None) -> Evidence:
         """Of fused candidates, the nearest first, before any are dropped; without what context has moved."""
         best = nsmallest(BEST_PASSAGES, candidates, key=lambda one: (one.context or 0.0) - one.fused)
         cosine = max((1.0 - candidate.distance for candidate in candidates), default=-1.0)
-        return cls(cosine, best)
+        return cls(cosine, best, idf)
 
     @property
     def is_doubtful(self) -> bool:
@@ -57,18 +59,22 @@ class Evidence:
         return self.cosine < EVIDENCE_MIN
 
     def is_enough(self, profile: TenantProfile, question: str) -> bool:
-        """The judgement. Asks the database only `is_doubtful`, in a transaction of its own; raises its errors."""
+        """The judgement. Where it `is_doubtful` and no words were looked for, they are counted now, in a transaction
+        of its own; raises its errors.
+        """
         if not self.is_doubtful:
             return True
         if not self.passages:
             return False
-        held = _coverage(profile, question, [passage.text for passage in self.passages])
+        held = _coverage(profile, question, [passage.text for passage in self.passages], self.idf)
         if held is None:
             return self.cosine >= COSINE_ALONE_MIN
         return held >= FULL_COVERAGE or self.cosine + COVERAGE_WEIGHT * held >= EVIDENCE_MIN
 
 
-def _coverage(profile: TenantProfile, question: str, texts: Sequence[str]) -> float | None:
+def _coverage(
+    profile: TenantProfile, question: str, texts: Sequence[str], idf: Mapping[int, float] | None = None
+) -> float | None:
     """The share, 0-1, of the question's inverse document frequency whose words `texts` hold; None without words."""
     if not settings.MEMORY_LEXICAL:
         return None
@@ -79,14 +85,18 @@ def _coverage(profile: TenantProfile, question: str, texts: Sequence[str]) -> fl
     distinct = tuple(dict.fromkeys(ids.values()))
     if not distinct:
         return None
-    # Counts of now, not of the search's snapshot: shares hardly move, and few questions need them.
-    with tenant_transaction(profile.user_hash, reads_state=False) as tx:
-        lookup = Lookup(tx, profile.space, LexicalQuery(distinct, (1,) * len(distinct)))
-        tx.end()
-        hits = lookup.hits()
-    weights = dict(zip(distinct, hits.weights.idf.tolist(), strict=True))
-    whole = sum(weights.values())
-    if not whole or not hits.chunks:
+    if idf is None:
+        idf = _counted(profile, distinct)
+    whole = sum(idf.values())
+    if not whole:
         return 0.0
     present = {ids[word] for text in texts for word in terms(text, language).keys() & ids.keys()}
-    return sum(weights.get(term, 0.0) for term in present) / whole
+    return sum(idf.get(term, 0.0) for term in present) / whole
+
+
+def _counted(profile: TenantProfile, ids: tuple[int, ...]) -> dict[int, float]:
+    """As `Hits.idf`, of now and not of a search's snapshot: shares hardly move."""
+    with tenant_transaction(profile.user_hash, reads_state=False) as tx:
+        lookup = Lookup(tx, profile.space, LexicalQuery(ids, (1,) * len(ids)))
+        tx.end()
+        return lookup.hits().idf()

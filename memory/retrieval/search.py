@@ -85,6 +85,8 @@ class Search:
     ):  # fmt: skip
         self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
         self._context = context
+        # Of the question's words, from `candidates()` on; None where none are looked for.
+        self.idf: dict[int, float] | None = None
         metrics.searches.labels("own" if has_own_index else "none").inc()
         self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=False)
         self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
@@ -107,6 +109,7 @@ class Search:
         if self._lookup is None:
             return [_candidate(row) for row in self._of_this_tenant(self._nearest)]
         hits = self._lookup.hits()
+        self.idf = hits.idf()
         conditions, params = self._filters.conditions()
         # Those that no answer has are dropped with the others' ranks counted: there is one more for each.
         if conditions:

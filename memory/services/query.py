@@ -225,7 +225,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
             profile.verify(tx)
             candidates = found.candidates()
             ranked = ranking.of(candidates)
-            evidence = Evidence.of(candidates)
+            evidence = Evidence.of(candidates, found.idf)
             going_on = ranked[:opening]
             sealed = SealedRows(tx, profile.space, [*going_on, *(evidence.passages if evidence.is_doubtful else ())])
             surroundings = None

@@ -13,17 +13,23 @@ from __future__ import annotations
 
 import select
 import time
+from functools import lru_cache
 from typing import Any
 
 import psycopg
 from django_prometheus.db.backends.postgresql import base
+from psycopg import _queries
 from psycopg_pool import ConnectionPool
 
 from memory.admission.deadline import remaining_seconds
 
-# The statements that a connection keeps prepared. A search has up to nine a partition, without filters; psycopg's
-# own 100 would be exchanged all the time.
+# The statements that a connection keeps prepared, and this process taken apart at their parameters. A search has up to
+# nine a partition, without filters: of psycopg's own 100 and 128 all would be exchanged all the time. The longest is
+# longer than what psycopg keeps.
 PREPARED_MAX = 1_000
+STATEMENT_BYTES_MAX = 8_192
+_queries.MAX_CACHED_STATEMENT_LENGTH = STATEMENT_BYTES_MAX
+_queries._query2pg = lru_cache(PREPARED_MAX)(_queries._query2pg_nocache)
 
 
 class PoolInTime:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from memory.retrieval import relevance
+from memory.services import query
 from memory.services.stream import NOTHING_FOUND
 from tests.api.test_stream import events_of, llm, running, stream  # noqa: F401
 from tests.factories import DocumentFactory
@@ -101,3 +103,14 @@ def test_who_remembers_nothing_yet_is_answered_by_the_model(stranger, llm):  # n
 def test_a_heading_is_never_the_answer(alice):
     DocumentFactory(person=alice, doc_id="page", text="# Measured\n\n## What was measured\n")
     assert answer_of(events_of(stream(alice, "What was measured?"))) == NOTHING_FOUND
+
+
+def test_the_words_are_counted_once(keeper, monkeypatch):
+    """By the search; in a transaction of its own only where the search looked for none."""
+    counted, count = [], relevance._counted
+    monkeypatch.setattr(relevance, "_counted", lambda *args: counted.append(args) or count(*args))
+    assert ask(keeper, ELSEWHERE)["relevant"] is False
+    assert not counted
+    monkeypatch.setattr(query, "variant_in_use", lambda user_hash: "r0.5")
+    stable = ask(keeper, ELSEWHERE)
+    assert (stable["variant"], stable["relevant"], len(counted)) == ("r0.5", False, 1)

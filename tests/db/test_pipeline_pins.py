@@ -10,7 +10,13 @@ import time
 import psycopg_pool
 import pytest
 from django.db import connections, transaction
+from psycopg import _queries
 from psycopg.pq import TransactionStatus
+
+from memory.isolation.partitions import PARTITIONS, in_partition
+from memory.retrieval.neighbours import NEARBY
+from memory.retrieval.search import _FOUND
+from r1site.postgresql.base import STATEMENT_BYTES_MAX
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -103,3 +109,18 @@ def test_in_a_pipeline_an_open_transaction_looks_idle(lent):
         assert raw.info.transaction_status == TransactionStatus.IDLE
         pipeline.sync()
         raw.execute("ROLLBACK")
+
+
+def test_psycopg_takes_a_searchs_statements_apart_once_however_long_they_are():
+    """However many partitions there are: their names are in the statements."""
+    filler = "-- longer than psycopg keeps".ljust(5_000)
+    statements = [f"SELECT %(n)s::integer + {number} {filler}" for number in range(200)]
+    with connections["default"].cursor() as cursor:
+        for repeat in range(2):
+            before = _queries._query2pg.cache_info().misses
+            for statement in statements:
+                cursor.execute(statement, {"n": 1})
+            assert _queries._query2pg.cache_info().misses - before == (0 if repeat else len(statements))
+    neighbours = NEARBY.format(conditions="")
+    longest = in_partition(_FOUND.format(conditions="", neighbours=neighbours), PARTITIONS - 1)
+    assert 4_096 < len(longest.encode()) < STATEMENT_BYTES_MAX

@@ -6,11 +6,13 @@ from uuid import uuid4
 
 import pytest
 
+from memory.lexical.bm25 import LexicalQuery, lexical_query
+from memory.lexical.lookup import Lookup
 from memory.lexical.terms import terms
 from memory.retrieval import relevance
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.relevance import COVERAGE_WEIGHT, EVIDENCE_MIN, Evidence, _coverage
-from memory.rls import bind_tenant
+from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile
 from tests.db.lexicon import random_texts, remove, store
 from tests.db.memories import flush_terms
@@ -31,8 +33,15 @@ def plain_coverage(texts: dict[str, list[str]], question: str, passages: list[st
 
 
 def coverage(person, question: str, passages: list[str]) -> float | None:
+    """By counts of its own, and by those of a search, which are the same."""
     with bind_tenant(person.user_hash):
-        return _coverage(existing_profile(person.user_hash), question, passages)
+        profile = existing_profile(person.user_hash)
+        idf = None
+        if words := lexical_query(profile.search_key, question, "english").ids:
+            with tenant_transaction() as tx:
+                idf = Lookup(tx, profile.space, LexicalQuery(words, (1,) * len(words))).hits().idf()
+        assert _coverage(profile, question, passages, idf) == _coverage(profile, question, passages)
+        return _coverage(profile, question, passages)
 
 
 def candidate(distance: float, fused: float, text: str = "") -> Candidate:

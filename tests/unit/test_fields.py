@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -328,3 +329,25 @@ def test_a_body_that_is_no_object_is_an_error_of_the_whole(data):
 def test_a_hundred_thousand_unknown_members_are_not_all_reported():
     data = {f"x{number}": 1 for number in range(100_000)}
     assert len(codes({"name": "a", **data})) == Whole.max_unknown_reported
+
+
+def test_one_instance_reads_for_all_what_a_new_one_would():
+    """Many at once, good and bad in turn: nothing of one body is in another's values or errors."""
+
+    def by_a_new_one(data):
+        serializer = Whole(data=data)
+        serializer.is_valid(raise_exception=True)
+        return serializer.validated_data
+
+    def outcome(read, data):
+        try:
+            return read(data)
+        except ValidationError as refusal:
+            return refusal.detail, refusal.get_codes()
+
+    bodies = [{"name": f"n{number}", "parts": [{"text": f"t{number}"}] * (number % 3)} for number in range(60)]
+    bodies += [None, [], {}, {"name": None}, {"name": "a", "parts": [{"x": 1}]}, {"nmae": "a"}] * 20
+    expected = [outcome(by_a_new_one, body) for body in bodies]
+    with ThreadPoolExecutor(8) as readers:
+        assert list(readers.map(lambda body: outcome(Whole.read, body), bodies)) == expected
+    assert Whole.read(bodies[1])["parts"] is not Whole.read(bodies[1])["parts"]

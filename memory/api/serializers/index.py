@@ -143,6 +143,4 @@ class MemoryIndexBatchRequest(StrictSerializer):
 def index_request(data: Any) -> IndexRequest:
     """The request that a parsed body is; with `documents` it is several. Raises ValidationError, TooManyChunks."""
     is_batch = isinstance(data, Mapping) and "documents" in data
-    serializer = (MemoryIndexBatchRequest if is_batch else MemoryIndexRequest)(data=data)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data
+    return (MemoryIndexBatchRequest if is_batch else MemoryIndexRequest).read(data)

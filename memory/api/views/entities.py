@@ -19,9 +19,7 @@ class EntitiesView(MemoryView):
     permission_classes = [HasScope.write]
 
     def post(self, request):
-        serializer = MemoryEntityRequest(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        asked = serializer.validated_data
+        asked = MemoryEntityRequest.read(request.data)
         if asked["scope"] is None:
             found = entities_in_text(asked["text"], asked["labels"])
         else:

@@ -20,6 +20,4 @@ class QueryView(MemoryView):
     permission_classes = [HasScope.read]
 
     def post(self, request):
-        serializer = MemoryQueryRequest(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        return Response(responses.memory_answer(query_measured(serializer.validated_data)))
+        return Response(responses.memory_answer(query_measured(MemoryQueryRequest.read(request.data))))

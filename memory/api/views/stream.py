@@ -60,9 +60,7 @@ class StreamView(MemoryView):
         APIView.initial(self, request, *args, **kwargs)
 
     def post(self, request):
-        serializer = MemoryStreamRequest(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        question: StreamedQuestion = serializer.validated_data
+        question: StreamedQuestion = MemoryStreamRequest.read(request.data)
         if question.memory:
             self._require_memory(request)
         events = stream_answer(question)

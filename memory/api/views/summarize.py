@@ -23,9 +23,7 @@ class SummarizeView(MemoryView):
     permission_classes = [HasScope.write]
 
     def post(self, request):
-        serializer = MemorySummaryRequest(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        asked = serializer.validated_data
+        asked = MemorySummaryRequest.read(request.data)
         if asked["scope"].kind == "query":
             rate_limits.charge(rate_limits.QUERY)
         return Response(responses.summary(summarize_memory(request.verified_token.user_id, **asked)))
