@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,22 +52,40 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+@contextmanager
+def _alone(how: int) -> Iterator[Path]:
+    """The folder of the suite's prepared `var`, beside its clusters; LOCK_EX to write in it, LOCK_SH to copy it."""
+    folder = Path(os.environ.get("R1_VAR_DIR") or ROOT / "var").absolute() / "suite-prepared"
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, how)
+        yield folder
+
+
 @cache
-def _prepared() -> tempfile.TemporaryDirectory:
-    """A folder whose `var` was set up once in this process; it goes with the process."""
-    folder = tempfile.TemporaryDirectory(prefix="r1-prepared-")
+def _prepare() -> None:
+    """Set up the suite's prepared `var`, or bring it up to date; each process looks once."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "DJANGO_"))}
-    subprocess.run(
-        [sys.executable, "-m", "r1site.launch", "prepare"],
-        cwd=ROOT, env=kept | {"R1_VAR_DIR": str(Path(folder.name) / "var")}, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
+    with _alone(fcntl.LOCK_EX) as folder:
+        command = [sys.executable, "-m", "r1site.launch", "prepare"]
+        environment = kept | {"R1_VAR_DIR": str(folder / "var")}
+        if subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode != 0:
+            # What another checkout has left may be ahead of this one.
+            shutil.rmtree(folder / "var", ignore_errors=True)
+            subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+
+def _copy_prepared(var: Path) -> None:
+    _prepare()
+    with _alone(fcntl.LOCK_SH) as folder:
+        subprocess.run(["cp", "-a", f"{folder}/var", str(var)], check=True)
 
 
 class Service:
     """`python -m r1site.launch serve` over a data folder of its own.
 
-    With `is_prepared` a folder that is not there yet is a copy of one that was set up before: only secrets are shared.
+    With `is_prepared` a folder that is not there yet is a copy of one that was set up before, in this run of the suite
+    or an earlier one: only secrets are shared.
     """
 
     # Whose code runs.
@@ -80,6 +100,9 @@ class Service:
             "R1_VAR_DIR": str(var),
             "PORT": str(self.port),
             "WEB_CONCURRENCY": "1",
+            # On every processor, and the quickest to start. What `auto` chooses: tests/unit/test_built_model.py and the
+            # services of test_service.py and test_readme_walk.py.
+            "MEMORY_EMBED_BACKEND": "onnx",
         }
         self.process: subprocess.Popen | None = None
         # A pipe that nobody reads would stop the service once it is full.
@@ -88,7 +111,7 @@ class Service:
     def start(self) -> None:
         """Returns once the launcher has printed `ready`."""
         if self.is_prepared and not self.var.exists():
-            subprocess.run(["cp", "-a", f"{_prepared().name}/var", str(self.var)], check=True)
+            _copy_prepared(self.var)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "r1site.launch", "serve", "--port", str(self.port)],

@@ -34,7 +34,7 @@ RIVALS = ("PyJWT", "tokenizers", "gunicorn", "asgiref", "pgvector", "requests")
 @pytest.fixture(scope="module")
 def service():
     # Whatever weights this machine may have.
-    with running(CROSS_ENCODER_MODEL="/nowhere") as service:
+    with running(CROSS_ENCODER_MODEL="/nowhere", MEMORY_EMBED_BACKEND="auto") as service:
         yield service
 
 

@@ -14,7 +14,7 @@ TEXT = "The lighthouse keeper writes down the weather twice a day."
 @pytest.fixture(scope="module")
 def service():
     # From nothing, as on a new machine.
-    with running(is_prepared=False) as service:
+    with running(is_prepared=False, MEMORY_EMBED_BACKEND="auto") as service:
         yield service
 
 
