@@ -95,8 +95,11 @@ def _built(
     weights = expected_weights(folder, sha256, files_sha256)
     built = form_folder(models, weights) if models is not None else None
     manifest = read_manifest(built, weights, files_digest(folder)) if built is not None else None
-    if built is None or manifest is None or (runtime == "openvino" and OPENVINO not in manifest.digests):
-        raise ModelUnavailable(f"The embedding model has no built form for {runtime} here; `{COMMAND}` makes it.")
+    has_graph = manifest is not None and (runtime != "openvino" or OPENVINO in manifest.digests)
+    if built is None or manifest is None or not has_graph:
+        failed = manifest.openvino if manifest is not None else ""
+        how = f"`{COMMAND} --force` tries again, where OpenVINO {failed} failed" if failed else f"`{COMMAND}` makes it"
+        raise ModelUnavailable(f"The embedding model has no built form for {runtime} here; {how}.")
     from memory.embedding.built_model import BuiltEmbeddingModel
 
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from memory.embedding.built_form import (
+    COMMAND,
     ONNX,
     OPENVINO,
     OPENVINO_WEIGHTS,
@@ -145,17 +146,17 @@ def _export_for_openvino(whole: Any, folder: Path) -> None:
     import torch
 
     ids, masked = _example(whole), folder / "masked.onnx"
-    export(_reader(whole), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
     try:
+        export(_reader(whole), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
         graph = openvino().Core().read_model(masked)
         graph.reshape(dict.fromkeys(("input_ids", "attention_mask"), openvino().PartialShape([-1, -1])))
         openvino().save_model(graph, folder / OPENVINO, compress_to_fp16=True)
     except Exception:
-        logger.warning("no form of the embedding model for OpenVINO, which failed", exc_info=True)
+        logger.warning("no form of the embedding model for OpenVINO; `%s --force` tries again", COMMAND, exc_info=True)
         for name in (OPENVINO, OPENVINO_WEIGHTS):
             (folder / name).unlink(missing_ok=True)
     finally:
-        masked.unlink()
+        masked.unlink(missing_ok=True)
 
 
 def _reader(whole: Any) -> Any:

@@ -71,7 +71,7 @@ class BuiltEmbeddingModel:
         reader.warm(self._max_seq_length)
 
     def cost_tokens(self, text: str) -> int:
-        """Tokens the model will compute, special ones and padding included; any thread may ask."""
+        """Tokens the model will compute for a text without a prompt, padding included; any thread may ask."""
         return self._reader.cost(min(len(_ids(self.tokenizer, [text])[0]), self._max_seq_length))
 
     def encode(self, task: Task, texts: Sequence[str]) -> np.ndarray:

@@ -23,9 +23,9 @@ from psycopg_pool import ConnectionPool
 
 from memory.admission.deadline import remaining_seconds
 
-# The statements that a connection keeps prepared, and this process taken apart at their parameters. A search has up to
-# nine a partition, without filters: of psycopg's own 100 and 128 all would be exchanged all the time. The longest is
-# longer than what psycopg keeps.
+# How many statements a connection keeps prepared, and how many this process keeps split at their parameters, in 20 MB
+# at most. A search has up to nine a partition, without filters: of psycopg's own 100 and 128 all would be exchanged all
+# the time. The longest is longer than what psycopg keeps.
 PREPARED_MAX = 1_000
 STATEMENT_BYTES_MAX = 8_192
 _queries.MAX_CACHED_STATEMENT_LENGTH = STATEMENT_BYTES_MAX

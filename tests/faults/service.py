@@ -52,9 +52,13 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+# Of the run that this process is a worker of, or of this process.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+
+
 @contextmanager
 def _alone(how: int) -> Iterator[Path]:
-    """The folder of the suite's prepared `var`, beside its clusters; LOCK_EX to write in it, LOCK_SH to copy it."""
+    """The folder of prepared `var`s, beside the suite's clusters; LOCK_EX to write in it, LOCK_SH to copy from it."""
     folder = Path(os.environ.get("R1_VAR_DIR") or ROOT / "var").absolute() / "suite-prepared"
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
@@ -64,28 +68,32 @@ def _alone(how: int) -> Iterator[Path]:
 
 @cache
 def _prepare() -> None:
-    """Set up the suite's prepared `var`, or bring it up to date; each process looks once."""
+    """Set up this run's `var`, whichever of its processes comes first, and remove those of earlier runs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEMORY_", "DJANGO_"))}
     with _alone(fcntl.LOCK_EX) as folder:
-        command = [sys.executable, "-m", "r1site.launch", "prepare"]
-        environment = kept | {"R1_VAR_DIR": str(folder / "var")}
-        if subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode != 0:
-            # What another checkout has left may be ahead of this one.
-            shutil.rmtree(folder / "var", ignore_errors=True)
-            subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        if (folder / _RUN / "done").exists():
+            return
+        for earlier in folder.iterdir():
+            shutil.rmtree(earlier, ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "r1site.launch", "prepare"],
+            cwd=ROOT, env=kept | {"R1_VAR_DIR": str(folder / _RUN / "var"), "R1_STOP_WITH_PARENT": "1"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        (folder / _RUN / "done").touch()
 
 
 def _copy_prepared(var: Path) -> None:
     _prepare()
     with _alone(fcntl.LOCK_SH) as folder:
-        subprocess.run(["cp", "-a", f"{folder}/var", str(var)], check=True)
+        subprocess.run(["cp", "-a", str(folder / _RUN / "var"), str(var)], check=True)
 
 
 class Service:
     """`python -m r1site.launch serve` over a data folder of its own.
 
-    With `is_prepared` a folder that is not there yet is a copy of one that was set up before, in this run of the suite
-    or an earlier one: only secrets are shared.
+    With `is_prepared` a folder that is not there yet is a copy of one that was set up before: only secrets are shared.
     """
 
     # Whose code runs.

@@ -248,6 +248,9 @@ def test_where_openvino_cannot_make_its_form_onnx_has_one_and_nothing_is_made_an
     assert not build(weights, copied, sha256=None, files_sha256=None)
     with embedder(weights, copied) as onnx:
         assert onnx.load().runtime == "onnx"
+    refusal = r"`python manage.py build_models --force` tries again, where OpenVINO 1\.0 failed"
+    with embedder(weights, copied, "openvino") as asked_for, pytest.raises(ModelUnavailable, match=refusal):
+        asked_for.load()
     # Another version may do better.
     monkeypatch.undo()
     pytest.importorskip("openvino", reason="OpenVINO is not installed")

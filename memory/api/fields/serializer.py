@@ -32,7 +32,7 @@ class StrictSerializer(serializers.Serializer):
         By one instance for all requests: its fields keep nothing of what they read, and to make them anew takes five
         times as long as to read a question. Not for a serializer with a context.
         """
-        if data is None:  # Which is worded here as `is_valid` words it, and otherwise by `run_validation`.
+        if data is None:  # `is_valid` words this one error itself; `run_validation` would say "may not be null".
             raise ValidationError({"non_field_errors": [ErrorDetail("No data provided", code="null")]})
         return _reader_of(cls).run_validation(data)
 
