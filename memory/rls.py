@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -38,7 +38,7 @@ from memory.isolation.audit import (
     require_safe_server,
     verify_rls_isolation,
 )
-from memory.isolation.pipeline import TenantState, TenantTransaction, limit_waits, pipelined
+from memory.isolation.pipeline import SET_LIMITS, TenantState, TenantTransaction, limits_of_waits, pipelined
 from memory.security import hmac_user
 
 __all__ = [
@@ -113,10 +113,21 @@ def bind_transaction(conn: AnyConnection, user_hash: str) -> None:
     `conn` is a Django connection or a psycopg connection inside a transaction.
     """
     _require_hex(user_hash)
+    _bind(conn, user_hash)
+
+
+def _bind(conn: AnyConnection, user_hash: str, limits: Sequence[str] = ()) -> None:
+    """As `bind_transaction`, for a hash that has been looked at; `limits`: parameters of SET_LIMITS, set with it."""
     if not _in_transaction(conn):
         raise TenantNotBound("app.user_hash is transaction-local; open a transaction first")
+    binding, params = _binding(user_hash)
     with conn.cursor() as cursor:
-        cursor.execute(*_binding(user_hash))
+        if limits and params is not None:
+            cursor.execute(f"{binding}, {SET_LIMITS}", [*params, *limits])
+            return
+        cursor.execute(binding, params)
+        if limits:
+            cursor.execute(f"SELECT {SET_LIMITS}", limits)
 
 
 def _binding(user_hash: str) -> tuple[str, list[str] | None]:
@@ -173,8 +184,7 @@ def tenant_transaction(
             require_time()
             require_safe_database(connection)
             with transaction.atomic(using=using, durable=True), pipelined(connection, tenant, write=write) as tx:
-                bind_transaction(connection, tenant)
-                limit_waits(connection)
+                _bind(connection, tenant, limits_of_waits())
                 if reads_state:
                     tx.ask_state()
                 token = _open.set({**_open.get(), using: tx})

@@ -28,8 +28,8 @@ from memory.isolation.partitions import in_partition, partition_of
 
 BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
-# For a request, which has a deadline; without one the role's own limits hold.
-SET_LIMITS = "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
+# For a request, which has a deadline; without one the role's own limits hold. What a SELECT is to do.
+SET_LIMITS = "set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
 STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
 # Whether the statements that follow in the transaction are planned each for its parameters, as is the role's default,
 # or once on each connection for any.
@@ -221,14 +221,16 @@ def pipelined(connection: BaseDatabaseWrapper, user_hash: str, *, write: bool) -
         yield TenantTransaction(connection, user_hash, write=write, pipeline=Pipeline(connection, queue, closing))
 
 
-def limit_waits(connection: BaseDatabaseWrapper) -> None:
-    """Let no statement of this transaction, and no lock it waits for, outlast the request's deadline."""
+def limits_of_waits() -> list[str]:
+    """The parameters of SET_LIMITS by which no statement, and no lock it waits for, outlasts the request's deadline.
+
+    Empty where there is none.
+    """
     if deadline_at() == math.inf:
-        return
+        return []
     limits = (remaining_seconds(WAIT_MAX_SECONDS), remaining_seconds(STATEMENT_MAX_SECONDS))
-    with connection.cursor() as cursor:
-        # At least 1: PostgreSQL takes 0 for no limit.
-        cursor.execute(SET_LIMITS, [str(max(1, math.ceil(seconds * 1000))) for seconds in limits])
+    # At least 1: PostgreSQL takes 0 for no limit.
+    return [str(max(1, math.ceil(seconds * 1000))) for seconds in limits]
 
 
 class _ClosingPool:

@@ -30,7 +30,7 @@ class SealedRows:
         self._user_hash = tx.user_hash
         self._candidates = {candidate.chunk_id: candidate for candidate in candidates}
         params = {"user_hash": tx.user_hash, "space": space, "ids": array(self._candidates)}
-        self._found = tx.read_partition(SEALED, params, keeps_plan=True)
+        self._found = tx.read_partition(SEALED, params, keeps_plan=True, binary=True)
 
     def bring(self) -> None:
         """Set them. Raises CrossTenantAttempt if the server ever returned another tenant's row."""
