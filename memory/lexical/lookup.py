@@ -180,8 +180,8 @@ class Hits:
             memtable_scores=scores[split:],
         )
 
-    def numbers_of(self, chunks: Sequence[tuple[UUID, int | None, int | None]]) -> np.ndarray:
-        """int64[n]: the chunks' numbers, from each one's id, and segment and number in it where it is in one.
+    def numbers_of(self, chunks: Sequence[tuple[bytes, int | None, int | None]]) -> np.ndarray:
+        """int64[n]: the chunks' numbers, from each one's id, 16 bytes, and segment and number in it where it is in one.
 
         -1 for a chunk without terms.
         """
@@ -189,7 +189,7 @@ class Hits:
         first = np.searchsorted(self.segments, in_segment) * SPAN
         beyond, nowhere = self._beyond, -1 - self._beyond
         return np.array([
-            beyond + self.memtable.get(chunk_id.bytes, nowhere) if number is None else begin + number
+            beyond + self.memtable.get(chunk_id, nowhere) if number is None else begin + number
             for (chunk_id, _, number), begin in zip(chunks, first.tolist(), strict=True)
         ], np.int64)  # fmt: skip
 

@@ -14,41 +14,44 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.date_spans import DateSpan
-from memory.retrieval.fuse import fused_scores
+from memory.retrieval.found import SPEAKER, THREAD_ID, Found
+from memory.retrieval.fuse import fuse
 
 DATE_WEIGHT = 0.2
 DATE_FADE_DAYS = 15.0
 OTHER_SPEAKER = 0.65
 
 
-def set_context(candidates: Sequence[Candidate], dates: Sequence[DateSpan], speaker: int | None) -> None:
-    """Move each candidate's `fused` score, and say in `context` by how much; None stays where nothing has a say.
+def in_context(
+    found: Found, chosen: np.ndarray, fused: np.ndarray, dates: Sequence[DateSpan], speaker: int | None
+) -> np.ndarray | None:
+    """float64[c]: the `fused` scores of c chunks, the `chosen` ones of `found`, moved; None where nothing has a say.
 
     `dates`: those in the question; `speaker`: the blind id of the one that it is about. Scores can pass 1, by
     DATE_WEIGHT at most, so that two of them still differ: `cap` ends that once they are in order.
     """
-    has_neighbours = any(candidate.spread_bm25 is not None for candidate in candidates)
-    has_dates = bool(dates) and any(candidate.thread_id is not None for candidate in candidates)
-    if not has_neighbours and not has_dates and speaker is None:
-        return
-    scores = [candidate.fused for candidate in candidates]
-    if has_neighbours:
-        hits = [candidate.spread_bm25 or 0.0 for candidate in candidates]
-        scores = fused_scores([candidate.vector for candidate in candidates], hits)
-    for candidate, score in zip(candidates, scores, strict=True):
-        if has_dates:
-            days = min(span.days_outside(candidate.created_at) for span in dates)
-            score += DATE_WEIGHT * math.exp(-days / DATE_FADE_DAYS)
-        if speaker is not None and candidate.speaker_id not in (None, speaker):
-            score *= OTHER_SPEAKER
-        candidate.context = score - candidate.fused
-        candidate.fused = score
+    rows = found.rows
+    has_dates = bool(dates) and any(rows[nth][THREAD_ID] is not None for nth in chosen)
+    if found.spread_bm25 is None and not has_dates and speaker is None:
+        return None
+    moved = fused
+    if found.spread_bm25 is not None:
+        _, moved = fuse(found.vectors[chosen], found.spread_bm25[chosen])
+    if has_dates:
+        outside = [min(span.days_outside(found.moment(nth)) for span in dates) for nth in chosen]
+        moved = moved + [DATE_WEIGHT * math.exp(-days / DATE_FADE_DAYS) for days in outside]
+    if speaker is not None:
+        is_others = [rows[nth][SPEAKER] not in (None, speaker) for nth in chosen]
+        moved = np.where(is_others, moved * OTHER_SPEAKER, moved)
+    return moved
 
 
 def cap(candidate: Candidate) -> None:
-    """Make what `set_context` has moved, and the score after decay, 1 at most."""
+    """Make what `in_context` has moved, and the score after decay, 1 at most."""
     if candidate.context is not None and candidate.fused > 1.0:
         candidate.context -= candidate.fused - 1.0
         candidate.fused = 1.0

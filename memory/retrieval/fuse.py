@@ -16,9 +16,8 @@ things differ from a plain sum:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from memory.retrieval.candidate import Candidate
+import numpy as np
 
 # Standard deviations over a union of 24 and 24 candidates, and how many candidates they count for. Measured
 # on abstracts and on single sentences of two collections: cosine 0.09-0.12, BM25 by its maximum 0.18-0.20.
@@ -27,8 +26,8 @@ USUAL_LEXICAL_DEVIATION = 0.20
 PRIOR_CANDIDATES = 4
 
 
-def fuse(candidates: Sequence[Candidate]) -> None:
-    """Set each candidate's `lexical` and `fused` scores, 0-1, from `vector` (0-1) and `bm25` (>= 0 or None).
+def fuse(vectors: np.ndarray, bm25: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray]:
+    """The `lexical` and `fused` scores, float64[n] each, 0-1, of n candidates' `vector` (0-1) and `bm25` (>= 0).
 
         lexical = bm25 / max(bm25)                     0 where nobody has a hit, None where there was no leg
         weight  = dev(vector) / (dev(vector) + dev(lexical))
@@ -37,33 +36,25 @@ def fuse(candidates: Sequence[Candidate]) -> None:
     with dev(x) = sqrt((p * usual**2 + n * var(x)) / (p + n)) over the n candidates, p = PRIOR_CANDIDATES.
     Without a hit `fused` is exactly `vector`.
 
-    Holds for any input: the order of `candidates` does not matter; a positive factor on all BM25 scores
+    Holds for any input: the order of the candidates does not matter; a positive factor on all BM25 scores
     changes nothing but by rounding; of two candidates in one set, the one at least as good in both legs never
     scores lower. That is all: a score that changes moves `max` and the weights, and with them every fused score.
     """
-    hits = [candidate.bm25 or 0.0 for candidate in candidates]
-    best = max(hits, default=0.0)
-    fused = fused_scores([candidate.vector for candidate in candidates], hits)
-    for candidate, hit, score in zip(candidates, hits, fused, strict=True):
-        candidate.lexical = None if candidate.bm25 is None else hit / best if best else 0.0
-        candidate.fused = score
-
-
-def fused_scores(vectors: Sequence[float], hits: Sequence[float]) -> list[float]:
-    """As `fuse`: the `fused` score of each pair of a `vector` (0-1) and a `bm25` score (>= 0)."""
-    best = max(hits, default=0.0)
+    if bm25 is None:
+        return None, vectors
+    best = bm25.max(initial=0.0)
     if not best:
-        return list(vectors)
-    lexical = [hit / best for hit in hits]
+        return np.zeros_like(vectors), vectors
+    lexical = bm25 / best
     vector_deviation = _deviation(vectors, USUAL_VECTOR_DEVIATION)
     lexical_deviation = _deviation(lexical, USUAL_LEXICAL_DEVIATION)
     weight = vector_deviation / (vector_deviation + lexical_deviation)
-    return [min(1.0, (1.0 - weight) * vector + weight * hit) for vector, hit in zip(vectors, lexical, strict=True)]
+    return lexical, np.minimum(1.0, (1.0 - weight) * vectors + weight * lexical)
 
 
-def _deviation(scores: Sequence[float], usual: float) -> float:
+def _deviation(scores: np.ndarray, usual: float) -> float:
     """The standard deviation of `scores` drawn towards `usual`; exact sums, so their order does not matter."""
     n = len(scores)
-    mean = math.fsum(scores) / n
-    squares = math.fsum((score - mean) ** 2 for score in scores)
+    mean = math.fsum(scores.tolist()) / n
+    squares = math.fsum(((scores - mean) ** 2).tolist())
     return math.sqrt((PRIOR_CANDIDATES * usual**2 + squares) / (PRIOR_CANDIDATES + n))

@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
 
 import numpy as np
 
 from memory.retrieval.candidate import Candidate
-from memory.retrieval.context import cap, set_context
+from memory.retrieval.context import cap, in_context
 from memory.retrieval.date_spans import DateSpan
 from memory.retrieval.decay import decayed
+from memory.retrieval.found import Found, microseconds
 from memory.retrieval.fuse import fuse
 from memory.retrieval.phrases import holds_phrases
 
 # A phrase is looked for in so many passages, each of which must be opened for it.
 PHRASE_CANDIDATES = 50
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The `best` candidates, in answer order; `fused`: float64[n], the score of each of all n that were found without
+    what context has moved, 0 of those that were dropped.
+    """
+
+    best: list[Candidate]
+    fused: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -33,27 +43,33 @@ class Ranking:
     decay_weight: float
     min_vector: float | None
 
-    def of(self, candidates: list[Candidate]) -> list[Candidate]:
-        """`candidates`, the nearest first, fused, in context, decayed and in answer order; ties stay as they came."""
+    def of(self, found: Found, count: int) -> Ranked:
+        """`found` fused, in context and decayed; the `count` best in answer order, ties as they were found."""
+        now = microseconds(datetime.now(UTC))
+        chosen = np.arange(len(found))
         if self.min_vector is not None:
-            candidates = [candidate for candidate in candidates if candidate.vector >= self.min_vector]
-        now = datetime.now(UTC)
-        fuse(candidates)
-        if self.context:
-            set_context(candidates, self.dates, self.speaker)
+            chosen = np.flatnonzero(found.vectors >= self.min_vector)
+        lexical, fused = fuse(found.vectors[chosen], None if found.bm25 is None else found.bm25[chosen])
+        moved = in_context(found, chosen, fused, self.dates, self.speaker) if self.context else None
+        scores = fused if moved is None else moved
         faded = decayed(
-            np.array([candidate.fused for candidate in candidates]),
-            np.array([(now - candidate.created_at).total_seconds() for candidate in candidates]),
+            scores,
+            (now - found.created_at[chosen]) / 1e6,
             half_life_days=self.half_life_days,
             weight=self.decay_weight,
         )
-        for candidate, score in zip(candidates, faded.tolist(), strict=True):
-            candidate.decay = score
-        ranked = sorted(candidates, key=attrgetter("decay"), reverse=True)
-        for candidate in ranked:
-            if candidate.context is not None:
+        best = []
+        for nth in np.argsort(-faded, kind="stable")[:count].tolist():
+            candidate = found.candidate(int(chosen[nth]))
+            candidate.lexical = None if lexical is None else float(lexical[nth])
+            candidate.fused, candidate.decay = float(scores[nth]), float(faded[nth])
+            if moved is not None:
+                candidate.context = float(moved[nth] - fused[nth])
                 cap(candidate)
-        return ranked
+            best.append(candidate)
+        before_context = np.zeros(len(found))
+        before_context[chosen] = fused
+        return Ranked(best, before_context)
 
 
 def phrased_first(ranked: list[Candidate], phrases: list[str]) -> list[Candidate]:

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
 
+import numpy as np
 from django.conf import settings
 
 from memory.lexical.bm25 import QUERY_TERMS_MAX, LexicalQuery
 from memory.lexical.lookup import Lookup
 from memory.lexical.terms import Blinder, terms
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.found import Found
 from memory.rls import tenant_transaction
 from memory.sealing.profile import TenantProfile
 from memory.sealing.user_keys import Purpose
@@ -47,11 +48,11 @@ class Evidence:
     idf: Mapping[int, float] | None = None
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate], idf: Mapping[int, float] | None = None) -> Evidence:
-        """Of fused candidates, the nearest first, before any are dropped; without what context has moved."""
-        best = nsmallest(BEST_PASSAGES, candidates, key=lambda one: (one.context or 0.0) - one.fused)
-        cosine = max((1.0 - candidate.distance for candidate in candidates), default=-1.0)
-        return cls(cosine, best, idf)
+    def of(cls, found: Found, fused: np.ndarray, idf: Mapping[int, float] | None = None) -> Evidence:
+        """`fused`: float64[n], the score of each that was found, without what context has moved (`Ranked.fused`)."""
+        best = np.argsort(-fused, kind="stable")[:BEST_PASSAGES].tolist()
+        cosine = float(np.fmax.reduce(1.0 - found.distances, initial=-1.0))
+        return cls(cosine, [found.candidate(nth) for nth in best], idf)
 
     @property
     def is_doubtful(self) -> bool:

@@ -6,7 +6,6 @@ rows they have found, and one statement brings these, the rows beside them and w
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TypeGuard
 
@@ -21,13 +20,12 @@ from memory.lexical.lookup import Hits, Lookup
 from memory.lexical.sent_arrays import UUID_BYTES
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.filters import Filters
+from memory.retrieval.found import CHUNK_ID, CHUNK_INDEX, DISTANCE, DOC_ID, Found
 from memory.retrieval.nearest import USE_ANY_PLAN, USE_OWN_INDEX, USE_OWN_INDEX_UNDER_FILTERS, vector_leg
 from memory.retrieval.neighbours import ALONE, KNOWN, LIVE, NEARBY, SENT
 from memory.retrieval.passing import best_passing
 from memory.retrieval.threads import Turns
 from memory.rls import TenantTransaction, refuse_cross_tenant
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # `found`: what either leg brought, with the BM25 score of each that the words found: no score is below 0, so of two
 # mentions the greater is it. `rank`: the order of the lexical leg, in which rows of the vector leg are ranked too.
@@ -57,6 +55,8 @@ candidates AS MATERIALIZED (
 ){{neighbours}}{ADDRESSES}
 SELECT {SENT}, c.distance, c.is_answer, h.chain, p.segment, p.number, p.length
 FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN addresses p USING (id)"""
+# Where these stand, behind what `Found` has of each row.
+_IS_ANSWER, _CHAIN, _SEGMENT, _NUMBER, _LENGTH = range(DISTANCE + 1, DISTANCE + 6)
 
 # How many of the user's rows are quarantined, and how many have expired: no answer has them. Planned for each user: to
 # whoever takes him for one of few rows any index is as good as that of what expires.
@@ -85,7 +85,7 @@ class Search:
     ):  # fmt: skip
         self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
         self._context = context
-        # Of the question's words, from `candidates()` on; None where none are looked for.
+        # Of the question's words, from `found()` on; None where none are looked for.
         self.idf: dict[int, float] | None = None
         metrics.searches.labels("own" if has_own_index else "none").inc()
         self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=False)
@@ -102,12 +102,16 @@ class Search:
             tx.execute(USE_ANY_PLAN)
 
     def candidates(self) -> list[Candidate]:
+        """As `found()`, each an object."""
+        return self.found().candidates()
+
+    def found(self) -> Found:
         """Both legs' candidates, nearest first, and with context the neighbours that the filters let through.
 
         Raises CrossTenantAttempt if the server ever returned another tenant's row.
         """
         if self._lookup is None:
-            return [_candidate(row) for row in self._of_this_tenant(self._nearest)]
+            return Found(self._of_this_tenant(self._nearest))
         hits = self._lookup.hits()
         self.idf = hits.idf()
         conditions, params = self._filters.conditions()
@@ -123,8 +127,7 @@ class Search:
         }  # fmt: skip
         sql = _FOUND.format(conditions=conditions, neighbours=neighbours)
         found = self._tx.read_partition(sql, params, keeps_plan=not conditions, binary=True)
-        scored = _scored(self._of_this_tenant(found), hits)
-        return sorted(scored, key=lambda candidate: (candidate.distance, candidate.doc_id, candidate.chunk_index))
+        return _scored(self._of_this_tenant(found), hits)
 
     def quarantined(self) -> bool:
         """Whether some of the user's rows are quarantined, so that the answer may be missing them."""
@@ -141,34 +144,26 @@ class Search:
         return rows
 
 
-def _candidate(row: tuple) -> Candidate:
-    chunk_id, doc_id, index, source, thread_id, start, end, microseconds, sequence, generation, speaker = row[1:12]
-    distance, created_at = row[12], _EPOCH + timedelta(0, 0, microseconds)
-    candidate = Candidate(
-        chunk_id, doc_id, index, source, thread_id, start, end, created_at, sequence, generation, distance
-    )
-    candidate.speaker_id = speaker
-    candidate.vector = min(1.0, max(0.0, 1.0 - distance))
-    return candidate
-
-
-def _scored(rows: list[tuple], hits: Hits) -> list[Candidate]:
-    """The candidates of _FOUND's rows, with their BM25 scores, and where any has a neighbour the ones with these."""
+def _scored(rows: list[tuple], hits: Hits) -> Found:
+    """_FOUND's rows, nearest first, with their BM25 scores, and where any has a neighbour the ones with these."""
     if not rows:
-        return []
-    numbers = hits.numbers_of([(row[1], row[15], row[16]) for row in rows])
-    lengths = np.array([row[17] or 0 for row in rows], np.int64) + hits.lengths_in_memtable(numbers)
+        return Found(rows)
+    numbers = hits.numbers_of([(row[CHUNK_ID], row[_SEGMENT], row[_NUMBER]) for row in rows])
+    lengths = np.array([row[_LENGTH] or 0 for row in rows], np.int64) + hits.lengths_in_memtable(numbers)
     turns = Turns(lengths, hits.frequencies_of(numbers))
-    candidates = [_candidate(row) for row in rows]
-    for candidate, score in zip(candidates, turns.bm25(hits.weights).tolist(), strict=True):
-        candidate.bm25 = score
-    at = {row[1].bytes: nth for nth, row in enumerate(rows)}
+    bm25, spread_bm25 = turns.bm25(hits.weights), None
+    at = {row[CHUNK_ID]: nth for nth, row in enumerate(rows)}
     chains = [
         [at[chain[begin : begin + UUID_BYTES]] for begin in range(0, len(chain), UUID_BYTES)]
-        for chain in (row[14] for row in rows)
+        for chain in (row[_CHAIN] for row in rows)
         if chain is not None and len(chain) > UUID_BYTES
     ]
     if chains:
-        for candidate, score in zip(candidates, turns.spread_bm25(chains, hits.weights).tolist(), strict=True):
-            candidate.spread_bm25 = score
-    return [candidate for candidate, row in zip(candidates, rows, strict=True) if row[13]]
+        spread_bm25 = turns.spread_bm25(chains, hits.weights)
+    answers = [
+        nth
+        for *_, nth in sorted(
+            (row[DISTANCE], row[DOC_ID], row[CHUNK_INDEX], nth) for nth, row in enumerate(rows) if row[_IS_ANSWER]
+        )
+    ]
+    return Found([rows[nth] for nth in answers], bm25[answers], None if spread_bm25 is None else spread_bm25[answers])

@@ -90,8 +90,8 @@ class MemoryAnswer:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the search brought, ranked, the first `opening` with what is sealed of them; the profile that opens them.
+class _Searched:
+    """What the search brought, the best that go on in answer order, with what is sealed of them; what opens them.
 
     `evidence` and `count` are from before any were dropped; `surroundings`: what stands beside those that go on;
     `quarantined`: some of the user's rows are.
@@ -99,7 +99,6 @@ class _Found:
 
     profile: TenantProfile
     ranked: list[Candidate]
-    opening: int
     evidence: Evidence
     count: int
     surroundings: Surroundings | None
@@ -187,7 +186,7 @@ def _answer(query: MemoryQuery, variant: str, watch: Stopwatch) -> MemoryAnswer:
     )
 
 
-def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watch: Stopwatch) -> _Found:
+def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watch: Stopwatch) -> _Searched:
     """Steps 2 to 4. Raises StaleKeys where the profile does not stand."""
     user_hash = profile.user_hash
     about = about_speaker(profile, query.text) if query.context and query.speakers else None
@@ -215,25 +214,24 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
     # A quoted phrase is looked for in more than go on.
     opening = max(_pool_size(query), PHRASE_CANDIDATES) if quoted_phrases(query.text) else _pool_size(query)
 
-    def search() -> _Found:
+    def search() -> _Searched:
         with tenant_transaction(user_hash) as tx:
             limit = max(query.candidates, query.top_k)
-            found = Search(
+            asked = Search(
                 tx, profile.space, vector, limit, filters, lexical,
                 context=query.context, has_own_index=profile.has_own_index,
             )  # fmt: skip
             profile.verify(tx)
-            candidates = found.candidates()
-            ranked = ranking.of(candidates)
-            evidence = Evidence.of(candidates, found.idf)
-            going_on = ranked[:opening]
-            sealed = SealedRows(tx, profile.space, [*going_on, *(evidence.passages if evidence.is_doubtful else ())])
+            found = asked.found()
+            ranked = ranking.of(found, opening)
+            evidence = Evidence.of(found, ranked.fused, asked.idf)
+            sealed = SealedRows(tx, profile.space, [*ranked.best, *(evidence.passages if evidence.is_doubtful else ())])
             surroundings = None
             if query.surroundings:
-                surroundings = Surroundings(tx, profile.space, going_on, query.surroundings)
+                surroundings = Surroundings(tx, profile.space, ranked.best, query.surroundings)
             tx.end()
             sealed.bring()
-            return _Found(profile, ranked, opening, evidence, len(candidates), surroundings, found.quarantined())
+            return _Searched(profile, ranked.best, evidence, len(found), surroundings, asked.quarantined())
 
     try:
         found = search()
@@ -253,11 +251,11 @@ def _pool_size(query: MemoryQuery) -> int:
     return max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
 
 
-def _opened_pool(found: _Found, query: MemoryQuery) -> list[Candidate]:
+def _opened_pool(found: _Searched, query: MemoryQuery) -> list[Candidate]:
     """Step 5: what goes on to the reranker, opened."""
     ranked, phrases = found.ranked, quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
-    opened = {candidate.chunk_id: candidate for candidate in ranked[: found.opening]}
+    opened = {candidate.chunk_id: candidate for candidate in ranked}
     if found.evidence.is_doubtful:
         opened |= {passage.chunk_id: passage for passage in found.evidence.passages}
     open_candidates(found.profile, opened.values())

@@ -15,6 +15,7 @@ from memory.indexing.store import store_documents
 from memory.lexical.bm25 import lexical_query
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.filters import Filters
+from memory.retrieval.found import Found
 from memory.retrieval.search import Search
 from memory.rls import tenant_transaction
 from memory.sealing.keyring import existing_or_new_profile, forget_profiles
@@ -62,10 +63,23 @@ def look(
     vector: np.ndarray | None = None,
 ) -> dict[tuple[str, int], Candidate]:
     """(doc_id, chunk_index) -> what a search brings for `question`."""
+    found = find(person, question, limit=limit, context=context, filters=filters, vector=vector)
+    return {(one.doc_id, one.chunk_index): one for one in found.candidates()}
+
+
+def find(
+    person: Person,
+    question: str,
+    *,
+    limit: int = 200,
+    context: bool = True,
+    filters: Filters | None = None,
+    vector: np.ndarray | None = None,
+) -> Found:
+    """What a search brings for `question`, the nearest first."""
     profile = existing_or_new_profile(person.user_hash, person.user_id)
     unit = unit_vectors((unit_vector() if vector is None else vector)[None, :], rows=1, dimension=DIMENSION)
     with tenant_transaction(person.user_hash) as tx:
         searchable = half_vectors(protect(profile.search_key, unit))[0]
         lexical = lexical_query(profile.search_key, question, settings.MEMORY_LEXICAL_LANGUAGE)
-        found = Search(tx, profile.space, searchable, limit, filters or Filters(), lexical, context=context)
-        return {(one.doc_id, one.chunk_index): one for one in found.candidates()}
+        return Search(tx, profile.space, searchable, limit, filters or Filters(), lexical, context=context).found()

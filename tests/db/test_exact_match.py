@@ -124,9 +124,9 @@ def test_a_phrase_is_looked_for_in_the_best_fifty_and_the_rest_keep_their_order(
 def test_no_passage_is_opened_once_the_deadline_has_passed(diary, monkeypatch):
     rank = Ranking.of
 
-    def rank_until_too_late(ranking, candidates):
+    def rank_until_too_late(ranking, found, count):
         deadline.allow(0)
-        return rank(ranking, candidates)
+        return rank(ranking, found, count)
 
     monkeypatch.setattr(Ranking, "of", rank_until_too_late)
     monkeypatch.setattr("memory.retrieval.open.Opening.text", lambda *_: pytest.fail("opened too late"))

@@ -1,16 +1,16 @@
 """What a question's words weigh, counted under blind ids, is what plaintext would say; and what it is weighed with."""
 
 import math
-from datetime import UTC, datetime
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from memory.lexical.bm25 import LexicalQuery, lexical_query
 from memory.lexical.lookup import Lookup
 from memory.lexical.terms import terms
 from memory.retrieval import relevance
-from memory.retrieval.candidate import Candidate
+from memory.retrieval.found import Found
 from memory.retrieval.relevance import COVERAGE_WEIGHT, EVIDENCE_MIN, Evidence, _coverage
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile
@@ -44,13 +44,12 @@ def coverage(person, question: str, passages: list[str]) -> float | None:
         return _coverage(profile, question, passages)
 
 
-def candidate(distance: float, fused: float, text: str = "") -> Candidate:
-    return Candidate(
-        chunk_id=uuid4(), doc_id="d", chunk_index=0, source="s", thread_id=None, start=0, end=1,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC), sequence=0, generation=1, text_cipher=b"", meta_cipher=b"",
-        document_meta_cipher=None, document_mac=None, document_generation=None, distance=distance, fused=fused,
-        text=text,
-    )  # fmt: skip
+def found(*cosines: float) -> Found:
+    """Chunks of which a search says this, the nearest first."""
+    return Found([
+        ("0" * 64, uuid4().bytes, f"d{nth}", 0, "s", None, 0, 1, 1_767_225_600_000_000, 0, 1, None, 1 - cosine)
+        for nth, cosine in enumerate(cosines)
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("segments", [False, True], ids=["memtable", "segments"])
@@ -89,7 +88,9 @@ def test_the_words_tip_the_scales_only_where_the_cosine_leaves_a_doubt(alice, mo
 
     def judged(cosine: float, text: str) -> bool:
         with bind_tenant(alice.user_hash):
-            return Evidence.of([candidate(1 - cosine, 0.5, text)]).is_enough(profile, "heat pump")
+            evidence = Evidence.of(found(cosine), np.array([0.5]))
+            evidence.passages[0].text = text
+            return evidence.is_enough(profile, "heat pump")
 
     between = EVIDENCE_MIN - COVERAGE_WEIGHT / 3
     assert [judged(between, text) for text in ("heat pump", "heat", "pear tree")] == [True, True, False]
@@ -105,8 +106,7 @@ def test_the_words_tip_the_scales_only_where_the_cosine_leaves_a_doubt(alice, mo
 
 
 def test_the_best_passages_are_the_best_as_fused_and_the_cosine_is_of_them_all():
-    candidates = [candidate(0.9, 0.1 * n) for n in range(6)] + [candidate(0.2, 0.0)]
-    evidence = Evidence.of(candidates)
-    assert [round(passage.fused, 1) for passage in evidence.passages] == [0.5, 0.4, 0.3]
+    evidence = Evidence.of(found(0.8, *[0.1] * 6), np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5]))
+    assert [passage.doc_id for passage in evidence.passages] == ["d6", "d5", "d4"]
     assert evidence.cosine == pytest.approx(0.8)
     assert evidence.is_doubtful is False

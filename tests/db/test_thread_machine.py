@@ -19,7 +19,7 @@ from memory.retrieval.dates import dates_in
 from memory.retrieval.rank import Ranking
 from memory.rls import bind_tenant
 from memory.services.export import export_documents
-from tests.db.conversations import BEGIN, look, say
+from tests.db.conversations import BEGIN, find, look, say
 from tests.db.lexicon import remove
 from tests.db.memories import DIMENSION, flush_terms
 from tests.people import Person
@@ -78,8 +78,8 @@ def answers_of(person: Person) -> list[tuple]:
     )  # fmt: skip
     answers = []
     for question in QUESTIONS:
-        found = look(person, question, limit=3, vector=vector_of(TEXTS[0]))
-        ranked = ranking.of(list(found.values()))
+        found = find(person, question, limit=3, vector=vector_of(TEXTS[0]))
+        ranked = ranking.of(found, len(found)).best
         answers.append([(one.doc_id, one.vector, one.lexical, one.fused, one.context) for one in ranked])
     return answers
 

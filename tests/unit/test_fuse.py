@@ -1,13 +1,12 @@
 """Two legs become one score: in bounds, whatever the order, and never against what both legs say."""
 
-import uuid
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.retrieval.candidate import Candidate
 from memory.retrieval.fuse import fuse
 
 unit = st.floats(0.0, 1.0)
@@ -15,20 +14,21 @@ bm25 = st.one_of(st.just(0.0), st.floats(0.001, 100.0))
 legs = st.lists(st.tuples(unit, bm25), min_size=1, max_size=48)
 
 
-def fused(pairs) -> list[Candidate]:
-    """Candidates with these (vector, BM25) scores, fused."""
-    candidates = [
-        Candidate(
-            chunk_id=uuid.UUID(int=place), doc_id=str(place), chunk_index=0, source="", thread_id=None, start=0, end=1,
-            created_at=datetime.now(UTC), sequence=0, generation=1, text_cipher=b"", meta_cipher=b"",
-            document_meta_cipher=None,
-            document_mac=None, document_generation=None,
-            distance=1.0 - vector, vector=vector, bm25=score,
-        )
-        for place, (vector, score) in enumerate(pairs)
-    ]  # fmt: skip
-    fuse(candidates)
-    return candidates
+@dataclass(frozen=True)
+class Fused:
+    vector: float
+    bm25: float | None
+    lexical: float | None
+    fused: float
+
+
+def fused(pairs) -> list[Fused]:
+    """What comes of candidates with these (vector, BM25) scores; BM25 is None for all of them or for none."""
+    vectors, hits = [np.array(column, object) for column in zip(*pairs, strict=True)]
+    bm25 = None if None in hits else hits.astype(float)
+    lexical, found = fuse(vectors.astype(float), bm25)
+    words = [None] * len(pairs) if lexical is None else lexical.tolist()
+    return [Fused(*pair, *both) for pair, both in zip(pairs, zip(words, found.tolist(), strict=True), strict=True)]
 
 
 def scores(pairs) -> list[float]:
@@ -86,8 +86,10 @@ def test_the_unit_of_bm25_does_not_matter(pairs, factor):
     assert scores([(vector, score * factor) for vector, score in pairs]) == pytest.approx(scores(pairs), abs=1e-9)
 
 
-def test_no_candidates_is_no_error():
-    fuse([])
+@pytest.mark.parametrize("bm25", [None, np.empty(0)])
+def test_no_candidates_is_no_error(bm25):
+    lexical, found = fuse(np.empty(0), bm25)
+    assert len(found) == 0 and (lexical is None or len(lexical) == 0)
 
 
 def test_the_same_text_in_the_same_words_scores_one():

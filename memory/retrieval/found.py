@@ -1,0 +1,81 @@
+"""What a search has found, in columns: a chunk is made an object only where it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from uuid import UUID
+
+import numpy as np
+
+from memory.retrieval.candidate import Candidate
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# Where a column stands in a row.
+CHUNK_ID, DOC_ID, CHUNK_INDEX, THREAD_ID, CREATED_AT, SPEAKER, DISTANCE = 1, 2, 3, 5, 8, 11, 12
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970, as SENT has it."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+@dataclass(frozen=True)
+class Found:
+    """n chunks of one user, each once, the nearest first.
+
+    `rows` have what SENT says of each, and its distance: cosine, 0-2. `bm25`: float64[n], 0 where no term of the
+    question occurs, None where no words were looked for; `spread_bm25`: float64[n], the same with the neighbours in
+    each one's thread, None where none has any.
+    """
+
+    rows: list[tuple]
+    bm25: np.ndarray | None = None
+    spread_bm25: np.ndarray | None = None
+    _made: dict[int, Candidate] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """float64[n]."""
+        return np.array([row[DISTANCE] for row in self.rows], np.float64)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """float64[n], 0-1: the cosine, and 0 where it is below, or where a vector has no direction (NaN)."""
+        return np.fmin(1.0, np.fmax(0.0, 1.0 - self.distances))
+
+    @cached_property
+    def created_at(self) -> np.ndarray:
+        """int64[n], in microseconds since 1970."""
+        return np.array([row[CREATED_AT] for row in self.rows], np.int64)
+
+    def moment(self, nth: int) -> datetime:
+        """When the `nth` chunk was created; aware."""
+        moment: datetime = _EPOCH + self.rows[nth][CREATED_AT] * _MICROSECOND
+        return moment
+
+    def candidate(self, nth: int) -> Candidate:
+        """The `nth` chunk, the same object each time; what no leg has measured is not set."""
+        if nth not in self._made:
+            _, chunk_id, doc_id, index, source, thread_id, start, end, _, sequence, generation, speaker = self.rows[
+                nth
+            ][:DISTANCE]
+            self._made[nth] = Candidate(
+                UUID(bytes=chunk_id), doc_id, index, source, thread_id, start, end, self.moment(nth), sequence,
+                generation,
+                distance=self.rows[nth][DISTANCE],
+                bm25=None if self.bm25 is None else float(self.bm25[nth]),
+                spread_bm25=None if self.spread_bm25 is None else float(self.spread_bm25[nth]),
+                speaker_id=speaker,
+                vector=float(self.vectors[nth]),
+            )  # fmt: skip
+        return self._made[nth]
+
+    def candidates(self) -> list[Candidate]:
+        """All of them."""
+        return [self.candidate(nth) for nth in range(len(self))]
