@@ -38,7 +38,7 @@ from memory.isolation.audit import (
     require_safe_server,
     verify_rls_isolation,
 )
-from memory.isolation.pipeline import SET_LIMITS, TenantState, TenantTransaction, limits_of_waits, pipelined
+from memory.isolation.pipeline import LIMITS, TenantState, TenantTransaction, limits_of_waits, pipelined
 from memory.security import hmac_user
 
 __all__ = [
@@ -117,17 +117,17 @@ def bind_transaction(conn: AnyConnection, user_hash: str) -> None:
 
 
 def _bind(conn: AnyConnection, user_hash: str, limits: Sequence[str] = ()) -> None:
-    """As `bind_transaction`, for a hash that has been looked at; `limits`: parameters of SET_LIMITS, set with it."""
+    """As `bind_transaction`, for a hash that has been looked at; `limits`: parameters of LIMITS, set with it."""
     if not _in_transaction(conn):
         raise TenantNotBound("app.user_hash is transaction-local; open a transaction first")
     binding, params = _binding(user_hash)
     with conn.cursor() as cursor:
         if limits and params is not None:
-            cursor.execute(f"{binding}, {SET_LIMITS}", [*params, *limits])
+            cursor.execute(f"{binding}, {LIMITS}", [*params, *limits])
             return
         cursor.execute(binding, params)
         if limits:
-            cursor.execute(f"SELECT {SET_LIMITS}", limits)
+            cursor.execute(f"SELECT {LIMITS}", limits)
 
 
 def _binding(user_hash: str) -> tuple[str, list[str] | None]:

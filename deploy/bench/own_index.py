@@ -97,7 +97,7 @@ class Asker:
                 found = Search(
                     tx, profile.space, vector, CANDIDATES, filters, lexical, context=True, has_own_index=has_own_index
                 )
-                found.candidates()
+                found.found()
             samples.append((time.perf_counter() - started) * 1000)
         return percentiles(samples)
 

@@ -109,7 +109,7 @@ def search_alone(users: list[str], embeddings: list, *, threads: int = 1) -> dic
         with tenant_transaction(user_hash) as tx:
             search = Search(tx, space, vector, CANDIDATES, Filters())
             tx.end()
-            search.candidates()
+            search.found()
             search.quarantined()
         return (time.perf_counter() - started) * 1000
 

@@ -32,7 +32,7 @@ _OPTIONS = {
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16, by AMX or by AVX-512: where this was seen to be quicker."""
+    """Whether this processor multiplies bfloat16, by AMX or by AVX-512."""
     return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 

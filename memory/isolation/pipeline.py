@@ -28,8 +28,8 @@ from memory.isolation.partitions import in_partition, partition_of
 
 BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
-# For a request, which has a deadline; without one the role's own limits hold. What a SELECT is to do.
-SET_LIMITS = "set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
+# For a request, which has a deadline; without one the role's own limits hold. Columns of a SELECT.
+LIMITS = "set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
 STATEMENT_MAX_SECONDS = 5.0  # the role's own (deploy/postgres/roles.sql)
 # Whether the statements that follow in the transaction are planned each for its parameters, as is the role's default,
 # or once on each connection for any.
@@ -222,7 +222,7 @@ def pipelined(connection: BaseDatabaseWrapper, user_hash: str, *, write: bool) -
 
 
 def limits_of_waits() -> list[str]:
-    """The parameters of SET_LIMITS by which no statement, and no lock it waits for, outlasts the request's deadline.
+    """The parameters of LIMITS by which no statement, and no lock it waits for, outlasts the request's deadline.
 
     Empty where there is none.
     """

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pgvector import HalfVector
 
 from memory.retrieval.filters import Filters
+from memory.retrieval.found import DISTANCE
 from memory.retrieval.nearest import USE_OWN_INDEX, vector_leg
 from memory.retrieval.neighbours import LIVE
 from memory.rls import tenant_transaction
@@ -22,8 +23,6 @@ RECALL_MIN = 0.99
 QUESTIONS, NEAREST = 64, 24
 # What distances of one pair of vectors may differ by between two plans.
 _SAME = 1e-6
-# Column of a candidate's row.
-_DISTANCE = 12
 
 _QUESTIONS = f"""
 SELECT DISTINCT embedding::text FROM (
@@ -47,10 +46,10 @@ def recall_of(user_hash: str, space: int) -> float:
             vector_leg(user_hash, space, vector, NEAREST, Filters(), has_own_index=has_own) for has_own in (False, True)
         )
         with tenant_transaction(user_hash, reads_state=False) as tx:
-            nearest = [row[_DISTANCE] for row in tx.execute(exact.sql, exact.params).fetchall()]
+            nearest = [row[DISTANCE] for row in tx.execute(exact.sql, exact.params).fetchall()]
             tx.execute(_BY_INDEX)
             tx.execute(USE_OWN_INDEX)
-            in_index = [row[_DISTANCE] for row in tx.execute(own.sql, own.params).fetchall()]
+            in_index = [row[DISTANCE] for row in tx.execute(own.sql, own.params).fetchall()]
         wanted += len(nearest)
         found += as_near(nearest, in_index)
     return found / wanted if wanted else 1.0

@@ -10,11 +10,15 @@ from uuid import UUID
 import numpy as np
 
 from memory.retrieval.candidate import Candidate
+from memory.retrieval.neighbours import COLUMNS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Where a column stands in a row.
-CHUNK_ID, DOC_ID, CHUNK_INDEX, THREAD_ID, CREATED_AT, SPEAKER, DISTANCE = 1, 2, 3, 5, 8, 11, 12
+# Where a column stands in a row; behind what is known of it stands its distance.
+CHUNK_ID, DOC_ID, CHUNK_INDEX, THREAD_ID, CREATED_AT, SPEAKER = (
+    COLUMNS.index(name) for name in ("id", "doc_id", "chunk_index", "thread_id", "created_at", "speaker")
+)
+DISTANCE = len(COLUMNS)
 
 
 def microseconds(moment: datetime) -> int:
@@ -22,11 +26,11 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
-    """n chunks of one user, each once, the nearest first.
+    """n chunks of one user, each once, the nearest first, those without a distance (NaN) anywhere.
 
-    `rows` have what SENT says of each, and its distance: cosine, 0-2. `bm25`: float64[n], 0 where no term of the
+    `rows` begin with what SENT says of each, and its distance: cosine, 0-2. `bm25`: float64[n], 0 where no term of the
     question occurs, None where no words were looked for; `spread_bm25`: float64[n], the same with the neighbours in
     each one's thread, None where none has any.
     """
@@ -34,7 +38,7 @@ class Found:
     rows: list[tuple]
     bm25: np.ndarray | None = None
     spread_bm25: np.ndarray | None = None
-    _made: dict[int, Candidate] = field(default_factory=dict, repr=False)
+    _made: dict[int, Candidate] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,18 +64,17 @@ class Found:
         return moment
 
     def candidate(self, nth: int) -> Candidate:
-        """The `nth` chunk, the same object each time; what no leg has measured is not set."""
+        """The `nth` chunk, the same object each time, with what the legs measured; the stages' scores are not set."""
         if nth not in self._made:
-            _, chunk_id, doc_id, index, source, thread_id, start, end, _, sequence, generation, speaker = self.rows[
-                nth
-            ][:DISTANCE]
+            known = dict(zip(COLUMNS, self.rows[nth], strict=False))
             self._made[nth] = Candidate(
-                UUID(bytes=chunk_id), doc_id, index, source, thread_id, start, end, self.moment(nth), sequence,
-                generation,
+                chunk_id=UUID(bytes=known["id"]), doc_id=known["doc_id"], chunk_index=known["chunk_index"],
+                source=known["source"], thread_id=known["thread_id"], start=known["char_start"], end=known["char_end"],
+                created_at=self.moment(nth), sequence=known["sequence"], generation=known["generation"],
                 distance=self.rows[nth][DISTANCE],
                 bm25=None if self.bm25 is None else float(self.bm25[nth]),
                 spread_bm25=None if self.spread_bm25 is None else float(self.spread_bm25[nth]),
-                speaker_id=speaker,
+                speaker_id=known["speaker"],
                 vector=float(self.vectors[nth]),
             )  # fmt: skip
         return self._made[nth]

@@ -12,9 +12,10 @@ from memory.retrieval.threads import REACH
 # What is known of a row without opening it. No sealed column: they are brought for the few that go on.
 KNOWN = """user_hash, id, doc_id, chunk_index, source, thread_id, char_start, char_end, created_at, sequence,
            generation, speaker"""
+COLUMNS = KNOWN.replace(",", " ").split()
 # As they are sent: an id as its 16 bytes, and a time as its microseconds since 1970, read in a tenth of the time.
 _SENT_AS = {"id": "uuid_send(c.id)", "created_at": "(extract(epoch FROM c.created_at) * 1000000)::bigint"}
-SENT = ", ".join(_SENT_AS.get(column, f"c.{column}") for column in KNOWN.replace("\n", "").replace(" ", "").split(","))
+SENT = ", ".join(_SENT_AS.get(column, f"c.{column}") for column in COLUMNS)
 # Of a row of memory_chunks: nobody found it damaged, and its time is not up.
 LIVE = f"quarantined_at IS NULL AND {unexpired()}"
 

@@ -183,9 +183,7 @@ def explain_candidates(
             for table in SEARCHED_TABLES
         }
         explaining = Explaining(tx)
-        Search(
-            explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index
-        ).candidates()
+        Search(explaining, space, vector, limit, filters, lexical, context=True, has_own_index=has_own_index).found()
         if lexical is not None and filters != Filters():
             passing.looked_up(explaining, space, _PROBE_HIT, filters, limit)
             passing.read(explaining, space, filters)

@@ -20,10 +20,10 @@ from memory.retrieval.phrases import holds_phrases
 PHRASE_CANDIDATES = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranked:
-    """The `best` candidates, in answer order; `fused`: float64[n], the score of each of all n that were found without
-    what context has moved, 0 of those that were dropped.
+    """The `best` candidates, in answer order; `fused`: float64[n], the score, before context moved it, of each of the n
+    that were found; 0 of those that `min_vector` dropped.
     """
 
     best: list[Candidate]

@@ -49,7 +49,7 @@ class Evidence:
 
     @classmethod
     def of(cls, found: Found, fused: np.ndarray, idf: Mapping[int, float] | None = None) -> Evidence:
-        """`fused`: float64[n], the score of each that was found, without what context has moved (`Ranked.fused`)."""
+        """Of all n that were found, before any were dropped; `fused`: float64[n], `Ranked.fused`."""
         best = np.argsort(-fused, kind="stable")[:BEST_PASSAGES].tolist()
         cosine = float(np.fmax.reduce(1.0 - found.distances, initial=-1.0))
         return cls(cosine, [found.candidate(nth) for nth in best], idf)

@@ -102,7 +102,7 @@ class Search:
             tx.execute(USE_ANY_PLAN)
 
     def candidates(self) -> list[Candidate]:
-        """As `found()`, each an object."""
+        """As `found()`, each an object: for tools, which look at all of them."""
         return self.found().candidates()
 
     def found(self) -> Found:

@@ -91,10 +91,10 @@ class MemoryAnswer:
 
 @dataclass(frozen=True)
 class _Searched:
-    """What the search brought, the best that go on in answer order, with what is sealed of them; what opens them.
+    """What the search brought: those that go on, in answer order and with what is sealed of them; what opens them.
 
-    `evidence` and `count` are from before any were dropped; `surroundings`: what stands beside those that go on;
-    `quarantined`: some of the user's rows are.
+    `evidence` and `count` are of all that were found, before any were dropped; `surroundings`: what stands beside those
+    that go on; `quarantined`: some of the user's rows are.
     """
 
     profile: TenantProfile
@@ -154,13 +154,13 @@ def _answer(query: MemoryQuery, variant: str, watch: Stopwatch) -> MemoryAnswer:
     pipeline = PIPELINES[variant]
     query = replace(query, context=query.context and pipeline.has_context, rerank=query.rerank and pipeline.has_rerank)
     with query_turns().taking(bound_tenant()):
-        found = under_profile(bound_tenant(), lambda profile: _search(profile, query, pipeline, watch))
+        searched = under_profile(bound_tenant(), lambda profile: _search(profile, query, pipeline, watch))
         pool, relevant, quarantined, candidates = [], False, False, 0
-        if found is not None:
-            quarantined, candidates = found.quarantined, found.count
-            pool = _opened_pool(found, query)
+        if searched is not None:
+            quarantined, candidates = searched.quarantined, searched.count
+            pool = _opened_pool(searched, query)
             watch.lap("open")
-            relevant = found.evidence.is_enough(found.profile, query.text)
+            relevant = searched.evidence.is_enough(searched.profile, query.text)
             watch.lap("ann")
 
     reranked = rerank_candidates(query.text, pool, wanted=query.rerank, user=bound_tenant())
@@ -169,8 +169,8 @@ def _answer(query: MemoryQuery, variant: str, watch: Stopwatch) -> MemoryAnswer:
     good = [candidate for candidate in reranked.candidates if candidate.score >= least]
     results = sorted(good, key=lambda candidate: not candidate.phrased)[: query.top_k]
     watch.lap("rerank")
-    if found is not None and found.surroundings is not None:
-        found.surroundings.give(found.profile, results)
+    if searched is not None and searched.surroundings is not None:
+        searched.surroundings.give(searched.profile, results)
         watch.lap("open")
 
     took_ms = dict.fromkeys(STAGES, 0.0) | watch.total()
@@ -191,8 +191,8 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
     user_hash = profile.user_hash
     about = about_speaker(profile, query.text) if query.context and query.speakers else None
     embedder = embedder_of(profile.space)
-    asked = query.text if about is None else about.rest
-    embedding = embedder.embed_query(asked, deadline=deadline_at(), user=user_hash)
+    question = query.text if about is None else about.rest
+    embedding = embedder.embed_query(question, deadline=deadline_at(), user=user_hash)
     unit = unit_vectors(embedding[None, :], rows=1, dimension=embedder.dimension)
     watch.lap("embed")
 
@@ -217,33 +217,33 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
     def search() -> _Searched:
         with tenant_transaction(user_hash) as tx:
             limit = max(query.candidates, query.top_k)
-            asked = Search(
+            legs = Search(
                 tx, profile.space, vector, limit, filters, lexical,
                 context=query.context, has_own_index=profile.has_own_index,
             )  # fmt: skip
             profile.verify(tx)
-            found = asked.found()
+            found = legs.found()
             ranked = ranking.of(found, opening)
-            evidence = Evidence.of(found, ranked.fused, asked.idf)
+            evidence = Evidence.of(found, ranked.fused, legs.idf)
             sealed = SealedRows(tx, profile.space, [*ranked.best, *(evidence.passages if evidence.is_doubtful else ())])
             surroundings = None
             if query.surroundings:
                 surroundings = Surroundings(tx, profile.space, ranked.best, query.surroundings)
             tx.end()
             sealed.bring()
-            return _Searched(profile, ranked.best, evidence, len(found), surroundings, asked.quarantined())
+            return _Searched(profile, ranked.best, evidence, len(found), surroundings, legs.quarantined())
 
     try:
-        found = search()
+        searched = search()
     except DataError as exc:
         if not is_misfit(exc):
             raise
         # Somebody changed a stored vector: one of another dimension cannot be compared with any question. Once more
         # even where none was left to quarantine: another request may have done it a moment ago.
         quarantine_misfits(user_hash, profile.space)
-        found = search()
+        searched = search()
     watch.lap("ann")
-    return found
+    return searched
 
 
 def _pool_size(query: MemoryQuery) -> int:
@@ -251,12 +251,12 @@ def _pool_size(query: MemoryQuery) -> int:
     return max(query.top_k, query.rerank_pool or rerank_pool_size()) if query.rerank else query.top_k
 
 
-def _opened_pool(found: _Searched, query: MemoryQuery) -> list[Candidate]:
+def _opened_pool(searched: _Searched, query: MemoryQuery) -> list[Candidate]:
     """Step 5: what goes on to the reranker, opened."""
-    ranked, phrases = found.ranked, quoted_phrases(query.text)
+    ranked, phrases = searched.ranked, quoted_phrases(query.text)
     # In one step, so that all damage is quarantined by one failure: what goes first for its phrase is among these.
     opened = {candidate.chunk_id: candidate for candidate in ranked}
-    if found.evidence.is_doubtful:
-        opened |= {passage.chunk_id: passage for passage in found.evidence.passages}
-    open_candidates(found.profile, opened.values())
+    if searched.evidence.is_doubtful:
+        opened |= {passage.chunk_id: passage for passage in searched.evidence.passages}
+    open_candidates(searched.profile, opened.values())
     return (phrased_first(ranked, phrases) if phrases else ranked)[: _pool_size(query)]

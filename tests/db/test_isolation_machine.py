@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from copy import deepcopy
 
 import psycopg
@@ -26,6 +27,7 @@ from memory.models import Chunk, Document
 from memory.rls import bind_tenant, tenant_transaction
 from r1site.embedded.data_folder import SUPERUSER
 from tests.db.memories import PLANT, remember
+from tests.db.requests import within_a_request
 from tests.db.server import connect
 from tests.people import Person
 
@@ -63,6 +65,7 @@ class IsolationMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.calls = 0
         self.documents: dict[Person, set[str]] = {}
         self.workers = [ThreadPoolExecutor(1) for _ in range(THREADS)]
         self.backup = connect("r1_backup")
@@ -76,11 +79,17 @@ class IsolationMachine(RuleBasedStateMachine):
         self.superuser.close()
 
     def on(self, worker: int, what, *args):
-        """What `what(*args)` returns or raises in one of the threads, whose connection goes back afterwards."""
+        """What `what(*args)` returns or raises in one of the threads, whose connection goes back afterwards.
+
+        Every second call is a request, with a deadline.
+        """
+        self.calls += 1
+        is_request = self.calls % 2 == 1
 
         def call():
             try:
-                return what(*args)
+                with within_a_request(30) if is_request else nullcontext():
+                    return what(*args)
             finally:
                 connections[ALIAS].close()
 

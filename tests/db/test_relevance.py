@@ -106,7 +106,7 @@ def test_the_words_tip_the_scales_only_where_the_cosine_leaves_a_doubt(alice, mo
 
 
 def test_the_best_passages_are_the_best_as_fused_and_the_cosine_is_of_them_all():
-    evidence = Evidence.of(found(0.8, *[0.1] * 6), np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5]))
-    assert [passage.doc_id for passage in evidence.passages] == ["d6", "d5", "d4"]
+    evidence = Evidence.of(found(*[0.1] * 6, 0.8), np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.0, 0.0]))
+    assert [passage.doc_id for passage in evidence.passages] == ["d4", "d3", "d2"]
     assert evidence.cosine == pytest.approx(0.8)
     assert evidence.is_doubtful is False

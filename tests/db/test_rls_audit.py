@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import psycopg
@@ -30,6 +30,7 @@ from memory.migrations._sqlfile import SQL_FOLDER
 from memory.models import Document
 from r1site.embedded.bootstrap import ROLES_FILE
 from tests.db.memories import flush_terms, remember, remember_requests, remember_summary
+from tests.db.requests import within_a_request
 from tests.db.scratch import ScratchDatabase, scratch_database
 from tests.db.server import bind
 from tests.people import Person
@@ -917,14 +918,15 @@ def leaked_to_nobody() -> list[str]:
 FOR_THE_SESSION = "SELECT set_config('app.user_hash', %s, false)"
 
 
+@pytest.mark.parametrize("is_request", [True, False], ids=["request", "command"])
 @pytest.mark.parametrize(("statement", "leak"), [(rls.SET_CONTEXT, []), (FOR_THE_SESSION, ["secret"])])
 def test_a_setting_that_outlives_its_transaction_leaks_and_is_noticed(
-    monkeypatch, a_pool_to_throw_away, statement, leak
+    monkeypatch, a_pool_to_throw_away, statement, leak, is_request
 ):
     person = Person.new("alice")
     remember(person, "secret")
     monkeypatch.setattr(rls, "SET_CONTEXT", statement)
-    with rls.tenant_transaction(person.user_hash) as tx:
+    with within_a_request() if is_request else nullcontext(), rls.tenant_transaction(person.user_hash) as tx:
         assert tx.execute("SELECT doc_id FROM memory_documents").fetchall() == [("secret",)]
     # A pool of several connections may lend the one that leaks more than once.
     assert set(leaked_to_nobody()) == set(leak)

@@ -20,6 +20,7 @@ from memory.rls import bind_tenant, bind_transaction, bound_tenant, joined_trans
 from r1site.embedded.data_folder import SUPERUSER
 from r1site.settings.databases import PREPARED_AFTER_USES
 from tests.db.memories import PLANT, remember
+from tests.db.requests import within_a_request
 from tests.db.server import bind, connect
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,6 +29,7 @@ COUNT = "SELECT count(*) FROM memory_documents"
 MINE = "SELECT doc_id FROM memory_documents WHERE user_hash = %s ORDER BY doc_id"
 BACKEND = "SELECT pg_backend_pid()"
 SETTING = "SELECT current_setting('app.user_hash', true)"
+TIMEOUTS = "SELECT name, setting::integer FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout')"
 
 
 class ClientLeft(Exception):
@@ -615,6 +617,27 @@ def test_a_context_copied_into_another_thread_cannot_use_the_open_transaction(al
         with ThreadPoolExecutor(1) as executor, pytest.raises(DatabaseError, match="created in a thread"):
             executor.submit(context.run, join).result()
         assert tx.execute(COUNT).fetchone() == (1,)
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
+@pytest.mark.parametrize("binding", ["set_config", "set_local"])
+def test_nothing_in_a_request_waits_past_its_deadline_and_no_limit_outlives_it(alice, settings, binding, write):
+    settings.MEMORY_TENANT_BINDING = binding
+
+    def limits(execute) -> dict[str, int]:
+        return dict(execute(TIMEOUTS).fetchall())
+
+    with tenant_transaction(alice.user_hash) as tx:
+        of_the_role = limits(tx.execute)
+    with within_a_request(0.9), tenant_transaction(alice.user_hash, write=write, keeps_connection=True) as tx:
+        assert tx.execute(SETTING).fetchone() == (alice.user_hash,)
+        backend, in_the_request = tx.execute(BACKEND).fetchone(), limits(tx.execute)
+    assert set(in_the_request) == {"lock_timeout", "statement_timeout"} == set(of_the_role)
+    assert all(0 < milliseconds <= 900 < of_the_role[name] for name, milliseconds in in_the_request.items())
+    with connections["default"].cursor() as cursor:
+        assert cursor.execute(BACKEND).fetchone() == backend
+        assert cursor.execute(SETTING).fetchone() == ("",)
+        assert limits(cursor.execute) == of_the_role
 
 
 # -- Callers that bring their own connection
