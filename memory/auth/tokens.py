@@ -8,9 +8,12 @@ of a closed set, for logs and metrics.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -25,6 +28,8 @@ from memory.keys.secret_strength import asymmetric_key_reason, weak_secret_reaso
 
 ASYMMETRIC_ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 TOKEN_MAX_BYTES = 8192
+# So many verified tokens are remembered in this process, in some 3 MB.
+REMEMBERED_MAX = 4096
 
 # "crit" asks for extensions we have none of; the others carry or point to a key of the sender's choice.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64"})
@@ -32,6 +37,17 @@ _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64"})
 _TYPES = frozenset({"jwt", "at+jwt"})
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 _B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A token that was good at `verified_at`, in Unix seconds, by `key`, which its header named so."""
+
+    verified: VerifiedToken
+    key_header: dict[str, Any]
+    algorithm: str
+    key: Any
+    verified_at: float
 
 
 class TokenVerifier:
@@ -73,6 +89,7 @@ class TokenVerifier:
         self._key_id = key_id
         self._claim_rules = ClaimRules(issuer, audience, leeway_seconds, max_seconds)
         self._implementations = {name: jwt.get_algorithm_by_name(name) for name in self._algorithms}
+        self._remembered: dict[bytes, _Remembered] = {}
         self._key: Any = None
         self._jwks: JwksCache | None = None
         if secret:
@@ -85,9 +102,17 @@ class TokenVerifier:
             self._jwks = JwksCache(str(jwks_url), self._algorithms)
 
     def verify(self, token: str) -> VerifiedToken:
-        """The user and scopes of a compact JWS; raises InvalidToken, or KeyUnavailable (JWKS only)."""
+        """The user and scopes of a compact JWS; raises InvalidToken, or KeyUnavailable (JWKS only).
+
+        A token that was found good is remembered, by its digest: its signature and claims are the same the next time.
+        Its key and its end are looked at each time.
+        """
         if not isinstance(token, str) or len(token) > TOKEN_MAX_BYTES:
             refuse("size")
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        remembered = self._remembered.get(digest)
+        if remembered is not None and self._still_holds(remembered):
+            return remembered.verified
         header = _header(token)
         algorithm = header.get("alg")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
@@ -99,8 +124,20 @@ class TokenVerifier:
         # PyJWT takes padding too, and an empty signature for a wrong one.
         if not _COMPACT.fullmatch(token):
             refuse("format")
-        key = self._key_for(header, algorithm)
-        return self._claim_rules.verified(token, key, list(self._algorithms))
+        key, verified_at = self._key_for(header, algorithm), time.time()
+        verified = self._claim_rules.verified(token, key, list(self._algorithms))
+        if len(self._remembered) >= REMEMBERED_MAX:
+            self._remembered.clear()
+        key_header = {"kid": header["kid"]} if "kid" in header else {}
+        self._remembered[digest] = _Remembered(verified, key_header, algorithm, key, verified_at)
+        return verified
+
+    def _still_holds(self, remembered: _Remembered) -> bool:
+        """Whether its key is the issuer's still, and the clock between then and its end. Raises as `_key_for`."""
+        ends_at = remembered.verified.expires_at + self._claim_rules.leeway_seconds
+        if not remembered.verified_at <= time.time() < ends_at:
+            return False
+        return self._key_for(remembered.key_header, remembered.algorithm) is remembered.key
 
     def _prepared_secret(self, secret: str | bytes) -> Any:
         if self._algorithms - SYMMETRIC_ALGORITHMS:
