@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
@@ -28,8 +28,10 @@ from memory.keys.secret_strength import asymmetric_key_reason, weak_secret_reaso
 
 ASYMMETRIC_ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 TOKEN_MAX_BYTES = 8192
-# So many verified tokens are remembered in this process, in some 3 MB.
+# So many verified tokens are remembered in this process, in some 3 MB and 8 at most: none that is longer, or has more
+# scopes, which as a set are many times as large as in the token.
 REMEMBERED_MAX = 4096
+REMEMBERED_BYTES, REMEMBERED_SCOPES = 1024, 8
 
 # "crit" asks for extensions we have none of; the others carry or point to a key of the sender's choice.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64"})
@@ -46,7 +48,7 @@ class _Remembered:
     verified: VerifiedToken
     key_header: dict[str, Any]
     algorithm: str
-    key: Any
+    key: Any = field(repr=False)
     verified_at: float
 
 
@@ -124,12 +126,13 @@ class TokenVerifier:
         # PyJWT takes padding too, and an empty signature for a wrong one.
         if not _COMPACT.fullmatch(token):
             refuse("format")
-        key, verified_at = self._key_for(header, algorithm), time.time()
+        key = self._key_for(header, algorithm)
         verified = self._claim_rules.verified(token, key, list(self._algorithms))
-        if len(self._remembered) >= REMEMBERED_MAX:
-            self._remembered.clear()
-        key_header = {"kid": header["kid"]} if "kid" in header else {}
-        self._remembered[digest] = _Remembered(verified, key_header, algorithm, key, verified_at)
+        if len(token) <= REMEMBERED_BYTES and len(verified.scopes or ()) <= REMEMBERED_SCOPES:
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
+            key_header = {"kid": header["kid"]} if "kid" in header else {}
+            self._remembered[digest] = _Remembered(verified, key_header, algorithm, key, time.time())
         return verified
 
     def _still_holds(self, remembered: _Remembered) -> bool:
@@ -137,7 +140,11 @@ class TokenVerifier:
         ends_at = remembered.verified.expires_at + self._claim_rules.leeway_seconds
         if not remembered.verified_at <= time.time() < ends_at:
             return False
-        return self._key_for(remembered.key_header, remembered.algorithm) is remembered.key
+        if self._key_for(remembered.key_header, remembered.algorithm) is remembered.key:
+            return True
+        # The issuer's keys were fetched anew: those before, and what was verified by them, serve nobody any more.
+        self._remembered.clear()
+        return False
 
     def _prepared_secret(self, secret: str | bytes) -> Any:
         if self._algorithms - SYMMETRIC_ALGORITHMS:

@@ -9,11 +9,15 @@ import pytest
 
 from memory.auth import claims as claim_rules
 from memory.auth import tokens
-from memory.auth.jwks import LIFETIME_SECONDS
+from memory.auth.jwks import LIFETIME_SECONDS, MAX_AGE_SECONDS
+from memory.errors import KeyUnavailable
 from tests.unit.test_tokens import (  # noqa: F401
     OTHER_KEYS,
+    PRIVATE_KEYS,
+    SECRET,
     Clock,
     by_issuer,
+    claims,
     hs256_of,
     issuer,
     jwk,
@@ -99,7 +103,49 @@ def test_no_more_tokens_are_remembered_than_may_be_and_none_as_it_is(monkeypatch
         assert len(verifier._remembered) <= 3
     assert len(decoded) == 20
     kept = repr(verifier._remembered)
-    assert token not in kept and token.split(".")[2] not in kept
+    assert token not in kept and token.split(".")[2] not in kept and str(SECRET) not in kept
+
+
+@pytest.mark.parametrize("changes", [{"scope": [f"s{nth}" for nth in range(9)]}, {"padding": "x" * 1000}])
+def test_a_token_that_would_take_much_memory_is_verified_each_time(decoded, changes):
+    verifier, token = symmetric(), hs256_of(**changes)
+    assert verifier.verify(token) == verifier.verify(token)
+    assert decoded == [token, token] and not verifier._remembered
+
+
+def test_a_remembered_token_without_a_key_id_is_refused_where_a_second_key_appears(issuer):  # noqa: F811
+    issuer.publish(jwk("RS256", "k"))
+    verifier, clock, token = by_issuer(issuer), Clock(), signed("RS256", None)
+    verifier._jwks._clock = clock
+    verifier.verify(token)
+    issuer.publish(jwk("RS256", "k"), jwk("RS256", "k2", OTHER_KEYS))
+    clock.now += LIFETIME_SECONDS + 1
+    verifier.verify(signed("RS256", "k"))
+    assert refusal_reason(verifier, token) == "key"
+
+
+def test_a_remembered_token_waits_for_an_issuer_whose_keys_are_too_old(issuer):  # noqa: F811
+    issuer.publish(jwk("RS256", "k"))
+    verifier, clock, token = by_issuer(issuer), Clock(), signed("RS256", "k")
+    verifier._jwks._clock = clock
+    verifier.verify(token)
+    issuer.status = 500
+    clock.now += MAX_AGE_SECONDS + 1
+    with pytest.raises(KeyUnavailable):
+        verifier.verify(token)
+
+
+def test_keys_of_before_are_let_go_with_what_they_verified(issuer):  # noqa: F811
+    issuer.publish(jwk("RS256", "k"))
+    verifier, clock = by_issuer(issuer), Clock()
+    verifier._jwks._clock = clock
+    tokens_of_two = [signed("RS256", "k"), jwt.encode(claims(sub="bob"), PRIVATE_KEYS["RS256"], "RS256", {"kid": "k"})]
+    assert [verifier.verify(token).user_id for token in tokens_of_two] == ["alice", "bob"]
+    clock.now += LIFETIME_SECONDS + 1
+    verifier.verify(tokens_of_two[0])  # asks for the keys, in the background or now
+    verifier._jwks.key("k", "RS256")
+    verifier.verify(tokens_of_two[0])
+    assert len({id(remembered.key) for remembered in verifier._remembered.values()}) == 1
 
 
 def test_a_library_error_is_remembered_by_nothing(monkeypatch):
