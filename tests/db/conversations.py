@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 from django.conf import settings
@@ -53,18 +54,9 @@ def say(
         store_documents(tx, [seal_document(profile, draft, slices, vectors)])
 
 
-def look(
-    person: Person,
-    question: str,
-    *,
-    limit: int = 200,
-    context: bool = True,
-    filters: Filters | None = None,
-    vector: np.ndarray | None = None,
-) -> dict[tuple[str, int], Candidate]:
-    """(doc_id, chunk_index) -> what a search brings for `question`."""
-    found = find(person, question, limit=limit, context=context, filters=filters, vector=vector)
-    return {(one.doc_id, one.chunk_index): one for one in found.candidates()}
+def look(person: Person, question: str, **how: Any) -> dict[tuple[str, int], Candidate]:
+    """(doc_id, chunk_index) -> what a search brings for `question`; `how` as `find`."""
+    return {(one.doc_id, one.chunk_index): one for one in find(person, question, **how).candidates()}
 
 
 def find(
