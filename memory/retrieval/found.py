@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from uuid import UUID
 
 import numpy as np
 
+from memory.formats.moments import moment_of
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.neighbours import COLUMNS
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 # Where a column stands in a row; behind what is known of it stands its distance.
 CHUNK_ID, DOC_ID, CHUNK_INDEX, THREAD_ID, CREATED_AT, SPEAKER = (
     COLUMNS.index(name) for name in ("id", "doc_id", "chunk_index", "thread_id", "created_at", "speaker")
 )
 DISTANCE = len(COLUMNS)
-
-
-def microseconds(moment: datetime) -> int:
-    """Since 1970, as SENT has it."""
-    return (moment - _EPOCH) // _MICROSECOND
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +54,7 @@ class Found:
 
     def moment(self, nth: int) -> datetime:
         """When the `nth` chunk was created; aware."""
-        moment: datetime = _EPOCH + self.rows[nth][CREATED_AT] * _MICROSECOND
-        return moment
+        return moment_of(self.rows[nth][CREATED_AT])
 
     def candidate(self, nth: int) -> Candidate:
         """The `nth` chunk, the same object each time, with what the legs measured; the stages' scores are not set."""

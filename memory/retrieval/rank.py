@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from memory.formats.moments import microseconds
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.context import cap, in_context
 from memory.retrieval.date_spans import DateSpan
 from memory.retrieval.decay import decayed
-from memory.retrieval.found import Found, microseconds
+from memory.retrieval.found import Found
 from memory.retrieval.fuse import fuse
 from memory.retrieval.phrases import holds_phrases
 

@@ -14,13 +14,14 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 from pgvector import HalfVector
 
+from memory.formats.moments import microseconds
 from memory.sealing.user_keys import DataKey, Purpose
 from memory.security import associated_data, open_sealed, seal
 
@@ -30,9 +31,6 @@ EMBEDDING_COLUMN = "memory_chunks.emb_cipher"
 DOCUMENT_META_COLUMN = "memory_documents.meta_cipher"
 SPEAKER_COLUMN = "memory_documents.speaker_cipher"
 ANSWER_COLUMN = "memory_idempotency.answer_cipher"
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ class Origin:
 
     def fields(self) -> tuple[str | int, ...]:
         """As they are bound: the time in microseconds since 1970, which is what PostgreSQL keeps; no thread is ""."""
-        microseconds = (self.created_at - _EPOCH) // timedelta(microseconds=1)
-        return self.source, self.thread_id or "", microseconds, self.sequence
+        return self.source, self.thread_id or "", microseconds(self.created_at), self.sequence
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What a question's words weigh, counted under blind ids, is what plaintext would say; and what it is weighed with."""
 
 import math
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -10,12 +9,12 @@ from memory.lexical.bm25 import LexicalQuery, lexical_query
 from memory.lexical.lookup import Lookup
 from memory.lexical.terms import terms
 from memory.retrieval import relevance
-from memory.retrieval.found import Found
 from memory.retrieval.relevance import COVERAGE_WEIGHT, EVIDENCE_MIN, Evidence, _coverage
 from memory.rls import bind_tenant, tenant_transaction
 from memory.sealing.keyring import existing_profile
 from tests.db.lexicon import random_texts, remove, store
 from tests.db.memories import flush_terms
+from tests.unit.test_ranking import found
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,14 +41,6 @@ def coverage(person, question: str, passages: list[str]) -> float | None:
                 idf = Lookup(tx, profile.space, LexicalQuery(words, (1,) * len(words))).hits().idf()
         assert _coverage(profile, question, passages, idf) == _coverage(profile, question, passages)
         return _coverage(profile, question, passages)
-
-
-def found(*cosines: float) -> Found:
-    """Chunks of which a search says this, the nearest first."""
-    return Found([
-        ("0" * 64, uuid4().bytes, f"d{nth}", 0, "s", None, 0, 1, 1_767_225_600_000_000, 0, 1, None, 1 - cosine)
-        for nth, cosine in enumerate(cosines)
-    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("segments", [False, True], ids=["memtable", "segments"])

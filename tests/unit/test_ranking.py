@@ -7,7 +7,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from memory.retrieval.found import Found, microseconds
+from memory.formats.moments import microseconds
+from memory.retrieval.found import Found
 from memory.retrieval.rank import Ranking
 
 CREATED_AT = datetime(2026, 3, 1, 8, 30, 0, 123_456, tzinfo=UTC)
