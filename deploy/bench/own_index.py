@@ -34,6 +34,8 @@ CANDIDATES = 24
 FILTER_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 # Percent of a user's rows that a filter lets through: the newest.
 SHARES = (100, 10, 3, 1)
+# Of all questions, by a user's own index; the first is not counted.
+LAPS = 4
 
 
 class Asker:
@@ -81,7 +83,11 @@ class Asker:
             return [candidate.distance for candidate in found.candidates()]
 
     def timed_ms(self, *, has_own_index: bool, filters=None, vectors_alone: bool = False) -> dict:
-        """The search transaction of each question, with both legs and context or one leg; percentiles in ms."""
+        """The search transaction of each question, with both legs and context or one leg; percentiles in ms.
+
+        By the user's own index LAPS times over, and the first is not counted: a server that has just started reads from
+        its files.
+        """
         from memory.lexical.bm25 import lexical_query
         from memory.retrieval.filters import Filters
         from memory.retrieval.search import Search
@@ -89,16 +95,25 @@ class Asker:
 
         profile, samples = self.profile(), []
         filters = filters or Filters()
-        for number, text in enumerate(self._questions):
-            lexical = None if vectors_alone else lexical_query(profile.search_key, text, "english")
-            vector = self.vector(number)
-            started = time.perf_counter()
-            with tenant_transaction(self.user_hash) as tx:
-                found = Search(
-                    tx, profile.space, vector, CANDIDATES, filters, lexical, context=True, has_own_index=has_own_index
-                )
-                found.found()
-            samples.append((time.perf_counter() - started) * 1000)
+        for lap in range(LAPS if has_own_index else 1):
+            for number, text in enumerate(self._questions):
+                lexical = None if vectors_alone else lexical_query(profile.search_key, text, "english")
+                vector = self.vector(number)
+                started = time.perf_counter()
+                with tenant_transaction(self.user_hash) as tx:
+                    found = Search(
+                        tx,
+                        profile.space,
+                        vector,
+                        CANDIDATES,
+                        filters,
+                        lexical,
+                        context=True,
+                        has_own_index=has_own_index,
+                    )
+                    found.found()
+                if lap or not has_own_index:
+                    samples.append((time.perf_counter() - started) * 1000)
         return percentiles(samples)
 
     def plans(self) -> dict:

@@ -342,6 +342,7 @@ def test_half_open_is_one_synthetic_probe_and_no_request_of_a_user(tiny, gate):
     gate.before = lambda pairs: None
     gate.hold()
     wait_until(lambda: breaker(tiny) == "half_open", "a probe starts")
+    wait_until(lambda: len(gate.batches) > calls_before, "the probe reaches the model")
     with ThreadPoolExecutor(8) as callers:
         outcomes = list(callers.map(lambda _: reranks(tiny, BUDGET_MS), range(32)))
     assert {outcome.skipped for outcome in outcomes} == {"circuit_open"}
