@@ -144,7 +144,7 @@ def _score(score: Callable[..., Any]) -> Callable[..., Any]:
 
 # By module: what holds the function ("" for the module itself), its name, and what is made of it.
 _CHANGES: dict[str, tuple[str, str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
-    "memory.embedding.embedder": ("Embedder", "embed_query", _query),
+    "memory.embedding.embedder": ("Embedder", "ask_query", _query),
     "memory.services.stream": ("", "stream_answer", _stream),
     "reranker.backends.cross_encoder": ("CrossEncoderBackend", "score", _score),
     "reranker.backends.onnx_cross_encoder": ("OnnxCrossEncoderBackend", "score", _score),

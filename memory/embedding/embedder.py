@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,11 +140,16 @@ class Embedder:
         `deadline` is on the `time.monotonic()` clock. `user`, the tenant's hash, is whose turn it takes in the
         queue; what is nobody's takes turns as one user. Raises `Overloaded`, `ModelUnavailable`, `InvalidEmbedding`.
         """
-        return self._embed("query", [text], deadline, user)[0]
+        return self.ask_query(text, deadline, user)()
+
+    def ask_query(self, text: str, deadline: float | None = None, user: str = "") -> Callable[[], np.ndarray]:
+        """As `embed_query`, without the wait: what it gives is called once, and waits."""
+        asked = self._ask("query", [text], deadline, user)
+        return lambda: asked()[0]
 
     def embed_passages(self, texts: Sequence[str], deadline: float | None = None, user: str = "") -> np.ndarray:
         """float32[n, d] of unit length, in the order of `texts`; else as `embed_query`."""
-        return self._embed("passage", texts, deadline, user)
+        return self._ask("passage", texts, deadline, user)()
 
     def close(self) -> None:
         """Stop the thread and let go of the model; the next call loads it again."""
@@ -223,14 +228,16 @@ class Embedder:
         self._loaded = model
         return model
 
-    def _embed(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> np.ndarray:
+    def _ask(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> Callable[[], np.ndarray]:
         model = self.load(deadline)
         model_texts = [breakable(text)[0] for text in texts]
         tokens = [model.cost_tokens(text) for text in model_texts]
         if (queue := self._queue) is None:
             raise ModelUnavailable("The embedding model was closed meanwhile.")
-        rows = queue.embed(task, model_texts, tokens, deadline, user)
-        return _unit_rows(rows, model.dimension) if texts else np.empty((0, model.dimension), dtype=np.float32)
+        if not texts:
+            return lambda: np.empty((0, model.dimension), dtype=np.float32)
+        job = queue.ask(task, model_texts, tokens, deadline, user)
+        return lambda: _unit_rows(queue.rows_of(job), model.dimension)
 
 
 def _unit_rows(rows: np.ndarray | Sequence[np.ndarray], dimension: int) -> np.ndarray:

@@ -1,11 +1,13 @@
 """The search: both legs' candidates, each with its distance and its BM25 score, and what stands beside them.
 
 In one transaction, which has one snapshot, and two round trips: the legs (`nearest.py`, `lexical/lookup.py`) say which
-rows they have found, and one statement brings these, the rows beside them and where their terms stand.
+rows they have found, and one statement brings these, the rows beside them and where their terms stand. Where the
+question's vector is still being made, there are three: the words go first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TypeGuard
 
@@ -76,30 +78,38 @@ class Search:
     Each leg gives its `limit` best under the filters; a candidate of either has its distance and its BM25 score.
     Without a lexical query, or one without terms, the vector leg stands alone and no candidate has a BM25 score. With
     `context` come what stands near the candidates in their threads, and each one's BM25 score with these.
-    `has_own_index` as in `vector_leg`.
+    `vector` may be a function that waits for it: it is called in `found()`, once the words have been looked up, and the
+    vector leg takes a round trip of its own. `has_own_index` as in `vector_leg`.
     """
 
     def __init__(
-        self, tx: TenantTransaction, space: int, vector: HalfVector, limit: int, filters: Filters,
-        lexical: LexicalQuery | None = None, *, context: bool = False, has_own_index: bool = False,
+        self, tx: TenantTransaction, space: int, vector: HalfVector | Callable[[], HalfVector], limit: int,
+        filters: Filters, lexical: LexicalQuery | None = None, *, context: bool = False, has_own_index: bool = False,
     ):  # fmt: skip
-        self._tx, self._space, self._vector, self._limit, self._filters = tx, space, vector, limit, filters
-        self._context = context
+        self._tx, self._space, self._limit, self._filters = tx, space, limit, filters
+        self._context, self._has_own_index = context, has_own_index
         # Of the question's words, from `found()` on; None where none are looked for.
         self.idf: dict[int, float] | None = None
         metrics.searches.labels("own" if has_own_index else "none").inc()
         self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=False)
         self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
+        self._vector = vector
+        if not callable(vector):
+            self._queue_vector_leg(vector)
+
+    def _queue_vector_leg(self, vector: HalfVector) -> None:
+        tx, filters = self._tx, self._filters
         is_filtered = filters != Filters()
-        if has_own_index:
+        if self._has_own_index:
             tx.execute(USE_OWN_INDEX_UNDER_FILTERS if is_filtered else USE_OWN_INDEX)
         leg = vector_leg(
-            tx.user_hash, space, vector, limit, filters,
-            has_own_index=has_own_index, ids_alone=self._lookup is not None,
+            tx.user_hash, self._space, vector, self._limit, filters,
+            has_own_index=self._has_own_index, ids_alone=self._lookup is not None,
         )  # fmt: skip
         self._nearest = tx.read_partition(leg.sql, leg.params, keeps_plan=leg.is_alike, binary=True)
-        if has_own_index and is_filtered:
+        if self._has_own_index and is_filtered:
             tx.execute(USE_ANY_PLAN)
+        self._vector = vector
 
     def candidates(self) -> list[Candidate]:
         """As `found()`, each an object: for tools, which look at all of them."""
@@ -111,6 +121,7 @@ class Search:
         Raises CrossTenantAttempt if the server ever returned another tenant's row.
         """
         if self._lookup is None:
+            self._await_vector()
             return Found(self._of_this_tenant(self._nearest))
         hits = self._lookup.hits()
         self.idf = hits.idf()
@@ -120,6 +131,7 @@ class Search:
             best = best_passing(self._tx, self._space, hits, self._filters, self._limit)
         else:
             best = hits.best(self._limit + sum(self._unfit))
+        self._await_vector()
         neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
         params |= best.params() | {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
@@ -128,6 +140,10 @@ class Search:
         sql = _FOUND.format(conditions=conditions, neighbours=neighbours)
         found = self._tx.read_partition(sql, params, keeps_plan=not conditions, binary=True)
         return _scored(self._of_this_tenant(found), hits)
+
+    def _await_vector(self) -> None:
+        if callable(self._vector):
+            self._queue_vector_leg(self._vector())
 
     def quarantined(self) -> bool:
         """Whether some of the user's rows are quarantined, so that the answer may be missing them."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 
 from django.conf import settings
 from django.db import DataError
+from pgvector import HalfVector
 
 from memory import metrics
 from memory.admission.deadline import deadline_at
@@ -110,10 +112,10 @@ def query_memory(query: MemoryQuery) -> MemoryAnswer:
 
     1. In the user's turn, as are the steps up to 6: his profile, cached: his keys and his space. Who has none has no
        memory.
-    2. Embed the question with that space's model, without the name of the one speaker it is about; no database
-       connection is held.
+    2. Have that space's model embed the question, without the name of the one speaker it is about. Where others' texts
+       wait for the model, wait too; no database connection is held.
     3. Search: both legs' candidates and what stands beside them in their threads, in one short transaction that
-       verifies the profile.
+       verifies the profile. Where nobody else waits for the model, the words are looked up while it embeds.
     4. Still in it: fuse the legs' scores, let threads, dates and speakers have their say and old passages decay; bring
        the sealed blobs of those that go on, and what stands beside them where that is asked for.
     5. Open the few that go on, and where the question quotes a phrase at least the best PHRASE_CANDIDATES: those of
@@ -192,11 +194,17 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
     about = about_speaker(profile, query.text) if query.context and query.speakers else None
     embedder = embedder_of(profile.space)
     question = query.text if about is None else about.rest
-    embedding = embedder.embed_query(question, deadline=deadline_at(), user=user_hash)
-    unit = unit_vectors(embedding[None, :], rows=1, dimension=embedder.dimension)
-    watch.lap("embed")
+    # Then it takes milliseconds, in which the words are looked up; behind others' texts no connection waits for it.
+    is_free = not embedder.queued_tokens
+    embedding = embedder.ask_query(question, deadline=deadline_at(), user=user_hash)
 
-    vector = half_vectors(protect(profile.search_key, unit))[0]
+    @cache
+    def vector() -> HalfVector:
+        watch.lap("ann")
+        unit = unit_vectors(embedding()[None, :], rows=1, dimension=embedder.dimension)
+        watch.lap("embed")
+        return half_vectors(protect(profile.search_key, unit))[0]
+
     lexical = None
     if settings.MEMORY_LEXICAL and pipeline.has_words:
         lexical = lexical_query(profile.search_key, query.text, settings.MEMORY_LEXICAL_LANGUAGE)
@@ -215,10 +223,11 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
     opening = max(_pool_size(query), PHRASE_CANDIDATES) if quoted_phrases(query.text) else _pool_size(query)
 
     def search() -> _Searched:
+        wanted = vector if is_free else vector()
         with tenant_transaction(user_hash) as tx:
             limit = max(query.candidates, query.top_k)
             legs = Search(
-                tx, profile.space, vector, limit, filters, lexical,
+                tx, profile.space, wanted, limit, filters, lexical,
                 context=query.context, has_own_index=profile.has_own_index,
             )  # fmt: skip
             profile.verify(tx)

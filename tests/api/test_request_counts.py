@@ -164,7 +164,7 @@ def test_a_failing_model_is_ours(alice, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("memory.embedding.embedder.Embedder.embed_query", broken)
+    monkeypatch.setattr("memory.embedding.embedder.Embedder.ask_query", broken)
     with requests(query__server=1), counted("memory_errors_total", {("query", "server"): 1}):
         assert alice.post("memory/query", {"query": "What is there?"}).status_code == 500
 

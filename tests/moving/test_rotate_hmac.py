@@ -189,16 +189,16 @@ def test_a_write_under_way_at_the_switch_is_carried_out_once_more_under_the_new_
 
 def test_a_question_under_way_at_the_switch_is_answered_from_the_new_name(kept, renaming, monkeypatch):
     before, renamed = answers(kept), []
-    embed = Embedder.embed_query
+    ask = Embedder.ask_query
 
-    def embed_then_rename(self, *args, **kwargs):
-        vector = embed(self, *args, **kwargs)
+    def ask_then_rename(self, *args, **kwargs):
+        vector = ask(self, *args, **kwargs)
         if not renamed:
             renamed.append(None)
             contextvars.Context().run(renaming.rename_all)
         return vector
 
-    monkeypatch.setattr(Embedder, "embed_query", embed_then_rename)
+    monkeypatch.setattr(Embedder, "ask_query", ask_then_rename)
     assert answers(kept) == before and renamed
 
 

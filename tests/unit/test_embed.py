@@ -430,6 +430,13 @@ def test_the_owner_keeps_the_deadline_however_late_the_caller_wakes(gate, tiny):
     assert isinstance(asleep.error, Overloaded)
 
 
+def test_a_question_that_nobody_waits_for_leaves_the_queue(gate, tiny):
+    gate.open()
+    tiny.ask_query("left")
+    assert tiny.ask_query("good")().tolist() == tiny.embed_query("good").tolist()
+    assert (tiny.queued_tokens, tiny._queue._unfinished) == (0, set())
+
+
 def test_callers_that_gave_up_are_skipped(gate, tiny):
     gate.hold_first_batch()
     late = [
