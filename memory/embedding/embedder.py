@@ -18,13 +18,7 @@ import numpy as np
 
 from memory.embedding.backends import BackendChoice, Model, load_model
 from memory.embedding.job import Task
-from memory.embedding.model import (
-    DEFAULT_MODEL,
-    PACKAGED_FILES_SHA256,
-    PACKAGED_NAMES,
-    PACKAGED_SHA256,
-    resolve_model,
-)
+from memory.embedding.model import DEFAULT_MODEL, PACKAGED_FILES_SHA256, PACKAGED_NAMES, PACKAGED_SHA256, resolve_model
 from memory.embedding.model_text import breakable
 from memory.embedding.queue import EmbedderQueue
 from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable, Overloaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,12 +38,8 @@ def library(alice):
 def model(monkeypatch):
     """The model held before each text until `may_embed`; it notes in `seen` what happens in which order."""
 
-    class Model:
-        seen: list[str] = []
-        may_embed, entered = threading.Event(), threading.Event()
-
-    model, queue, hits = Model(), get_embedder()._queue, Lookup.hits
-    model.seen = []
+    model = SimpleNamespace(seen=[], may_embed=threading.Event(), entered=threading.Event())
+    queue, hits = get_embedder()._queue, Lookup.hits
     encode = queue._encode
 
     def held(task, texts):

@@ -246,13 +246,13 @@ def test_a_question_with_the_old_profile_cached_is_searched_once_more(alice, mon
     remember(alice, "boiler")
     before = answers(alice)
     add(alice, forget=False)
-    profiles, protect = [], query_service.protect
+    profiles, blind = [], query_service.lexical_query
 
-    def protect_and_tell(search_key, unit):
+    def blind_and_tell(*args):
         profiles.append(existing_profile(alice.user_hash).generation)
-        return protect(search_key, unit)
+        return blind(*args)
 
-    monkeypatch.setattr(query_service, "protect", protect_and_tell)
+    monkeypatch.setattr(query_service, "lexical_query", blind_and_tell)
     assert answers(alice) == before
     assert profiles == [1, 2] + [2] * (len(QUESTIONS) - 1)
 

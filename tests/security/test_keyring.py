@@ -333,13 +333,13 @@ def test_a_key_replaced_at_every_look_is_an_error_to_try_again_and_never_a_wrong
     from memory.services import query as query_service
 
     remember(alice)
-    protect = query_service.protect
+    blind = query_service.lexical_query
 
-    def protect_while_somebody_reseals(keys, unit):
+    def blind_while_somebody_reseals(*args):
         reseal(superuser, alice)
-        return protect(keys, unit)
+        return blind(*args)
 
-    monkeypatch.setattr(query_service, "protect", protect_while_somebody_reseals)
+    monkeypatch.setattr(query_service, "lexical_query", blind_while_somebody_reseals)
     with pytest.raises(StaleKeys):
         ask(alice)
     response = alice.query("When was the heat pump serviced?")

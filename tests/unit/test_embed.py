@@ -433,7 +433,7 @@ def test_the_owner_keeps_the_deadline_however_late_the_caller_wakes(gate, tiny):
 def test_a_question_that_nobody_waits_for_leaves_the_queue(gate, tiny):
     gate.open()
     tiny.ask_query("left")
-    assert tiny.ask_query("good")().tolist() == tiny.embed_query("good").tolist()
+    assert tiny.ask_query("good")() @ tiny.embed_query("good") > 0.9999
     assert (tiny.queued_tokens, tiny._queue._unfinished) == (0, set())
 
 
