@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memory.embedding.backends import BackendChoice, Model, load_model
-from memory.embedding.job import Task
+from memory.embedding.job import Job, Task
 from memory.embedding.model import DEFAULT_MODEL, PACKAGED_FILES_SHA256, PACKAGED_NAMES, PACKAGED_SHA256, resolve_model
 from memory.embedding.model_text import breakable
 from memory.embedding.queue import EmbedderQueue
@@ -230,7 +230,8 @@ class Embedder:
             raise ModelUnavailable("The embedding model was closed meanwhile.")
         if not texts:
             return lambda: np.empty((0, model.dimension), dtype=np.float32)
-        job = queue.ask(task, model_texts, tokens, deadline, user)
+        job = Job(task, model_texts, tokens, deadline, user)
+        queue.ask(job)
         return lambda: _unit_rows(queue.rows_of(job), model.dimension)
 
 

@@ -92,23 +92,18 @@ class EmbedderQueue:
         or the user's share of it is full or the deadline passes first, and `ModelUnavailable` when the model fails
         on one of these texts.
         """
-        return self.rows_of(self.ask(task, texts, tokens, deadline, user)) if texts else []
-
-    def ask(
-        self,
-        task: Task,
-        texts: Sequence[str],
-        tokens: Sequence[int],
-        deadline: float | None = None,
-        user: str = "",
-    ) -> Job:
-        """As `embed` for at least one text, without the wait: `rows_of` waits."""
+        if not texts:
+            return []
         job = Job(task, texts, tokens, deadline, user)
+        self.ask(job)
+        return self.rows_of(job)
+
+    def ask(self, job: Job) -> None:
+        """As `embed` for a job of at least one text, without the wait: `rows_of` waits."""
         self._admit(job)
-        return job
 
     def rows_of(self, job: Job) -> list[np.ndarray]:
-        """Wait for what was asked; as `embed`."""
+        """Wait for a job that was asked; as `embed`."""
         while not job.done.wait(self._patience_seconds(job)):
             with self._changed:
                 self._replace_dead_owner()
