@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import hypothesis
 import pytest
@@ -129,6 +130,19 @@ def _nothing_borrowed():
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()
+
+
+@pytest.fixture(autouse=True)
+def _room_is_given_back():
+    """No test leaves a request under way, or an answer unread and open, whose room the next one would miss."""
+    from memory.admission.concurrency import exports, requests, streams
+
+    before = exports.taken + requests.taken + streams.taken
+    yield
+    until = time.monotonic() + 10
+    while exports.taken + requests.taken + streams.taken > before:
+        assert time.monotonic() < until, "an answer is still open, or a request under way"
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def test_no_answer_is_kept_but_the_contract(alice, address):
     for answer in answers:
         kept = "public, max-age=300" if _is_contract(address) and answer.status_code == 200 else "no-store"
         assert answer["Cache-Control"] == kept, (answer.request["REQUEST_METHOD"], answer.status_code)
+        answer.close()
 
 
 def _is_contract(address: str) -> bool:
@@ -74,3 +75,5 @@ def test_what_memory_answers_is_not_kept(alice):
     ]
     assert [answer.status_code for answer in answers] == [*[200] * 4, 204, *[200] * 4, 201, 204, 404, 200]
     assert {answer["Cache-Control"] for answer in answers} == {"no-store"}
+    for answer in answers:
+        answer.close()

@@ -257,13 +257,19 @@ def test_a_question_with_the_old_profile_cached_is_searched_once_more(alice, mon
     assert profiles == [1, 2] + [2] * (len(QUESTIONS) - 1)
 
 
+def whole(response):
+    """A streamed answer that has been read to its end."""
+    assert b"".join(response.streaming_content)
+    return response
+
+
 READERS = {
     "document": lambda person: person.get("memory/documents/boiler"),
     "query": lambda person: person.query("heat pump"),
     "entities": lambda person: person.post("memory/entities", {"doc_id": "boiler"}),
     "summary": lambda person: person.post("memory/summarize", {"doc_ids": ["boiler"]}),
     "replay": send,
-    "export": lambda person: person.get("memory/export"),
+    "export": lambda person: whole(person.get("memory/export")),
 }
 
 
