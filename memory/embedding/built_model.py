@@ -62,12 +62,8 @@ class BuiltEmbeddingModel:
         self.tokenizer.no_padding()
         prompt_tokens = len(self.tokenizer.encode(self._prompts["passage"], add_special_tokens=False))
         self.passage_tokens = self._max_seq_length - prompt_tokens
-        self._reading = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._reading.no_padding()
-        # The probes are read as far as the model can, texts as far as it may.
-        self._reading.enable_truncation(manifest.positions)
+        self._special_tokens = len(_ids(self.tokenizer, [""])[0])
         self._require_likeness(manifest)
-        self._reading.enable_truncation(self._max_seq_length)
         reader.warm(self._max_seq_length)
 
     def cost_tokens(self, text: str) -> int:
@@ -76,11 +72,22 @@ class BuiltEmbeddingModel:
 
     def encode(self, task: Task, texts: Sequence[str]) -> np.ndarray:
         """float32[n, d] of unit length in the order of `texts`, with the model's own prompt for the task."""
-        return np.stack(self._reader.read(_ids(self._reading, [self._prompts[task] + text for text in texts])))
+        ids = self._cut([self._prompts[task] + text for text in texts], self._max_seq_length)
+        return np.stack(self._reader.read(ids))
+
+    def _cut(self, texts: list[str], tokens: int) -> list[list[int]]:
+        """The ids of each text, of which the first are left that are so many with the special ones.
+
+        By the tokenizer that cuts none: one that does would be a second one, of some 8 MB.
+        """
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for encoding in encodings:
+            encoding.truncate(tokens - self._special_tokens)
+        return [self.tokenizer.post_process(encoding).ids for encoding in encodings]
 
     def _require_likeness(self, manifest: Manifest) -> None:
-        # Their vectors were made without prompts.
-        rows = self._reader.read(_ids(self._reading, [text for text, _ in manifest.probes]))
+        # They are read as far as the model can, texts as far as it may. Their vectors were made without prompts.
+        rows = self._reader.read(self._cut([text for text, _ in manifest.probes], manifest.positions))
         cosines = [float(row @ np.array(vector)) for row, (_, vector) in zip(rows, manifest.probes, strict=True)]
         if not min(cosines) >= COSINE_MIN:
             raise ModelUnavailable(

@@ -15,6 +15,7 @@ import numpy as np
 
 from memory.embedding.built_form import OPENVINO, OPENVINO_WEIGHTS
 from reranker.loader import cpu_flags
+from reranker.onnx_graph import cpu_threads
 
 # It makes kernels for each length that it meets: 10 to 90 ms and some megabytes each. So lengths go in steps, the rest
 # padding behind a mask: fine ones up to the bound, where turns of chats and questions are, coarse ones past it.
@@ -22,13 +23,8 @@ _FINE, _FINE_BOUND, _COARSE = 16, 128, 64
 # Short texts of one length are read together: what a lone one takes is mostly the way of the weights from memory.
 _SHORT_BOUND = 64
 _SIZES = (4, 2)
-_OPTIONS = {
-    "INFERENCE_PRECISION_HINT": "bf16",
-    # No stream: who calls computes, on one core. A second thread takes a third more of the processor for a short text
-    # and saves it nothing; streams of their own threads move the weights from core to core, at twice the time.
-    "NUM_STREAMS": 0,
-    "INFERENCE_NUM_THREADS": 1,
-}
+# More were not measured, and of a short text there is little to share.
+_THREADS_MAX = 2
 
 
 def has_fast_bfloat16() -> bool:
@@ -45,6 +41,25 @@ def openvino() -> Any:
     return openvino
 
 
+def threads_a_text() -> int:
+    """How many compute a text together.
+
+    By AVX-512 two halve its time. By AMX a second one takes a third more of the processor for a short text and saves it
+    nothing, and one graph has as many for every text.
+    """
+    return 1 if "amx_bf16" in cpu_flags() else min(cpu_threads(), _THREADS_MAX)
+
+
+def _options(threads: int) -> dict[str, Any]:
+    # Who calls computes: alone without a stream, which keeps it from looking for help, else with the one stream's
+    # threads. A stream for each of two threads moves the weights from core to core, at twice the time.
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "NUM_STREAMS": 0 if threads == 1 else 1,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+
+
 class OpenvinoReader:
     """A `memory.embedding.built_model.Reader`. Raises ImportError without OpenVINO.
 
@@ -59,13 +74,14 @@ class OpenvinoReader:
         """`positions` is the most tokens that the graph can read."""
         self._positions = positions
         self._sizes: tuple[int, ...] = ()
-        runtime, core = openvino(), openvino().Core()
+        runtime = openvino()
+        core, self._tensor = runtime.Core(), runtime.Tensor
         with open(form / OPENVINO_WEIGHTS, "rb") as file:
             # Private to this process, since the package takes nothing that cannot be written; it writes nothing.
             self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         weights = runtime.Tensor(np.frombuffer(self._weights, dtype=np.uint8), shared_memory=True)
         graph = core.read_model((form / OPENVINO).read_bytes(), weights)
-        self._request = core.compile_model(graph, "CPU", _OPTIONS).create_infer_request()
+        self._request = core.compile_model(graph, "CPU", _options(threads_a_text())).create_infer_request()
 
     def cost(self, tokens: int) -> int:
         return padded(tokens, self._positions)
@@ -108,7 +124,11 @@ class OpenvinoReader:
         for row, ids in enumerate(texts):
             read[0, row, : len(ids)] = ids
             read[1, row, : len(ids)] = 1
-        return self._request.infer({"input_ids": read[0], "attention_mask": read[1]})[0]
+        # As they are, past what copies them into arrays of the package's own.
+        for name, array in zip(("input_ids", "attention_mask"), read, strict=True):
+            self._request.set_tensor(name, self._tensor(array, shared_memory=True))
+        self._request.infer(share_outputs=True)
+        return self._request.get_output_tensor(0).data.copy()
 
 
 def padded(tokens: int, positions: int) -> int:

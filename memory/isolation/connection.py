@@ -47,8 +47,8 @@ def ask_for_binary(cursor: Cursor) -> None:
     of_psycopg.format = Format.BINARY
 
 
-def array(values: Iterable[int | float | UUID]) -> str:
-    """An array as PostgreSQL reads it, for a parameter with a cast; of what needs no quotes.
+def array(values: Iterable[int | float | UUID | str]) -> str:
+    """An array as PostgreSQL reads it, for a parameter with a cast; of what needs no quotes: strings are ids in hex.
 
     psycopg names the type of a list by what is in it, an empty one's or that of small integers too, and prepares a
     statement once for each of the types that its parameters come with.

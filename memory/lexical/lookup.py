@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from uuid import UUID
 
 import numpy as np
 
@@ -176,7 +175,7 @@ class Hits:
             segments=self.segments[chosen[:split] // SPAN].tolist(),
             numbers=(chosen[:split] % SPAN).tolist(),
             scores=scores[:split],
-            memtable=[UUID(bytes=ids[row]) for row in (chosen[split:] - beyond).tolist()],
+            memtable=[ids[row].hex() for row in (chosen[split:] - beyond).tolist()],
             memtable_scores=scores[split:],
         )
 
@@ -228,12 +227,14 @@ class Hits:
 
 @dataclass(frozen=True)
 class Scored:
-    """Chunks with their BM25 scores: of segments, by segment and number in it; of the memtable, or anywhere, by id."""
+    """Chunks with their BM25 scores: of segments, by segment and number in it; of the memtable, or anywhere, by id in
+    hex.
+    """
 
     segments: list[int]
     numbers: list[int]
     scores: list[float]
-    memtable: list[UUID]
+    memtable: list[str]
     memtable_scores: list[float]
 
     def __len__(self) -> int:

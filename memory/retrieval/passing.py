@@ -56,7 +56,7 @@ def looked_up(tx: TenantTransaction, space: int, hits: Scored, filters: Filters,
     params |= hits.params() | {"user_hash": tx.user_hash, "space": space, "limit": limit}
     sql = _LOOKED_UP.format(conditions=conditions)
     rows = tx.read_partition(sql, params, keeps_plan=False, binary=True).fetchall()
-    return Scored([], [], [], [chunk_id for chunk_id, _ in rows], [bm25 for _, bm25 in rows])
+    return Scored([], [], [], [chunk_id.hex for chunk_id, _ in rows], [bm25 for _, bm25 in rows])
 
 
 def read(tx: TenantTransaction, space: int, filters: Filters) -> tuple[bytes | None, bytes | None, bytes | None]:

@@ -30,7 +30,7 @@ SEARCHED_TABLES = (CHUNKS, "memory_lexical_chunks", "memory_lexical_segments", "
 # Any ids do: which rows a plan may visit does not depend on the words. Nobody's chunks have them; so what is asked only
 # where there are hits is asked for one besides.
 _PROBE_TERMS = tuple(range(6))
-_PROBE_HIT = Scored([], [], [], [UUID(int=0)], [1.0])
+_PROBE_HIT = Scored([], [], [], [UUID(int=0).hex], [1.0])
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _explained = count()

@@ -1,15 +1,16 @@
 """The search: both legs' candidates, each with its distance and its BM25 score, and what stands beside them.
 
-In one transaction, which has one snapshot, and two round trips: the legs (`nearest.py`, `lexical/lookup.py`) say which
-rows they have found, and one statement brings these, the rows beside them and where their terms stand. Where the
-question's vector is still being made, there are three: the words go first.
+In one transaction, which has one snapshot, and two round trips: the words (`lexical/lookup.py`) say which rows they
+have found, and one statement brings these, those that are nearest (`nearest.py`), the rows beside them and where their
+terms stand. A vector leg that is planned for its parameters, since there are filters or an index of the user's own, is
+a statement of its own: it goes with the words or, where the question's vector is still being made, between the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import numpy as np
 from pgvector import HalfVector
@@ -37,7 +38,7 @@ WITH {HITS},
 found AS MATERIALIZED (
     SELECT id, bool_or(nearest) AS nearest, max(bm25) AS bm25
     FROM (
-        SELECT id, true AS nearest, 0::float8 AS bm25 FROM unnest(%(nearest)s::uuid[]) AS d (id)
+        SELECT id, true AS nearest, 0::float8 AS bm25 FROM {{nearest}} AS d (id)
         UNION ALL
         SELECT id, false, bm25 FROM hits
     ) mentions
@@ -57,6 +58,8 @@ candidates AS MATERIALIZED (
 ){{neighbours}}{ADDRESSES}
 SELECT {SENT}, c.distance, c.is_answer, h.chain, p.segment, p.number, p.length
 FROM rows c LEFT JOIN chains h USING (id) LEFT JOIN addresses p USING (id)"""
+# The vector leg's rows, where a statement before this one has found them.
+_KNOWN_NEAREST = "unnest(%(nearest)s::uuid[])"
 # Where these stand, behind what `Found` has of each row.
 _IS_ANSWER, _CHAIN, _SEGMENT, _NUMBER, _LENGTH = range(DISTANCE + 1, DISTANCE + 6)
 
@@ -78,8 +81,8 @@ class Search:
     Each leg gives its `limit` best under the filters; a candidate of either has its distance and its BM25 score.
     Without a lexical query, or one without terms, the vector leg stands alone and no candidate has a BM25 score. With
     `context` come what stands near the candidates in their threads, and each one's BM25 score with these.
-    `vector` may be a function that waits for it: it is called in `found()`, once the words have been looked up, and the
-    vector leg takes a round trip of its own. `has_own_index` as in `vector_leg`.
+    `vector` may be a function that waits for it: it is called in `found()`, once the words have been looked up.
+    `has_own_index` as in `vector_leg`.
     """
 
     def __init__(
@@ -94,22 +97,25 @@ class Search:
         self._unfit_found = tx.read_partition(_UNFIT, {"user_hash": tx.user_hash}, keeps_plan=False)
         self._lookup = Lookup(tx, space, lexical) if has_terms(lexical) else None
         self._vector = vector
+        self._nearest: Cursor | None = None
         if not callable(vector):
-            self._queue_vector_leg(vector)
+            self._begin_vector_leg(vector)
 
-    def _queue_vector_leg(self, vector: HalfVector) -> None:
-        tx, filters = self._tx, self._filters
-        is_filtered = filters != Filters()
-        if self._has_own_index:
-            tx.execute(USE_OWN_INDEX_UNDER_FILTERS if is_filtered else USE_OWN_INDEX)
-        leg = vector_leg(
+    def _begin_vector_leg(self, vector: HalfVector) -> None:
+        """Queue it, unless its best plan is the same for everybody: then it is a part of _FOUND."""
+        self._vector, tx, filters = vector, self._tx, self._filters
+        self._leg = leg = vector_leg(
             tx.user_hash, self._space, vector, self._limit, filters,
             has_own_index=self._has_own_index, ids_alone=self._lookup is not None,
         )  # fmt: skip
+        if self._lookup is not None and leg.is_alike:
+            return
+        is_filtered = filters != Filters()
+        if self._has_own_index:
+            tx.execute(USE_OWN_INDEX_UNDER_FILTERS if is_filtered else USE_OWN_INDEX)
         self._nearest = tx.read_partition(leg.sql, leg.params, keeps_plan=leg.is_alike, binary=True)
         if self._has_own_index and is_filtered:
             tx.execute(USE_ANY_PLAN)
-        self._vector = vector
 
     def candidates(self) -> list[Candidate]:
         """As `found()`, each an object: for tools, which look at all of them."""
@@ -121,8 +127,7 @@ class Search:
         Raises CrossTenantAttempt if the server ever returned another tenant's row.
         """
         if self._lookup is None:
-            self._await_vector()
-            return Found(self._of_this_tenant(self._nearest))
+            return Found(self._of_this_tenant(cast(Cursor, self._vector_leg())))
         hits = self._lookup.hits()
         self.idf = hits.idf()
         conditions, params = self._filters.conditions()
@@ -131,19 +136,24 @@ class Search:
             best = best_passing(self._tx, self._space, hits, self._filters, self._limit)
         else:
             best = hits.best(self._limit + sum(self._unfit))
-        self._await_vector()
+        nearest = self._vector_leg()
+        if nearest is None:
+            ids, params = f"({self._leg.sql}\n)", params | self._leg.params
+        else:
+            ids, params = _KNOWN_NEAREST, params | {"nearest": array(row[0] for row in nearest.fetchall())}
         neighbours = NEARBY.format(conditions=conditions) if self._context else ALONE
         params |= best.params() | {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
-            "nearest": array(row[0] for row in self._nearest.fetchall()),
         }  # fmt: skip
-        sql = _FOUND.format(conditions=conditions, neighbours=neighbours)
+        sql = _FOUND.format(nearest=ids, conditions=conditions, neighbours=neighbours)
         found = self._tx.read_partition(sql, params, keeps_plan=not conditions, binary=True)
         return _scored(self._of_this_tenant(found), hits)
 
-    def _await_vector(self) -> None:
+    def _vector_leg(self) -> Cursor | None:
+        """What it found, once the vector is there; None where _FOUND, which is for words, is to find it."""
         if callable(self._vector):
-            self._queue_vector_leg(self._vector())
+            self._begin_vector_leg(self._vector())
+        return self._nearest
 
     def quarantined(self) -> bool:
         """Whether some of the user's rows are quarantined, so that the answer may be missing them."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reranker.backends.first_token import shorten_last_layer
-from reranker.backends.onnx_form import FILES, GRAPH, TOKENIZER, Manifest, Place, is_like, place_of, probed
+from reranker.backends.onnx_form import FILES, GRAPH, TOKENIZER, Graph, Manifest, Place, is_like, place_of, probed
 from reranker.built_forms import digests, make_form, write_manifest
 from reranker.config import RerankConfig
 from reranker.faults import LoadFailure
@@ -117,13 +117,12 @@ def _export(whole: Any, path: Path, inputs: Sequence[str]) -> None:
 
 def _choose(exact: Path, path: Path, manifest: Manifest) -> str:
     """Make `path` of `exact`, in the quickest way that keeps the bounds; the dtype."""
-    tokenizer = path.with_name(TOKENIZER)
-    if not np.allclose(*probed(exact, tokenizer, manifest), atol=_EXACT, rtol=_EXACT):
+    if not np.allclose(*probed(Graph(exact, manifest), manifest), atol=_EXACT, rtol=_EXACT):
         raise Unexportable("the model reads its pairs in another way than a cross-encoder, and has no built form")
     head = products_to_one(exact)
     for kept in (head, head + narrowing_products(exact)):
         quantise(exact, path, kept)
-        if is_like(*probed(path, tokenizer, manifest)):
+        if is_like(*probed(Graph(path, manifest), manifest)):
             return "int8"
     exact.replace(path)
     return "float32"

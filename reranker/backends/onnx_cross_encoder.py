@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reranker.backends import Pair
-from reranker.backends.onnx_form import GRAPH, TOKENIZER, Graph, Place, is_like, probed
+from reranker.backends.onnx_form import GRAPH, Graph, Place, is_like, probed
 from reranker.backends.parallel_passes import ParallelPasses
 from reranker.faults import LoadFailure
 from reranker.onnx_graph import cpu_threads
@@ -38,16 +38,15 @@ class OnnxCrossEncoderBackend:
         self, place: Place, max_tokens: int, batch_tokens: int | None = None, parallel_passes: int | None = None
     ):
         manifest = place.manifest()
-        graph, tokenizer = place.form / GRAPH, place.form / TOKENIZER
-        # The probes are read as far as the model can, pairs as far as they may.
-        if not is_like(*probed(graph, tokenizer, manifest), slack=_SLACK):
+        self._graph = Graph(place.form / GRAPH, manifest)
+        if not is_like(*probed(self._graph, manifest), slack=_SLACK):
             raise LoadFailure(
                 "no_backend", "the model's built form gives other scores on this processor than the weights"
             )
         self.dtype = manifest.dtype
         self.weights_sha256: str | None = manifest.weights_sha256
         self.max_tokens = min(max_tokens, manifest.positions)
-        self._graph = Graph(graph, tokenizer, manifest.inputs, self.max_tokens)
+        self._graph.read_at_most(self.max_tokens)
         self.model: Any = self._graph.session
         threads = parallel_passes or cpu_threads()
         self.batch_tokens = batch_tokens or BATCH_TOKENS_PER_THREAD * threads

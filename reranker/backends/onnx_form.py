@@ -77,12 +77,16 @@ def has_weights(config: RerankConfig) -> bool:
 
 
 class Graph:
-    """One graph and its tokenizer, which reads pairs of `max_tokens` at most. Any thread may use it."""
+    """The graph at `path` and its tokenizer, which reads pairs as far as the model can. Any thread may use it."""
 
-    def __init__(self, path: Path, tokenizer: Path, inputs: Sequence[str], max_tokens: int):
+    def __init__(self, path: Path, manifest: Manifest):
         self.session: Any = session(path, 1)
-        self._inputs = inputs
-        self._pairs = _pairs(tokenizer, max_tokens)
+        self._inputs = manifest.inputs
+        self._pairs = _pairs(path.with_name(TOKENIZER), manifest.positions)
+
+    def read_at_most(self, max_tokens: int) -> None:
+        """From now on; before anybody else has it."""
+        self._pairs.read_at_most(max_tokens)
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
         return self._pairs.prepare(query, texts, deadline)
@@ -97,9 +101,8 @@ class Graph:
         return logit
 
 
-def probed(path: Path, tokenizer: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """What the graph at `path` gives for the probes, and what the weights gave: float32[n] each."""
-    graph = Graph(path, tokenizer, manifest.inputs, manifest.positions)
+def probed(graph: Graph, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """What the graph gives for the probes, read as far as the model can, and what the weights gave: float32[n] each."""
     pairs = [graph.prepare(question, [text], float("inf"))[0] for question, text, _ in manifest.probes]
     return graph.logits(pairs), np.array([logit for _, _, logit in manifest.probes], dtype=np.float32)
 

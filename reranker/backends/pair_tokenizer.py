@@ -22,15 +22,19 @@ _MOST_CHARACTERS_PER_TOKEN = 10
 class PairTokenizer:
     """Pairs of `max_tokens` at most, special ones included; the longer of the two texts is cut first.
 
-    `tokenizer` is a copy that nobody changes after this, which is what makes it safe to share.
+    `tokenizer` is a copy that nobody else changes, which is what makes it safe to share.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         # "[SEP]" in what a user wrote is seven characters, not the end of the passage.
         self._tokenizer.encode_special_tokens = True
+        self.read_at_most(max_tokens)
+
+    def read_at_most(self, max_tokens: int) -> None:
+        """From now on; before any other thread has it."""
+        self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         self._most_characters = max_tokens * _MOST_CHARACTERS_PER_TOKEN
 
     def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:

@@ -138,8 +138,8 @@ def test_a_search_is_planned_once_on_a_connection_and_all_else_for_its_parameter
             sql = "SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements"
             prepared |= {statement: plans for statement, *plans in tx.execute(sql).fetchall()}
     ours = [plans for statement, plans in prepared.items() if partition in statement]
-    # Both legs and the rows that were found; what no answer has.
-    assert sorted((generic > 0, custom > 0) for generic, custom in ours) == [(False, True)] + 3 * [(True, False)]
+    # The words; the rows that were found, by the vector leg too; what no answer has.
+    assert sorted((generic > 0, custom > 0) for generic, custom in ours) == [(False, True)] + 2 * [(True, False)]
     others = [plans for statement, plans in prepared.items() if "FROM memory_chunks WHERE user_hash" in statement]
     assert others
     assert all(custom and not generic for generic, custom in others)
@@ -241,10 +241,17 @@ def test_an_array_is_written_as_the_server_reads_it():
 # -- The plan is made for any user of a partition, and must do for its biggest
 
 
+def rows_beside(person: Person) -> int:
+    """How many rows stand in the person's partition."""
+    with connect(SUPERUSER) as superuser:
+        return superuser.execute(f"SELECT count(*) FROM {partition_name(CHUNKS, number_of(person))}").fetchone()[0]
+
+
 @pytest.fixture
 def giant(database) -> Iterator[Person]:
     """A user with many rows among many with one each, gone at the end: nothing of them opens."""
-    person = Person.new("giant")
+    # In the emptiest of some partitions: other tests leave big users too.
+    person = min((Person.new("giant") for _ in range(20)), key=rows_beside)
     params = {
         "user_hash": person.user_hash, "space": default_space(), "rows": BIG, "number": number_of(person),
         "vector": HalfVector(unit_vector()).to_text(),
@@ -273,13 +280,13 @@ def test_among_users_of_one_row_each_a_big_ones_rows_are_looked_up_one_by_one(gi
         single = [replace(candidate, thread_id=None) for candidate in found]
         Surroundings(explaining, default_space(), single, 3)
     roots = [Plan(root, "") for root in explaining._roots]
-    # What no answer has, the words, the vectors, the rows found, what is sealed of them, and what stands beside them in
-    # their thread, then in their document.
-    assert len(roots) == 7
-    # All his rows are weighed by the vector leg, and by nothing else.
+    # What no answer has, the words, the rows found, what is sealed of them, and what stands beside them: in their
+    # thread, then in their document.
+    assert len(roots) == 6
+    # All his rows are weighed by one scan, the vector leg in the third, and by nothing else.
     read = [
-        max((scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan, _ in plan.scans(CHUNKS)), default=0)
+        [scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan, _ in plan.scans(CHUNKS)]
         for plan in roots
     ]
-    assert [rows == BIG for rows in read] == [False, False, True, False, False, False, False], read
-    assert max(rows for rows in read if rows != BIG) <= 24, read
+    assert [rows.count(BIG) for rows in read] == [0, 0, 1, 0, 0, 0], read
+    assert max(rows for plan in read for rows in plan if rows != BIG) <= 24, read

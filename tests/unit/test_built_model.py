@@ -145,6 +145,26 @@ def test_short_texts_are_read_together_with_the_vectors_that_each_has_alone(weig
         assert np.array_equal(model.encode("passage", short), alone) and set(sizes) == {1}
 
 
+def test_two_threads_compute_a_text_where_a_worker_has_two_cores_and_no_amx(monkeypatch):
+    for flags, threads, expected in (
+        ({"avx512_bf16"}, "1", 1), ({"avx512_bf16"}, "2", 2), ({"avx512_bf16"}, "8", 2), (set(), "2", 2),
+        ({"avx512_bf16", "amx_bf16"}, "2", 1),
+    ):  # fmt: skip
+        monkeypatch.setattr(openvino_reader, "cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(openvino_reader, "cpu_threads", lambda threads=threads: int(threads))
+        assert openvino_reader.threads_a_text() == expected
+
+
+def test_two_threads_give_the_vectors_that_one_gives(weights, models, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    vectors = []
+    for threads in (1, 2):
+        monkeypatch.setattr(openvino_reader, "threads_a_text", lambda threads=threads: threads)
+        with embedder(weights, models, "openvino") as built:
+            vectors.append(built.embed_passages(TEXTS))
+    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.9999
+
+
 def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, monkeypatch, caplog):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     for flags, runtime in (({"fpu", "amx_bf16"}, "openvino"), ({"avx512_bf16"}, "openvino"), (set(), "onnx")):
@@ -265,7 +285,6 @@ def test_blanks_around_a_text_are_read_as_they_are_counted(weights, models, monk
     with embedder(weights, models) as onnx:
         model, read = onnx.load(), []
         monkeypatch.setattr(model, "tokenizer", by_character)
-        monkeypatch.setattr(model, "_reading", by_character)
         monkeypatch.setattr(model._reader, "_read", lambda ids: read.append(ids) or np.ones(model.dimension))
         model.encode("passage", ["  ab "])
         assert [len(ids) for ids in read] == [model.cost_tokens("  ab ")] == [5]

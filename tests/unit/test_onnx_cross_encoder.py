@@ -15,7 +15,7 @@ import pytest
 
 from reranker import RerankConfig, Reranker, RerankSkipped
 from reranker.backends.onnx_build import PROBES, Unexportable, build
-from reranker.backends.onnx_form import CORRELATION_MIN, FILES, SCORE_BOUND, is_like, place_of, probed
+from reranker.backends.onnx_form import CORRELATION_MIN, FILES, SCORE_BOUND, Graph, is_like, place_of, probed
 from reranker.built_forms import MANIFEST
 from reranker.scores import sigmoid
 from tests.tiny_models import build_cross_encoder
@@ -101,7 +101,7 @@ def test_a_form_keeps_int8_only_where_the_probes_keep_the_bounds():
 
 def test_the_chosen_form_keeps_the_bounds_whatever_its_numbers(weights, models):
     place = place_of(config(weights, models), models)
-    found, expected = probed(place.form / "model.onnx", place.form / "tokenizer.json", place.manifest())
+    found, expected = probed(Graph(place.form / "model.onnx", place.manifest()), place.manifest())
     assert len(found) == len(PROBES) and is_like(found, expected)
     assert np.abs(sigmoid(found) - sigmoid(expected)).max() <= SCORE_BOUND
 
