@@ -147,7 +147,7 @@ def test_the_walk_with_both_legs_is_still_one_transaction_and_one_search(diary, 
     ask(diary, "warm the caches")
     monkeypatch.setattr(TenantTransaction, "_queue", counted)
     ask(diary, "Which upload failed with ERR_CONN_4711?")
-    # The tenant's state, how the rest is planned, what no answer has, either leg, the rows that were found, what is
-    # sealed of them.
-    assert len(statements) == 7
+    # The tenant's state, how the rest is planned, what no answer has, the words, the rows that were found and the
+    # nearest, what is sealed of them.
+    assert len(statements) == 6
     assert sum("memory_lexical_blocks" in sql for sql in statements) == 1

@@ -10,10 +10,13 @@ import time
 import psycopg_pool
 import pytest
 from django.db import connections, transaction
+from pgvector import HalfVector
 from psycopg import _queries
 from psycopg.pq import TransactionStatus
 
 from memory.isolation.partitions import PARTITIONS, in_partition
+from memory.retrieval.filters import Filters
+from memory.retrieval.nearest import vector_leg
 from memory.retrieval.neighbours import NEARBY
 from memory.retrieval.search import _FOUND
 from r1site.postgresql.base import STATEMENT_BYTES_MAX
@@ -121,6 +124,7 @@ def test_psycopg_takes_a_searchs_statements_apart_once_however_long_they_are():
             for statement in statements:
                 cursor.execute(statement, {"n": 1})
             assert _queries._query2pg.cache_info().misses - before == (0 if repeat else len(statements))
-    neighbours = NEARBY.format(conditions="")
-    longest = in_partition(_FOUND.format(conditions="", neighbours=neighbours), PARTITIONS - 1)
+    leg = vector_leg("", 1, HalfVector([1.0]), 24, Filters(), ids_alone=True)
+    parts = {"nearest": f"({leg.sql}\n)", "conditions": "", "neighbours": NEARBY.format(conditions="")}
+    longest = in_partition(_FOUND.format(**parts), PARTITIONS - 1)
     assert 4_096 < len(longest.encode()) < STATEMENT_BYTES_MAX
