@@ -1,7 +1,8 @@
 """What the built form of the embedding model costs and loses: `python deploy/bench/embedding_forms.py FOLDER ...`.
 
 1. Time: a question of about 20 tokens, a passage of 510, eight questions; torch in float32 and the built form by ONNX
-   Runtime and by OpenVINO, in turn, with one thread and with all; OpenVINO has one always.
+   Runtime and by OpenVINO, in turn, with one thread and with all; OpenVINO has what a worker would have
+   (`threads_a_text`), which OMP_NUM_THREADS bounds.
 2. Quality, on each test collection (memory/evaluation/collections.py names the formats; the queries of several are also
    taken together): nDCG@10 and recall@10 of the exact vector search over whole documents, of which the model reads 512
    tokens. Torch over torch is the measure; other pairs of question and passage are shown as their difference, with a

@@ -62,7 +62,7 @@ class BuiltEmbeddingModel:
         self.tokenizer.no_padding()
         prompt_tokens = len(self.tokenizer.encode(self._prompts["passage"], add_special_tokens=False))
         self.passage_tokens = self._max_seq_length - prompt_tokens
-        self._special_tokens = len(_ids(self.tokenizer, [""])[0])
+        self._special_tokens = self.tokenizer.num_special_tokens_to_add(False)
         self._require_likeness(manifest)
         reader.warm(self._max_seq_length)
 
@@ -82,7 +82,7 @@ class BuiltEmbeddingModel:
         """
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for encoding in encodings:
-            encoding.truncate(tokens - self._special_tokens)
+            encoding.truncate(max(0, tokens - self._special_tokens))
         return [self.tokenizer.post_process(encoding).ids for encoding in encodings]
 
     def _require_likeness(self, manifest: Manifest) -> None:

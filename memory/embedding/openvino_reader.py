@@ -57,6 +57,8 @@ def _options(threads: int) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": "bf16",
         "NUM_STREAMS": 0 if threads == 1 else 1,
         "INFERENCE_NUM_THREADS": threads,
+        # Else a stream's threads are bound to the first cores: those of every worker to the same ones.
+        "ENABLE_CPU_PINNING": False,
     }
 
 
@@ -124,7 +126,8 @@ class OpenvinoReader:
         for row, ids in enumerate(texts):
             read[0, row, : len(ids)] = ids
             read[1, row, : len(ids)] = 1
-        # As they are, past what copies them into arrays of the package's own.
+        # As they are, past what copies them into arrays of the package's own. The request does not keep them: both are
+        # set before each reading.
         for name, array in zip(("input_ids", "attention_mask"), read, strict=True):
             self._request.set_tensor(name, self._tensor(array, shared_memory=True))
         self._request.infer(share_outputs=True)

@@ -76,7 +76,7 @@ def has_terms(lexical: LexicalQuery | None) -> TypeGuard[LexicalQuery]:
 
 
 class Search:
-    """A search in an open tenant transaction, the statements of its legs queued; later calls wait for the server.
+    """A search in an open tenant transaction, its first statements queued; later calls wait for the server.
 
     Each leg gives its `limit` best under the filters; a candidate of either has its distance and its BM25 score.
     Without a lexical query, or one without terms, the vector leg stands alone and no candidate has a BM25 score. With

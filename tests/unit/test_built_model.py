@@ -155,14 +155,25 @@ def test_two_threads_compute_a_text_where_a_worker_has_two_cores_and_no_amx(monk
         assert openvino_reader.threads_a_text() == expected
 
 
-def test_two_threads_give_the_vectors_that_one_gives(weights, models, monkeypatch):
+def test_two_threads_give_the_vectors_that_one_gives_and_are_bound_to_no_core(weights, models, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    vectors = []
+    vectors, cores = [], os.sched_getaffinity(0)
     for threads in (1, 2):
         monkeypatch.setattr(openvino_reader, "threads_a_text", lambda threads=threads: threads)
         with embedder(weights, models, "openvino") as built:
             vectors.append(built.embed_passages(TEXTS))
+            assert all(os.sched_getaffinity(int(task)) == cores for task in os.listdir("/proc/self/task"))
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.9999
+
+
+def test_a_text_is_cut_as_its_tokenizer_would_cut_it(weights, models):
+    texts = [*TEXTS, "[SEP] [CLS] [PAD]", "small " * 2_000, "  "]
+    with embedder(weights, models) as built:
+        model = built.load()
+        cutting = Tokenizer.from_str(model.tokenizer.to_str())
+        for tokens in (2, 3, 16, 64, 512):
+            cutting.enable_truncation(tokens)
+            assert model._cut(texts, tokens) == [encoding.ids for encoding in cutting.encode_batch_fast(texts)]
 
 
 def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, monkeypatch, caplog):
