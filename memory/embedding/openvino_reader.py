@@ -42,12 +42,8 @@ def openvino() -> Any:
 
 
 def threads_a_text() -> int:
-    """How many compute a text together.
-
-    By AVX-512 two halve its time. By AMX a second one takes a third more of the processor for a short text and saves it
-    nothing, and one graph has as many for every text.
-    """
-    return 1 if "amx_bf16" in cpu_flags() else min(cpu_threads(), _THREADS_MAX)
+    """How many compute a text together: two take a third off a long one, and a tenth off a short one."""
+    return min(cpu_threads(), _THREADS_MAX)
 
 
 def _options(threads: int) -> dict[str, Any]:
