@@ -15,7 +15,7 @@ def all_built() -> bool:
 
     from memory.embedding.process import configured_embedders
     from memory.retrieval.reranker_config import deployed_config
-    from reranker.backends.onnx_form import has_weights, place_of
+    from reranker.backends.built_form import has_weights, place_of
     from reranker.faults import LoadFailure
 
     models, reranks = settings.MEMORY_MODELS_DIR, deployed_config()

@@ -15,7 +15,7 @@ BackendName = Literal["cross_encoder"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 BackendChoice = Literal["auto", BackendName, "none"]
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
-RuntimeChoice = Literal["auto", "onnx", "torch"]
+RuntimeChoice = Literal["auto", "openvino", "onnx", "torch"]
 RUNTIME_CHOICES: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)
 
 DEFAULT_MODEL = "cross-encoder/ms-marco-TinyBERT-L-2-v2"
@@ -45,14 +45,15 @@ class RerankConfig:
         default model's revision is pinned; without a revision another model is the hub's newest.
     expected_sha256, expected_files_sha256: hex digests that the weights, and tokenizer and configuration
         together (`files_digest`), must have; None takes what is found.
-    runtime, models: what runs the cross-encoder, and where built forms are (None: nowhere). `auto` is ONNX Runtime on a
-        CPU, where there is a form and `dtype` is `auto`, else torch.
+    runtime, models: what runs the cross-encoder, and where built forms are (None: nowhere). `auto` is on a CPU, where
+        there is a form and `dtype` is `auto`, OpenVINO where it multiplies bfloat16 and else ONNX Runtime; else torch.
     device: a torch device; None is `cuda:0` where there is one, else `cpu`.
-    dtype: a torch dtype's name; `auto` is that of the built form, and with torch bfloat16 where the hardware multiplies
-        it (GPUs that say so, CPUs with avx512_bf16 or amx_bf16), else float32.
+    dtype: a torch dtype's name; `auto` is what the built form is in, and with torch bfloat16 where the hardware
+        multiplies it (GPUs that say so, CPUs with avx512_bf16 or amx_bf16), else float32.
     max_tokens: longest query-passage pair, special tokens included; the model's own limit is kept.
     batch_pairs, batch_tokens: most pairs and most tokens, padding included, of one forward pass.
-    parallel_passes: on a CPU, into how many passes side by side a large one is shared out at most; None is one a core.
+    parallel_passes: on a CPU, into how many passes side by side a large one is shared out at most, and how many threads
+        OpenVINO has; None is one a core.
     max_queued_tokens: most tokens that wait, and a quarter of that of one owner.
     stuck_after_seconds: a forward pass that runs longer opens the breaker.
     reload_after_seconds: a failed load is tried again after this, then after twice as long, up to

@@ -107,8 +107,9 @@ class Reranker:
     def cross_encoder(self) -> Any:
         """The loaded model; waits for the load.
 
-        A `sentence_transformers.CrossEncoder`, which only its own thread may run, or where ONNX Runtime runs it, an
-        `onnxruntime.InferenceSession`. Raises `RerankSkipped` with the reason where there is none.
+        A `sentence_transformers.CrossEncoder`, which only its own thread may run, or what runs its built form: an
+        `onnxruntime.InferenceSession`, or an `openvino.InferRequest`, which only its own thread may run. Raises
+        `RerankSkipped` with the reason where there is none.
         """
         batcher = self._started()
         if batcher is None:

@@ -147,5 +147,5 @@ _CHANGES: dict[str, tuple[str, str, Callable[[Callable[..., Any]], Callable[...,
     "memory.embedding.embedder": ("Embedder", "ask_query", _query),
     "memory.services.stream": ("", "stream_answer", _stream),
     "reranker.backends.cross_encoder": ("CrossEncoderBackend", "score", _score),
-    "reranker.backends.onnx_cross_encoder": ("OnnxCrossEncoderBackend", "score", _score),
+    "reranker.backends.built_cross_encoder": ("BuiltCrossEncoderBackend", "score", _score),
 }

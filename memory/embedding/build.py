@@ -12,16 +12,13 @@ deploy/decisions/0014-onnx-in-float32.md and 0022-bfloat16-by-openvino.md.
 
 from __future__ import annotations
 
-import importlib.metadata
-import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memory.embedding.built_form import (
-    COMMAND,
     ONNX,
     OPENVINO,
-    OPENVINO_WEIGHTS,
     Manifest,
     digests,
     form_folder,
@@ -29,13 +26,12 @@ from memory.embedding.built_form import (
     write_manifest,
 )
 from memory.embedding.model import EmbeddingModel, passage_prompt, positions
-from memory.embedding.openvino_reader import openvino
 from memory.errors import ModelUnavailable
+from reranker import openvino_graph
 from reranker.built_forms import make_form
 from reranker.model_files import expected_weights, files_digest
 from reranker.onnx_graph import export
-
-logger = logging.getLogger(__name__)
+from reranker.openvino_graph import MASK, write_graph
 
 _LONG = "The pump in the cellar was serviced in March, and its filter is changed every six months by the same firm. "
 PROBES = (
@@ -85,7 +81,9 @@ def _is_good(target: Path, weights_sha256: str, files_sha256: str) -> bool:
         manifest = read_manifest(target, weights_sha256, files_sha256)
     except ModelUnavailable:
         return False
-    return manifest is not None and (OPENVINO in manifest.digests or _openvino_version() in ("", manifest.openvino))
+    return manifest is not None and (
+        OPENVINO in manifest.digests or openvino_graph.installed_version() in ("", manifest.openvino)
+    )
 
 
 def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
@@ -94,8 +92,7 @@ def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:
     whole = model.sentence_transformer
     whole.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     _export(whole, folder / ONNX)
-    if version := _openvino_version():
-        _export_for_openvino(whole, folder)
+    version = write_graph(folder, partial(_export_masked, whole))
     vectors = whole.encode(list(PROBES), batch_size=1, normalize_embeddings=True, prompt="", show_progress_bar=False)
     write_manifest(
         folder,
@@ -129,34 +126,15 @@ def _pooling(whole: Any) -> str | None:
     return config["pooling_mode"] if config["pooling_mode"] in ("mean", "cls") and not leaves_out_prompt else None
 
 
-def _openvino_version() -> str:
-    """Of the package that is installed; empty where none is."""
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _export(whole: Any, path: Path) -> None:
     export(_reader(whole), {"input_ids": _example(whole)}, "embedding", path)
 
 
-def _export_for_openvino(whole: Any, folder: Path) -> None:
-    """Write its graph and weights; where OpenVINO cannot, neither, and the log says so: ONNX Runtime's form stands."""
+def _export_masked(whole: Any, path: Path) -> None:
     import torch
 
-    ids, masked = _example(whole), folder / "masked.onnx"
-    try:
-        export(_reader(whole), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "embedding", masked)
-        graph = openvino().Core().read_model(masked)
-        graph.reshape(dict.fromkeys(("input_ids", "attention_mask"), openvino().PartialShape([-1, -1])))
-        openvino().save_model(graph, folder / OPENVINO, compress_to_fp16=True)
-    except Exception:
-        logger.warning("no form of the embedding model for OpenVINO; `%s --force` tries again", COMMAND, exc_info=True)
-        for name in (OPENVINO, OPENVINO_WEIGHTS):
-            (folder / name).unlink(missing_ok=True)
-    finally:
-        masked.unlink(missing_ok=True)
+    ids = _example(whole)
+    export(_reader(whole), {"input_ids": ids, MASK: torch.ones_like(ids)}, "embedding", path)
 
 
 def _reader(whole: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memory.errors import ModelUnavailable
-from reranker import built_forms
+from reranker import built_forms, openvino_graph
 from reranker.built_forms import MANIFEST, FormManifest, write_manifest
 from reranker.faults import LoadFailure
 
@@ -19,8 +19,8 @@ __all__ = ["COMMAND", "FILES", "MANIFEST", "Manifest", "digests", "form_folder",
 RECIPE = "r4"
 COMMAND = "python manage.py build_models"
 # The graph for ONNX Runtime, and where OpenVINO is installed for that, with its weights in a file beside it.
-ONNX, OPENVINO, OPENVINO_WEIGHTS = "model.onnx", "openvino.xml", "openvino.bin"
-FILES = ("tokenizer.json", ONNX, OPENVINO, OPENVINO_WEIGHTS)
+ONNX, OPENVINO = "model.onnx", openvino_graph.GRAPH
+FILES = ("tokenizer.json", ONNX, OPENVINO, openvino_graph.WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from memory.maintenance.rls_probe import probe_two_users
 from memory.retrieval.reranker_config import deployed_config
 from memory.rls import verify_rls_isolation
 from memory.rollout.flags import read_flags
-from reranker.backends.onnx_form import has_weights
+from reranker.backends.built_form import has_weights
 
 POSTGRESQL_LEAST, PGVECTOR_LEAST, PGVECTOR_GOOD = 15, (0, 7), (0, 8)
 SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 1.0, 30.0

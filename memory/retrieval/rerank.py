@@ -8,7 +8,7 @@ import reranker
 from memory.retrieval.candidate import Candidate
 from memory.retrieval.reranker_config import deployed_config
 from memory.rollout.flags import flag
-from reranker.backends.onnx_form import has_weights
+from reranker.backends.built_form import has_weights
 
 NOT_REQUESTED = "not_requested"
 WARM_SECONDS = 5.0

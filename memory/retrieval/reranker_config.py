@@ -26,7 +26,7 @@ def deployed_config() -> RerankConfig:
 
 
 def _runtime(embed_backend: str) -> RuntimeChoice:
-    """OpenVINO has no form of a cross-encoder: where it is asked to embed, reranking is by what is there."""
+    """Where OpenVINO is asked to embed, reranking is by what is there: it is no reason to go without."""
     return "auto" if embed_backend == "openvino" else cast(RuntimeChoice, embed_backend)
 
 

@@ -1,14 +1,19 @@
-"""Which way the configured cross-encoder is run: ONNX Runtime on a CPU, torch on a GPU and where there is no form."""
+"""What runs the configured cross-encoder: OpenVINO or ONNX Runtime on a CPU, torch on a GPU or without a form."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from reranker.backends import Backend
-from reranker.backends.onnx_form import Place, place_of
+from reranker.backends.built_form import Place, place_of
 from reranker.config import RerankConfig
 from reranker.faults import LoadFailure
 from reranker.loader import has_gpu, load_cross_encoder
+from reranker.openvino_graph import has_fast_bfloat16
+
+if TYPE_CHECKING:
+    from reranker.backends.built_cross_encoder import BuiltRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -16,18 +21,19 @@ logger = logging.getLogger(__name__)
 def load_backend(config: RerankConfig) -> Backend:
     """The configured model, loaded.
 
-    `runtime` `auto` is ONNX Runtime where there are built forms and no GPU, unless a `dtype` is asked for, which is
-    torch's. Raises `LoadFailure`, and whatever the library raises that loads it.
+    `runtime` `auto` is a built form where there is one and no GPU, unless a `dtype` is asked for, which is torch's: by
+    OpenVINO where the processor multiplies bfloat16, else by ONNX Runtime. Raises `LoadFailure`, and whatever the
+    library raises that loads it.
     """
-    may_be_onnx = config.models is not None and config.dtype == "auto" and not has_gpu(config.device)
-    if config.runtime == "onnx" or (config.runtime == "auto" and may_be_onnx):
-        place = None if config.models is None else place_of(config, config.models)
+    runtimes = _in_turn(config)
+    place = place_of(config, config.models) if runtimes and config.models is not None else None
+    for runtime in runtimes:
         try:
-            return _onnx(place, config)
+            return _built(runtime, place, config)
         except LoadFailure as failure:
-            if config.runtime == "onnx":
+            if config.runtime == runtime:
                 raise
-            logger.warning("reranking with torch, more slowly: %s", failure.detail)
+            logger.warning("reranking not by %s, more slowly: %s", runtime, failure.detail, exc_info=failure.__cause__)
 
     from reranker.backends.cross_encoder import CrossEncoderBackend
 
@@ -35,12 +41,25 @@ def load_backend(config: RerankConfig) -> Backend:
     return CrossEncoderBackend(loaded, config.max_tokens, config.batch_tokens, config.parallel_passes)
 
 
-def _onnx(place: Place | None, config: RerankConfig) -> Backend:
+def _in_turn(config: RerankConfig) -> list[BuiltRuntime]:
+    """What is tried before torch."""
+    if config.runtime in ("openvino", "onnx"):
+        return [config.runtime]
+    if config.runtime == "torch" or config.models is None or config.dtype != "auto" or has_gpu(config.device):
+        return []
+    return ["openvino", "onnx"] if has_fast_bfloat16() else ["onnx"]
+
+
+def _built(runtime: BuiltRuntime, place: Place | None, config: RerankConfig) -> Backend:
     if place is None:
         raise LoadFailure("no_backend", "there is no folder of built forms")
     try:
-        from reranker.backends.onnx_cross_encoder import OnnxCrossEncoderBackend
+        from reranker.backends.built_cross_encoder import BuiltCrossEncoderBackend
 
-        return OnnxCrossEncoderBackend(place, config.max_tokens, config.batch_tokens, config.parallel_passes)
-    except ImportError:
-        raise LoadFailure("no_backend", "ONNX Runtime is not installed") from None
+        return BuiltCrossEncoderBackend(place, runtime, config.max_tokens, config.batch_tokens, config.parallel_passes)
+    except ImportError as error:
+        raise LoadFailure("no_backend", "the package that runs it is not installed, or cannot be loaded") from error
+    except (LoadFailure, MemoryError):
+        raise
+    except Exception as error:  # Each package has errors of its own.
+        raise LoadFailure("no_backend", "the model's built form cannot be run here") from error

@@ -8,7 +8,8 @@ import pytest
 
 from memory.management.commands import rerank_bench, rerank_verify
 from reranker import RerankConfig
-from reranker.backends import onnx_build
+from reranker.backends import loading
+from reranker.backends.build import build
 from tests.tiny_models import build_cross_encoder
 
 SMOKE = ["--queries", "4", "--candidates", "3", "--tokens", "24", "--callers", "1", "2"]
@@ -49,9 +50,10 @@ def verified(capsys, *arguments) -> tuple[int, dict]:
     return status, json.loads(out)
 
 
-def test_the_bench_prints_a_row_per_dtype_length_and_number_of_callers(capsys, folder, settings, tmp_path):
+def test_the_bench_prints_a_row_per_dtype_length_and_number_of_callers(capsys, folder, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: False)
     settings.MEMORY_MODELS_DIR = tmp_path
-    onnx_build.build(RerankConfig(model=str(folder)), settings.MEMORY_MODELS_DIR)
+    build(RerankConfig(model=str(folder)), settings.MEMORY_MODELS_DIR)
     status, out, err = run(capsys, rerank_bench, "--json", "--model", folder, "--device", "cpu", *SMOKE)
     rows = json.loads(out)["rows"]
     assert status == 0

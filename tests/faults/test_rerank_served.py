@@ -55,7 +55,7 @@ import time
 
 _BACKENDS = {
     "reranker.backends.cross_encoder": "CrossEncoderBackend",
-    "reranker.backends.onnx_cross_encoder": "OnnxCrossEncoderBackend",
+    "reranker.backends.built_cross_encoder": "BuiltCrossEncoderBackend",
 }
 
 

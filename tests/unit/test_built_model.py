@@ -26,11 +26,11 @@ from memory.embedding import backends, openvino_reader
 from memory.embedding.build import Unexportable, build
 from memory.embedding.built_form import FILES, MANIFEST, digests, form_folder
 from memory.embedding.embedder import Embedder
-from memory.embedding.openvino_reader import padded
 from memory.errors import ModelUnavailable
-from reranker import onnx_graph
+from reranker import onnx_graph, openvino_graph
 from reranker.faults import LoadFailure
 from reranker.model_files import weights_digest
+from reranker.openvino_graph import padded
 from tests.tiny_models import SENTENCE_WORDS, build_sentence_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def test_short_texts_are_read_together_with_the_vectors_that_each_has_alone(weig
     short = [" ".join((SENTENCE_WORDS * 3)[first : first + words]) for first in range(6) for words in (2, 9, 16, 29)]
     with embedder(weights, models, "openvino") as built:
         model = built.load()
-        reader, sizes = model._reader, []
+        reader, sizes = model._reader.graph, []
         run = reader._run
         monkeypatch.setattr(reader, "_run", lambda texts, length: sizes.append(len(texts)) or run(texts, length))
         together = model.encode("passage", short)
@@ -185,7 +185,7 @@ def test_a_text_is_cut_as_its_tokenizer_would_cut_it(weights, models):
 def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, monkeypatch, caplog):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     for flags, runtime in (({"fpu", "amx_bf16"}, "openvino"), ({"avx512_bf16"}, "openvino"), (set(), "onnx")):
-        monkeypatch.setattr(openvino_reader, "cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(openvino_graph, "cpu_flags", lambda flags=flags: flags)
         with embedder(weights, models, "auto") as automatic:
             assert automatic.load().runtime == runtime
     assert not caplog.records
@@ -197,8 +197,8 @@ def test_no_batch_takes_more_than_its_tokens_with_the_padding(weights, models, r
         encode, reader = built._queue._encode, model._reader
         built._queue._encode = lambda task, texts: batches.append(len(texts)) or encode(task, texts)
         if runtime == "openvino":
-            run = reader._run
-            reader._run = lambda texts, length: computed.append(len(texts) * length) or run(texts, length)
+            run = reader.graph._run
+            reader.graph._run = lambda texts, length: computed.append(len(texts) * length) or run(texts, length)
         else:
             read = reader._read
             reader._read = lambda ids: computed.append(len(ids)) or read(ids)
@@ -216,7 +216,7 @@ def test_where_openvino_cannot_run_it_onnx_does_and_the_log_says_so(weights, mod
         raise fault
 
     monkeypatch.setattr(backends, "has_fast_bfloat16", lambda: True)
-    monkeypatch.setattr(openvino_reader, "openvino", fail)
+    monkeypatch.setattr(openvino_graph, "openvino", fail)
     with embedder(weights, models, "auto") as automatic:
         assert automatic.load().runtime == "onnx"
     assert "embedding not by openvino" in caplog.text and "Traceback" in caplog.text
@@ -241,7 +241,7 @@ def test_where_onnx_runtime_cannot_run_it_torch_does(weights, copied, monkeypatc
 def test_a_graph_that_takes_one_text_only_has_each_read_alone(weights, models):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     with embedder(weights, models, "openvino") as built:
-        reader = built.load()._reader
+        reader = built.load()._reader.graph
         run = reader._run
 
         def one_only(texts, length):
@@ -256,7 +256,7 @@ def test_a_graph_that_takes_one_text_only_has_each_read_alone(weights, models):
 
 def test_a_form_made_without_openvino_runs_by_onnx_and_is_made_anew_once_it_is_there(weights, copied, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    monkeypatch.setattr("memory.embedding.build._openvino_version", lambda: "")
+    monkeypatch.setattr(openvino_graph, "installed_version", lambda: "")
     assert build(weights, copied, sha256=None, files_sha256=None, force=True)
     assert not build(weights, copied, sha256=None, files_sha256=None)
     with embedder(weights, copied, "openvino") as asked_for, pytest.raises(ModelUnavailable, match="build_models"):
@@ -273,8 +273,8 @@ def test_where_openvino_cannot_make_its_form_onnx_has_one_and_nothing_is_made_an
     def fail():
         raise OSError("libopenvino.so: cannot open shared object file")
 
-    monkeypatch.setattr("memory.embedding.build._openvino_version", lambda: "1.0")
-    monkeypatch.setattr("memory.embedding.build.openvino", fail)
+    monkeypatch.setattr(openvino_graph, "installed_version", lambda: "1.0")
+    monkeypatch.setattr(openvino_graph, "openvino", fail)
     assert build(weights, copied, sha256=None, files_sha256=None, force=True)
     assert "libopenvino.so" in caplog.text
     assert sorted(path.name for path in form_of(weights, copied).iterdir()) == [

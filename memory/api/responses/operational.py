@@ -113,7 +113,7 @@ RERANK_METRICS = About(dict).body(
     Member("loads", integer("How often a model was loaded.")),
     Member("detail", string("More about the state.")),
     _once_loaded("reason", or_null(string("Why no model is there."))),
-    _once_loaded("runtime", or_null(string("What runs the model.", enum=["onnx", "torch"]))),
+    _once_loaded("runtime", or_null(string("What runs the model.", enum=["openvino", "onnx", "torch"]))),
     _once_loaded("dtype", or_null(string("The numbers it computes with."))),
     _once_loaded("weights_sha256", or_null(string("The digest of its weights."))),
     _once_loaded("load_seconds", or_null(number("What loading took.", minimum=0))),

@@ -11,8 +11,8 @@ from memory.embedding.process import configured_embedders
 from memory.errors import MemoryServiceError
 from memory.maintenance.command import ServiceCommand, failed
 from memory.retrieval.reranker_config import deployed_config
-from reranker.backends import onnx_build
-from reranker.backends.onnx_form import has_weights
+from reranker.backends import build as cross_encoder_form
+from reranker.backends.built_form import has_weights
 from reranker.faults import LoadFailure
 
 
@@ -35,7 +35,7 @@ class Command(ServiceCommand):
         ]
         reranks = deployed_config()
         if has_weights(reranks):
-            built.append(self._built(reranks.model, partial(onnx_build.build, reranks, models, force=force)))
+            built.append(self._built(reranks.model, partial(cross_encoder_form.build, reranks, models, force=force)))
         else:
             self.stderr.write(f"{reranks.model}: its weights are not here, so nothing is built of it")
         self.conclude({"folder": str(models), "models": built})
@@ -45,7 +45,7 @@ class Command(ServiceCommand):
         self.stderr.write(f"{name}: looking, building if need be")
         try:
             is_new = build()
-        except (Unexportable, onnx_build.Unexportable) as exc:
+        except (Unexportable, cross_encoder_form.Unexportable) as exc:
             self.stderr.write(f"{name}: {exc.detail}")
             return {"model": name, "built": None}
         except (MemoryServiceError, LoadFailure) as exc:

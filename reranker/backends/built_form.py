@@ -1,27 +1,29 @@
-"""A cross-encoder's built form (reranker/built_forms.py) as it is read: graph, tokenizer, and the manifest's probes."""
+"""A cross-encoder's built form (reranker/built_forms.py) as it is read: graphs, tokenizer, the manifest's probes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from reranker import openvino_graph
 from reranker.backends import Pair
 from reranker.backends.pair_tokenizer import PairTokenizer
 from reranker.built_forms import FormManifest, form_folder, read_manifest
 from reranker.config import RerankConfig
 from reranker.faults import LoadFailure
 from reranker.model_files import expected_weights, files_digest, is_at_hand, model_folder
-from reranker.onnx_graph import session
 from reranker.scores import sigmoid
 
 # Of the way a form is made. Another one is another folder, so an old form is never taken for a new one.
 RECIPE = "c1"
-TOKENIZER, GRAPH = FILES = ("tokenizer.json", "model.onnx")
-# What int8 may do to a probe's score of 0-1, and how closely the probes' logits must stand to those in float32.
+# The graph for ONNX Runtime, and where OpenVINO is installed for that.
+TOKENIZER, ONNX, OPENVINO = "tokenizer.json", "model.onnx", openvino_graph.GRAPH
+FILES = (TOKENIZER, ONNX, OPENVINO, openvino_graph.WEIGHTS)
+# What a narrower dtype may do to a probe's score of 0-1, and how closely their logits must stand to those in float32.
 SCORE_BOUND, CORRELATION_MIN = 0.02, 0.998
 # Logits that lie no further apart say nothing about an order.
 _ONE_SCORE = 1e-3
@@ -31,14 +33,16 @@ _ONE_SCORE = 1e-3
 class Manifest(FormManifest):
     """What is known of a cross-encoder's form.
 
-    `dtype` is `int8` or `float32`; `positions` the most tokens of a pair, special ones included; `inputs` what the
-    graph reads of one; `probes` are pairs with the logits that the weights give in float32.
+    `dtype` is that of ONNX Runtime's graph, `int8` or `float32`; `positions` the most tokens of a pair, special ones
+    included; `inputs` what the graph reads of one; `probes` are pairs with the logits that the weights give in float32;
+    `openvino` is the version that made its graph or failed to, empty where none was installed.
     """
 
     dtype: str
     positions: int
     inputs: list[str]
     probes: list[tuple[str, str, float]]
+    openvino: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,12 @@ class Place:
         return found
 
     def is_good(self) -> bool:
+        """Whether a form stands there that lacks nothing `build_models` could make."""
         try:
-            return self.manifest() is not None
+            manifest = self.manifest()
         except LoadFailure:
             return False
+        return OPENVINO in manifest.digests or openvino_graph.installed_version() in ("", manifest.openvino)
 
 
 def place_of(config: RerankConfig, models: Path) -> Place:
@@ -76,34 +82,27 @@ def has_weights(config: RerankConfig) -> bool:
     return is_at_hand(config.model, revision=config.pinned_revision, cache_folder=config.cache_folder)
 
 
-class Graph:
-    """The graph at `path` and its tokenizer, which reads pairs as far as the model can. Any thread may use it."""
+class Graph(Protocol):
+    """What runs a form's graph: `model` is the library's own object, `threads` those that it computes a pair with."""
 
-    def __init__(self, path: Path, manifest: Manifest):
-        self.session: Any = session(path, 1)
-        self._inputs = manifest.inputs
-        self._pairs = _pairs(path.with_name(TOKENIZER), manifest.positions)
+    runtime: str
+    model: Any
+    threads: int
 
-    def read_at_most(self, max_tokens: int) -> None:
-        """From now on; before anybody else has it."""
-        self._pairs.read_at_most(max_tokens)
-
-    def prepare(self, query: str, texts: Sequence[str], deadline: float) -> list[Pair]:
-        return self._pairs.prepare(query, texts, deadline)
+    def cost(self, tokens: int) -> int:
+        """How many are computed for a pair of so many, padding included."""
 
     def logits(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """float32[n]; each pair is read alone."""
-        return np.array([self._logit(pair) for pair in pairs], dtype=np.float32)
+        """float32[n]; none depends on what else is read with it."""
 
-    def _logit(self, pair: Pair) -> float:
-        read = {"input_ids": pair.content.ids, "token_type_ids": pair.content.type_ids}
-        [[logit]] = self.session.run(None, {name: np.array([read[name]], dtype=np.int64) for name in self._inputs})
-        return logit
+    def warm(self, most_tokens: int) -> None:
+        """Make what the first pairs of up to so many tokens would have to wait for."""
 
 
-def probed(graph: Graph, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def probed(graph: Graph, form: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """What the graph gives for the probes, read as far as the model can, and what the weights gave: float32[n] each."""
-    pairs = [graph.prepare(question, [text], float("inf"))[0] for question, text, _ in manifest.probes]
+    tokenizer = pair_tokenizer(form, manifest.positions)
+    pairs = [tokenizer.prepare(question, [text], float("inf"))[0] for question, text, _ in manifest.probes]
     return graph.logits(pairs), np.array([logit for _, _, logit in manifest.probes], dtype=np.float32)
 
 
@@ -116,7 +115,8 @@ def is_like(logits: np.ndarray, expected: np.ndarray, *, slack: float = 1.0) -> 
     return bool(scores_differ <= slack * SCORE_BOUND and 1 - correlation <= slack * (1 - CORRELATION_MIN))
 
 
-def _pairs(path: Path, max_tokens: int) -> PairTokenizer:
+def pair_tokenizer(form: Path, max_tokens: int) -> PairTokenizer:
+    """The form's, which cuts pairs to `max_tokens`."""
     from tokenizers import Tokenizer
 
-    return PairTokenizer(Tokenizer.from_file(str(path)), max_tokens)
+    return PairTokenizer(Tokenizer.from_file(str(form / TOKENIZER)), max_tokens)

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reranker import RerankConfig, Reranker, RerankSkipped
-from reranker.backends.onnx_build import PROBES, Unexportable, build
-from reranker.backends.onnx_form import CORRELATION_MIN, FILES, SCORE_BOUND, Graph, is_like, place_of, probed
+from reranker import RerankConfig, Reranker, RerankSkipped, openvino_graph
+from reranker.backends import loading
+from reranker.backends.build import PROBES, Unexportable, build
+from reranker.backends.built_form import CORRELATION_MIN, FILES, ONNX, OPENVINO, SCORE_BOUND, is_like, place_of, probed
+from reranker.backends.onnx_pairs import OnnxPairs
 from reranker.built_forms import MANIFEST
 from reranker.scores import sigmoid
 from tests.tiny_models import build_cross_encoder
@@ -36,6 +38,13 @@ def models(weights, tmp_path_factory) -> Path:
     models = tmp_path_factory.mktemp("models")
     assert build(RerankConfig(model=str(weights)), models)
     return models
+
+
+@pytest.fixture(params=["onnx", "openvino"])
+def runtime(request) -> str:
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    return request.param
 
 
 @pytest.fixture
@@ -73,19 +82,84 @@ def form_of(weights: Path, models: Path) -> Path:
     return place_of(config(weights, models), models).form
 
 
-def test_its_scores_are_those_of_the_weights_within_the_bound(weights, models, asked):
-    ours = asked(config(weights, models, "auto"))
+def test_its_scores_are_those_of_the_weights_within_the_bound(weights, models, asked, runtime):
+    ours = asked(config(weights, models, runtime))
     theirs = asked(config(weights, None, "torch", device="cpu", dtype="float32"))
-    assert (ours.metrics()["runtime"], theirs.metrics()["runtime"]) == ("onnx", "torch")
+    assert (ours.metrics()["runtime"], theirs.metrics()["runtime"]) == (runtime, "torch")
     assert np.ptp(scores(theirs)) > 0.02
     np.testing.assert_allclose(scores(ours), scores(theirs), atol=SCORE_BOUND)
     assert ours.metrics()["weights_sha256"] == theirs.metrics()["weights_sha256"]
 
 
-def test_a_pairs_score_does_not_depend_on_what_others_are_read_with_it(weights, models, asked):
-    one, two = (asked(config(weights, models, parallel_passes=count)) for count in (1, 2))
-    alone = np.array([scores(one, [text])[0] for text in TEXTS])
-    assert np.array_equal(scores(one), alone) and np.array_equal(scores(two), alone)
+def test_a_pairs_score_does_not_depend_on_what_others_are_read_with_it(weights, models, asked, runtime):
+    texts = [*TEXTS, *(f"{word} was it said" for word in ("good", "plain", "dull", "what"))]
+    for threads in (1, 2):
+        ours = asked(config(weights, models, runtime, parallel_passes=threads))
+        alone = np.array([scores(ours, [text])[0] for text in texts])
+        assert np.array_equal(scores(ours, texts), alone)
+
+
+def test_pairs_of_one_length_are_read_together_where_that_tells_on_none(weights, models, asked, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    texts = [f"{word} was it said" for word in ("good", "plain", "dull", "what", "and", "when", "was")]
+    ours = asked(config(weights, models, "openvino"))
+    alone = np.array([scores(ours, [text])[0] for text in texts])
+    graph, sizes = ours.ready_backend()._graph._graph, []
+    run = graph._run
+    monkeypatch.setattr(graph, "_run", lambda rows, length: sizes.append(len(rows)) or run(rows, length))
+    assert np.array_equal(scores(ours, texts), alone) and sizes == [4, 2, 1]
+    # On a processor where company told, each is read alone.
+    monkeypatch.setattr(graph, "_run", lambda rows, length: run(rows, length) + (len(rows) > 1))
+    graph.warm(64)
+    assert np.array_equal(scores(ours, texts), alone)
+
+
+def test_a_pair_costs_what_is_computed_for_it(weights, models, asked):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    lengths = {
+        runtime: [
+            pair.tokens
+            for pair in asked(config(weights, models, runtime)).ready_backend().prepare("what", TEXTS, float("inf"))
+        ]
+        for runtime in ("onnx", "openvino")
+    }
+    assert all(-(-tokens // 16) * 16 <= padded for tokens, padded in zip(*lengths.values(), strict=True))
+
+
+def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, asked, monkeypatch, caplog):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    for is_fast, runtime, dtype in ((True, "openvino", "bfloat16"), (False, "onnx", None)):
+        monkeypatch.setattr(loading, "has_fast_bfloat16", lambda is_fast=is_fast: is_fast)
+        found = asked(config(weights, models, "auto", device="cpu")).metrics()
+        assert found["runtime"] == runtime and dtype in (found["dtype"], None)
+    assert not caplog.records
+
+
+def test_without_openvinos_graph_onnx_runtime_reranks_and_the_log_says_why(weights, copied, asked, monkeypatch, caplog):
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: True)
+    path = form_of(weights, copied) / MANIFEST
+    manifest = json.loads(path.read_text())
+    for name in FILES[2:]:
+        (path.parent / name).unlink(missing_ok=True)
+        manifest["digests"].pop(name, None)
+    path.write_text(json.dumps(manifest))
+    assert "no graph for OpenVINO" in asked(config(weights, copied, "openvino")).metrics()["detail"]
+    assert asked(config(weights, copied, "auto", device="cpu")).metrics()["runtime"] == "onnx"
+    assert "reranking not by openvino" in caplog.text
+
+
+def test_where_openvino_cannot_make_its_graph_there_is_onnx_runtimes(weights, tmp_path, asked, monkeypatch, caplog):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
+    def fail():
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(openvino_graph, "openvino", fail)
+    assert build(config(weights, tmp_path), tmp_path) and "for OpenVINO" in caplog.text
+    place = place_of(config(weights, tmp_path), tmp_path)
+    assert OPENVINO not in place.manifest().digests and place.is_good()
+    assert not (place.form / OPENVINO).exists() and not list(place.form.glob("*masked*"))
+    assert asked(config(weights, tmp_path)).metrics()["state"] == "ready"
 
 
 def test_a_form_keeps_int8_only_where_the_probes_keep_the_bounds():
@@ -101,14 +175,15 @@ def test_a_form_keeps_int8_only_where_the_probes_keep_the_bounds():
 
 def test_the_chosen_form_keeps_the_bounds_whatever_its_numbers(weights, models):
     place = place_of(config(weights, models), models)
-    found, expected = probed(Graph(place.form / "model.onnx", place.manifest()), place.manifest())
+    manifest = place.manifest()
+    found, expected = probed(OnnxPairs(place.form / ONNX, manifest.inputs), place.form, manifest)
     assert len(found) == len(PROBES) and is_like(found, expected)
     assert np.abs(sigmoid(found) - sigmoid(expected)).max() <= SCORE_BOUND
 
 
-def test_pairs_are_cut_as_torch_cuts_them(weights, models, asked):
+def test_pairs_are_cut_as_torch_cuts_them(weights, models, asked, runtime):
     options = {"max_tokens": 64}
-    ours = asked(config(weights, models, **options))
+    ours = asked(config(weights, models, runtime, **options))
     theirs = asked(config(weights, None, "torch", device="cpu", dtype="float32", **options))
     np.testing.assert_allclose(scores(ours), scores(theirs), atol=SCORE_BOUND)
     long, longer = "was it " * 50, "was it " * 50 + "good " * 50
@@ -118,6 +193,8 @@ def test_pairs_are_cut_as_torch_cuts_them(weights, models, asked):
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_was_changed_is_refused_and_built_anew(weights, copied, asked, name):
     path = form_of(weights, copied) / name
+    if not path.exists():
+        pytest.skip("OpenVINO is not installed")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     refused = asked(config(weights, copied))
     assert "changed since" in refused.metrics()["detail"]
@@ -133,7 +210,7 @@ def test_where_this_processor_gives_other_scores_auto_takes_torch_and_says_so(we
     assert "other scores on this processor" in asked(config(weights, copied)).metrics()["detail"]
     automatic = asked(config(weights, copied, "auto", device="cpu"))
     assert automatic.metrics()["runtime"] == "torch"
-    assert "reranking with torch" in caplog.text
+    assert "reranking not by onnx, more slowly" in caplog.text
 
 
 def test_without_a_form_onnx_says_so_and_auto_takes_torch(weights, tmp_path, asked):

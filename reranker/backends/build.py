@@ -1,11 +1,13 @@
-"""Builds a cross-encoder's form for ONNX Runtime (reranker/backends/onnx_form.py) from its weights; once, at set-up.
+"""Builds a cross-encoder's form for a CPU (reranker/backends/built_form.py) from its weights; once, at set-up.
 
 1. The model becomes a graph that reads one pair, its last layer computed for [CLS] alone where it is BERT's.
-2. Its matrices become int8, but for the one that gives the score; where that strays too far from what the weights
-   give in float32, without those that make a row narrower; where that does too, all stays float32.
-3. What the weights give for a few pairs goes into the manifest.
+2. For ONNX Runtime its matrices become int8, but for the one that gives the score; where that strays too far from what
+   the weights give in float32, without those that make a row narrower; where that does too, all stays float32.
+3. Where OpenVINO is installed, the same graph for it, which reads pairs with padding behind them, in bfloat16.
+4. What the weights give for a few pairs goes into the manifest.
 
-Figures, and why these bounds: deploy/decisions/0016-the-cross-encoder-by-onnx.md.
+Figures, and why these bounds: deploy/decisions/0016-the-cross-encoder-by-onnx.md and
+0024-the-cross-encoder-by-openvino.md.
 """
 
 from __future__ import annotations
@@ -17,16 +19,29 @@ from typing import Any
 
 import numpy as np
 
+from reranker.backends.built_form import (
+    FILES,
+    ONNX,
+    TOKENIZER,
+    Manifest,
+    Place,
+    is_like,
+    place_of,
+    probed,
+)
 from reranker.backends.first_token import shorten_last_layer
-from reranker.backends.onnx_form import FILES, GRAPH, TOKENIZER, Graph, Manifest, Place, is_like, place_of, probed
+from reranker.backends.onnx_pairs import OnnxPairs
 from reranker.built_forms import digests, make_form, write_manifest
 from reranker.config import RerankConfig
 from reranker.faults import LoadFailure
 from reranker.loader import load_cross_encoder
 from reranker.onnx_graph import export, narrowing_products, products_to_one, quantise
+from reranker.openvino_graph import MASK, write_graph
 
 # Float32 is float32 but for the order of its sums.
 _EXACT = 1e-3
+# Added to what a token would be looked at with, and within float16's range.
+_NEVER = -10_000.0
 
 _LONG = "The pump in the cellar was serviced in March, and its filter is changed every six months by the same firm. "
 _QUESTIONS = ("When was the heat pump serviced?", "where does she live now", "3 °C naïve Grüße")
@@ -80,16 +95,30 @@ def _write(unfinished: Path, place: Place) -> None:
         probes=[(question, text, float(logit)) for (question, text), logit in zip(PROBES, logits, strict=True)],
     )
     exact = unfinished / "exact.onnx"
+    shorten_last_layer(whole)
     _export(whole, exact, manifest.inputs)
-    dtype = _choose(exact, unfinished / GRAPH, manifest)
+    dtype = _choose(exact, unfinished, manifest)
     exact.unlink(missing_ok=True)
-    write_manifest(unfinished, replace(manifest, dtype=dtype, digests=digests(unfinished, FILES)))
+    version = write_graph(unfinished, lambda path: _export(whole, path, manifest.inputs, MASK))
+    found = digests(unfinished, FILES)
+    write_manifest(unfinished, replace(manifest, dtype=dtype, openvino=version, digests=found))
 
 
-def _export(whole: Any, path: Path, inputs: Sequence[str]) -> None:
+def _export(whole: Any, path: Path, inputs: Sequence[str], *more: str) -> None:
+    """Write the graph of these inputs, and of `more`."""
+    example = whole.tokenizer("a question", "an example of a text", return_tensors="pt")
+    try:
+        export(_reader(whole, inputs), {name: example[name] for name in (*inputs, *more)}, "logit", path)
+    except OSError:
+        raise
+    except Exception as error:
+        raise Unexportable(f"the model has no built form ({type(error).__name__}); torch runs it") from error
+
+
+def _reader(whole: Any, inputs: Sequence[str]) -> Any:
+    """The torch module that a graph is made of: `inputs`, and a mask where the graph has one, to logits."""
     import torch
 
-    shorten_last_layer(whole)
     is_bert = type(whole.model).__name__ == "BertForSequenceClassification"
 
     class Reader(torch.nn.Module):
@@ -98,31 +127,32 @@ def _export(whole: Any, path: Path, inputs: Sequence[str]) -> None:
             self.model = whole.model
 
         def forward(self, *read: torch.Tensor) -> torch.Tensor:
-            arguments = dict(zip(inputs, read, strict=True))
+            arguments = dict(zip(inputs, read, strict=False))
+            mask = read[-1] if len(read) > len(inputs) else None
             if not is_bert:
-                return self.model(**arguments, attention_mask=torch.ones_like(read[0])).logits.reshape(-1)
+                seen = torch.ones_like(read[0]) if mask is None else mask
+                return self.model(**arguments, attention_mask=seen).logits.reshape(-1)
             # Past the mask, which a pair that is alone has no use for: it takes one part in twelve of the time.
+            unseen = None if mask is None else (1 - mask[:, None, None, :].to(torch.float32)) * _NEVER
             bert = self.model.bert
-            states = bert.encoder(bert.embeddings(**arguments)).last_hidden_state
+            states = bert.encoder(bert.embeddings(**arguments), attention_mask=unseen).last_hidden_state
             return self.model.classifier(bert.pooler(states)).reshape(-1)
 
-    example = whole.tokenizer("a question", "an example of a text", return_tensors="pt")
-    try:
-        export(Reader(), {name: example[name] for name in inputs}, "logit", path)
-    except OSError:
-        raise
-    except Exception as error:
-        raise Unexportable(f"the model has no built form ({type(error).__name__}); torch runs it") from error
+    return Reader()
 
 
-def _choose(exact: Path, path: Path, manifest: Manifest) -> str:
-    """Make `path` of `exact`, in the quickest way that keeps the bounds; the dtype."""
-    if not np.allclose(*probed(Graph(exact, manifest), manifest), atol=_EXACT, rtol=_EXACT):
+def _choose(exact: Path, form: Path, manifest: Manifest) -> str:
+    """Make ONNX Runtime's graph of `exact`, in the quickest way that keeps the bounds; the dtype."""
+
+    def found(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        return probed(OnnxPairs(path, manifest.inputs), form, manifest)
+
+    if not np.allclose(*found(exact), atol=_EXACT, rtol=_EXACT):
         raise Unexportable("the model reads its pairs in another way than a cross-encoder, and has no built form")
     head = products_to_one(exact)
     for kept in (head, head + narrowing_products(exact)):
-        quantise(exact, path, kept)
-        if is_like(*probed(Graph(path, manifest), manifest)):
+        quantise(exact, form / ONNX, kept)
+        if is_like(*found(form / ONNX)):
             return "int8"
-    exact.replace(path)
+    exact.replace(form / ONNX)
     return "float32"

@@ -1,0 +1,43 @@
+"""A built cross-encoder's graph as OpenVINO runs it, in bfloat16 (reranker/openvino_graph.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reranker.backends import Pair
+from reranker.openvino_graph import OpenvinoGraph
+
+# Turns of conversations and their questions. Kernels for more are some megabytes, which what is longer seldom needs.
+_TOGETHER_UP_TO = 128
+
+
+class OpenvinoPairs:
+    """A `reranker.backends.built_form.Graph`, of the folder `form`; one caller at a time. Raises ImportError.
+
+    `positions` is the most tokens that it can read.
+    """
+
+    runtime = "openvino"
+
+    def __init__(self, form: Path, inputs: Sequence[str], positions: int, threads: int):
+        self.threads = threads
+        self._graph = OpenvinoGraph(form, inputs, positions, threads, _TOGETHER_UP_TO)
+        self.model: Any = self._graph.request
+        self._inputs = inputs
+
+    def cost(self, tokens: int) -> int:
+        return self._graph.cost(tokens)
+
+    def logits(self, pairs: Sequence[Pair]) -> np.ndarray:
+        return np.array(self._graph.read([self._read(pair) for pair in pairs]), dtype=np.float32)
+
+    def _read(self, pair: Pair) -> tuple[Sequence[int], ...]:
+        read = {"input_ids": pair.content.ids, "token_type_ids": pair.content.type_ids}
+        return tuple(read[name] for name in self._inputs)
+
+    def warm(self, most_tokens: int) -> None:
+        self._graph.warm(most_tokens)
