@@ -160,9 +160,10 @@ def synthetic_call(reranker: Reranker, seed: int, candidates: int, tokens: int) 
     too_long = True
     while too_long:  # words can be several tokens each
         pairs = backend.prepare(query, [" ".join(words) for words in passages], float("inf"))
-        too_long = any(pair.tokens > tokens and len(words) > 1 for pair, words in zip(pairs, passages, strict=True))
+        over = [len(pair.content.ids) - tokens for pair in pairs]
+        too_long = any(more > 0 and len(words) > 1 for more, words in zip(over, passages, strict=True))
         passages = [
-            words[: max(1, len(words) - max(0, pair.tokens - tokens) // 6 - (pair.tokens > tokens))]
-            for pair, words in zip(pairs, passages, strict=True)
+            words[: max(1, len(words) - max(0, more) // 6 - (more > 0))]
+            for more, words in zip(over, passages, strict=True)
         ]
     return query, [" ".join(words) for words in passages]

@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 LoadState = Literal["cold", "loading", "ready", "failed"]
 MOST_RELOAD_BACKOFF = 16
-_BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,12 @@ def best_dtype(device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device != "cpu":
         return "float32"
-    return "bfloat16" if _BF16_CPU_FLAGS & cpu_flags() else "float32"
+    return "bfloat16" if has_fast_bfloat16() else "float32"
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16, by AMX or by AVX-512."""
+    return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 
 def cpu_flags() -> set[str]:

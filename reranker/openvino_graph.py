@@ -1,22 +1,21 @@
 """Graphs for OpenVINO, which computes them in bfloat16: made from ONNX, and run.
 
-For processors that multiply it (`has_fast_bfloat16`). Figures, and what may meet what is computed otherwise:
+For processors that multiply it (`reranker.loader.has_fast_bfloat16`). Figures, and what may meet what else:
 deploy/decisions/0022-bfloat16-by-openvino.md for texts, 0024-the-cross-encoder-by-openvino.md for pairs.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import logging
 import mmap
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from reranker.loader import cpu_flags
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +30,6 @@ _SIZES = (4, 2)
 
 # What a graph reads of one text or pair: the numbers of each of its inputs but the mask, as many of each.
 Row = tuple[Sequence[int], ...]
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16, by AMX or by AVX-512."""
-    return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 
 def openvino() -> Any:
@@ -55,11 +49,17 @@ def installed_version() -> str:
         return ""
 
 
+def is_all_there_can_be(files: Container[str], version: str) -> bool:
+    """Whether a form of these files, made where `version` was installed, has a graph or would get none now."""
+    return GRAPH in files or installed_version() in ("", version)
+
+
 def write_graph(folder: Path, export: Callable[[Path], None]) -> str:
     """Make GRAPH and WEIGHTS in `folder` of the graph, with a mask, that `export` writes as ONNX to a path it is given.
 
     They read any number of rows of any length. Returns the version that made them or failed to, empty where none is
-    installed. Where it fails there is neither, and the log says so: ONNX Runtime's graph stands.
+    installed. Where it fails there is neither, and the log says so: ONNX Runtime's graph stands. Raises OSError where
+    the disk is full.
     """
     version, masked = installed_version(), folder / "masked.onnx"
     if not version:
@@ -70,7 +70,9 @@ def write_graph(folder: Path, export: Callable[[Path], None]) -> str:
         any_size = openvino().PartialShape([-1, -1])
         graph.reshape({each.any_name: any_size for each in graph.inputs})
         openvino().save_model(graph, folder / GRAPH, compress_to_fp16=True)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         logger.warning("no form of this model for OpenVINO; `build_models --force` tries again", exc_info=True)
         for name in (GRAPH, WEIGHTS):
             (folder / name).unlink(missing_ok=True)
@@ -99,7 +101,11 @@ class OpenvinoGraph:
             self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         weights = runtime.Tensor(np.frombuffer(self._weights, dtype=np.uint8), shared_memory=True)
         graph = core.read_model((form / GRAPH).read_bytes(), weights)
-        self.request: Any = core.compile_model(graph, "CPU", _options(threads)).create_infer_request()
+        compiled = core.compile_model(graph, "CPU", _options(threads))
+        self.request: Any = compiled.create_infer_request()
+        # What it computes in: float32 where the processor has no use of the hint.
+        is_narrow = compiled.get_property("INFERENCE_PRECISION_HINT") == runtime.Type.bf16
+        self.dtype = "bfloat16" if is_narrow else "float32"
 
     def cost(self, tokens: int) -> int:
         """How many are computed for a row of so many, padding included."""

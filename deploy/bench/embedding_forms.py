@@ -1,8 +1,7 @@
 """What the built form of the embedding model costs and loses: `python deploy/bench/embedding_forms.py FOLDER ...`.
 
 1. Time: a question of about 20 tokens, a passage of 510, eight questions; torch in float32 and the built form by ONNX
-   Runtime and by OpenVINO, in turn, with one thread and with all; OpenVINO has what a worker would have
-   (`threads_a_text`), which OMP_NUM_THREADS bounds.
+   Runtime and by OpenVINO, in turn, with one thread and with all, OpenVINO with two at most (`threads_a_text`).
 2. Quality, on each test collection (memory/evaluation/collections.py names the formats; the queries of several are also
    taken together): nDCG@10 and recall@10 of the exact vector search over whole documents, of which the model reads 512
    tokens. Torch over torch is the measure; other pairs of question and passage are shown as their difference, with a
@@ -29,7 +28,7 @@ from memory.embedding.built_model import BuiltEmbeddingModel  # noqa: E402
 from memory.embedding.embedder import Embedder  # noqa: E402
 from memory.embedding.model import EmbeddingModel  # noqa: E402
 from memory.embedding.onnx_reader import OnnxReader  # noqa: E402
-from memory.embedding.openvino_reader import OpenvinoReader  # noqa: E402
+from memory.embedding.openvino_reader import OpenvinoReader, threads_a_text  # noqa: E402
 from memory.evaluation.collections import Collection, load_collection  # noqa: E402
 from memory.evaluation.measures import ndcg_at, paired_interval, recall_at  # noqa: E402
 from reranker.model_files import files_digest, weights_digest  # noqa: E402
@@ -58,7 +57,7 @@ class Forms:
             raise SystemExit("there is no built form: run `make prepare`, or `python manage.py build_models`")
         self.torch = EmbeddingModel(folder, None, None, 512, "cpu", "float32")
         self._form = built, manifest, 512
-        self._built, self._openvino = built, BuiltEmbeddingModel(*self._form, OpenvinoReader(built, manifest.positions))
+        self._built, self._positions = built, manifest.positions
         self.threads(cpu_threads())
 
     def threads(self, count: int) -> None:
@@ -66,7 +65,8 @@ class Forms:
 
         torch.set_num_threads(count)
         onnx = BuiltEmbeddingModel(*self._form, OnnxReader(self._built, count))
-        self.built = {"onnx": onnx, "openvino": self._openvino}
+        openvino = OpenvinoReader(self._built, self._positions, min(count, threads_a_text()))
+        self.built = {"onnx": onnx, "openvino": BuiltEmbeddingModel(*self._form, openvino)}
 
     def embed(self, form: str, texts: list[str]) -> np.ndarray:
         if form == "torch":

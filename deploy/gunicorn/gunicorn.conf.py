@@ -75,7 +75,7 @@ elif os.geteuid() == 0 and _is_production:
 
 # CUDA and OpenMP do not survive a fork: each worker loads the application and its models itself.
 preload_app = False
-# Inherited by the workers, and read by torch and ONNX Runtime's models when they load them. The master never does.
+# Inherited by the workers, and read by whatever runs the models when it loads them. The master never does.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores // workers)))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -11,10 +11,9 @@ import numpy as np
 from memory.embedding.built_form import COMMAND, OPENVINO, form_folder, read_manifest
 from memory.embedding.job import Task
 from memory.errors import MemoryServiceError, ModelUnavailable
-from reranker.loader import has_gpu
+from reranker.loader import has_fast_bfloat16, has_gpu
 from reranker.model_files import expected_weights, files_digest
 from reranker.onnx_graph import cpu_threads
-from reranker.openvino_graph import has_fast_bfloat16
 
 if TYPE_CHECKING:
     from memory.embedding.built_model import Reader

@@ -18,7 +18,6 @@ from typing import Any
 
 from memory.embedding.built_form import (
     ONNX,
-    OPENVINO,
     Manifest,
     digests,
     form_folder,
@@ -81,9 +80,7 @@ def _is_good(target: Path, weights_sha256: str, files_sha256: str) -> bool:
         manifest = read_manifest(target, weights_sha256, files_sha256)
     except ModelUnavailable:
         return False
-    return manifest is not None and (
-        OPENVINO in manifest.digests or openvino_graph.installed_version() in ("", manifest.openvino)
-    )
+    return manifest is not None and openvino_graph.is_all_there_can_be(manifest.digests, manifest.openvino)
 
 
 def _write(folder: Path, model: EmbeddingModel, files_sha256: str) -> None:

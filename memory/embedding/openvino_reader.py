@@ -16,7 +16,7 @@ _SHORT_BOUND = 64
 
 
 def threads_a_text() -> int:
-    """How many compute a text together: two take a third off a long one, and a tenth off a short one."""
+    """How many compute a text together, of those that a worker has."""
     return min(cpu_threads(), _THREADS_MAX)
 
 

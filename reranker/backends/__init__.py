@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query and one passage, ready to be scored; `tokens` is what it costs, without padding."""
+    """A query and one passage, ready to be scored; `tokens` is what it costs, without padding to others' length."""
 
     tokens: int
     content: Any

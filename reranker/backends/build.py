@@ -3,8 +3,9 @@
 1. The model becomes a graph that reads one pair, its last layer computed for [CLS] alone where it is BERT's.
 2. For ONNX Runtime its matrices become int8, but for the one that gives the score; where that strays too far from what
    the weights give in float32, without those that make a row narrower; where that does too, all stays float32.
-3. Where OpenVINO is installed, the same graph for it, which reads pairs with padding behind them, in bfloat16.
-4. What the weights give for a few pairs goes into the manifest.
+3. Where OpenVINO is installed, the same for it, which reads pairs with padding behind them, in bfloat16, up to the
+   product that gives the score: with 8 bits of precision unlike passages had the same one.
+4. That product's weights, and what the model gives for a few pairs, go into the manifest.
 
 Figures, and why these bounds: deploy/decisions/0016-the-cross-encoder-by-onnx.md and
 0024-the-cross-encoder-by-openvino.md.
@@ -91,6 +92,8 @@ def _write(unfinished: Path, place: Place) -> None:
         digests={},
         dtype="float32",
         positions=whole.max_seq_length or plain.max_tokens,
+        head=[],
+        openvino="",
         inputs=[name for name in ("input_ids", "token_type_ids") if name in whole.tokenizer.model_input_names],
         probes=[(question, text, float(logit)) for (question, text), logit in zip(PROBES, logits, strict=True)],
     )
@@ -99,9 +102,40 @@ def _write(unfinished: Path, place: Place) -> None:
     _export(whole, exact, manifest.inputs)
     dtype = _choose(exact, unfinished, manifest)
     exact.unlink(missing_ok=True)
-    version = write_graph(unfinished, lambda path: _export(whole, path, manifest.inputs, MASK))
+    head = _head_of(whole)
+    version = write_graph(unfinished, lambda path: _export_without_head(whole, path, manifest.inputs))
     found = digests(unfinished, FILES)
-    write_manifest(unfinished, replace(manifest, dtype=dtype, openvino=version, digests=found))
+    write_manifest(unfinished, replace(manifest, dtype=dtype, head=head, openvino=version, digests=found))
+
+
+def _head_name(whole: Any) -> str | None:
+    """The last product to one number, among the model's modules; None in a model that ends otherwise."""
+    import torch
+
+    linear = [(name, module) for name, module in whole.model.named_modules() if type(module) is torch.nn.Linear]
+    return next((name for name, module in reversed(linear) if module.out_features == 1), None)
+
+
+def _head_of(whole: Any) -> list[float]:
+    """Its weights, and then its bias."""
+    if (name := _head_name(whole)) is None:
+        return []
+    head = whole.model.get_submodule(name)
+    return [*head.weight.flatten().tolist(), 0.0 if head.bias is None else head.bias.item()]
+
+
+def _export_without_head(whole: Any, path: Path, inputs: Sequence[str]) -> None:
+    """As `_export` with a mask, of the rows that the last product is taken of."""
+    import torch
+
+    if (name := _head_name(whole)) is None:
+        raise Unexportable("the model ends otherwise than in one number")
+    head = whole.model.get_submodule(name)
+    whole.model.set_submodule(name, torch.nn.Identity())
+    try:
+        _export(whole, path, inputs, MASK)
+    finally:
+        whole.model.set_submodule(name, head)
 
 
 def _export(whole: Any, path: Path, inputs: Sequence[str], *more: str) -> None:
@@ -116,7 +150,7 @@ def _export(whole: Any, path: Path, inputs: Sequence[str], *more: str) -> None:
 
 
 def _reader(whole: Any, inputs: Sequence[str]) -> Any:
-    """The torch module that a graph is made of: `inputs`, and a mask where the graph has one, to logits."""
+    """The torch module that a graph is made of: `inputs`, and a mask where the graph has one, to logits or rows."""
     import torch
 
     is_bert = type(whole.model).__name__ == "BertForSequenceClassification"
@@ -129,14 +163,16 @@ def _reader(whole: Any, inputs: Sequence[str]) -> Any:
         def forward(self, *read: torch.Tensor) -> torch.Tensor:
             arguments = dict(zip(inputs, read, strict=False))
             mask = read[-1] if len(read) > len(inputs) else None
+            # With a mask goes a model whose head is taken off: then it is a row a pair.
+            shape = (-1,) if mask is None else (read[0].shape[0], -1)
             if not is_bert:
                 seen = torch.ones_like(read[0]) if mask is None else mask
-                return self.model(**arguments, attention_mask=seen).logits.reshape(-1)
+                return self.model(**arguments, attention_mask=seen).logits.reshape(*shape)
             # Past the mask, which a pair that is alone has no use for: it takes one part in twelve of the time.
             unseen = None if mask is None else (1 - mask[:, None, None, :].to(torch.float32)) * _NEVER
             bert = self.model.bert
             states = bert.encoder(bert.embeddings(**arguments), attention_mask=unseen).last_hidden_state
-            return self.model.classifier(bert.pooler(states)).reshape(-1)
+            return self.model.classifier(bert.pooler(states)).reshape(*shape)
 
     return Reader()
 
@@ -145,7 +181,7 @@ def _choose(exact: Path, form: Path, manifest: Manifest) -> str:
     """Make ONNX Runtime's graph of `exact`, in the quickest way that keeps the bounds; the dtype."""
 
     def found(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        return probed(OnnxPairs(path, manifest.inputs), form, manifest)
+        return probed(OnnxPairs(path, manifest.inputs, manifest.dtype), form, manifest)
 
     if not np.allclose(*found(exact), atol=_EXACT, rtol=_EXACT):
         raise Unexportable("the model reads its pairs in another way than a cross-encoder, and has no built form")

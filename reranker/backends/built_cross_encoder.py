@@ -47,7 +47,7 @@ class BuiltCrossEncoderBackend:
                 "no_backend", "the model's built form gives other scores on this processor than the weights"
             )
         self.runtime: str = runtime
-        self.dtype = manifest.dtype if runtime == "onnx" else "bfloat16"
+        self.dtype = self._graph.dtype
         self.weights_sha256: str | None = manifest.weights_sha256
         self.max_tokens = min(max_tokens, manifest.positions)
         self._tokenizer = pair_tokenizer(place.form, self.max_tokens)
@@ -77,9 +77,9 @@ def _graph(runtime: BuiltRuntime, place: Place, manifest: Manifest, threads: int
     if runtime == "onnx":
         from reranker.backends.onnx_pairs import OnnxPairs
 
-        return OnnxPairs(place.form / ONNX, manifest.inputs)
+        return OnnxPairs(place.form / ONNX, manifest.inputs, manifest.dtype)
     if OPENVINO not in manifest.digests:
         raise LoadFailure("no_backend", "the model's built form has no graph for OpenVINO")
     from reranker.backends.openvino_pairs import OpenvinoPairs
 
-    return OpenvinoPairs(place.form, manifest.inputs, manifest.positions, threads)
+    return OpenvinoPairs(place.form, manifest, threads)

@@ -19,7 +19,7 @@ from reranker.model_files import expected_weights, files_digest, is_at_hand, mod
 from reranker.scores import sigmoid
 
 # Of the way a form is made. Another one is another folder, so an old form is never taken for a new one.
-RECIPE = "c1"
+RECIPE = "c2"
 # The graph for ONNX Runtime, and where OpenVINO is installed for that.
 TOKENIZER, ONNX, OPENVINO = "tokenizer.json", "model.onnx", openvino_graph.GRAPH
 FILES = (TOKENIZER, ONNX, OPENVINO, openvino_graph.WEIGHTS)
@@ -34,15 +34,17 @@ class Manifest(FormManifest):
     """What is known of a cross-encoder's form.
 
     `dtype` is that of ONNX Runtime's graph, `int8` or `float32`; `positions` the most tokens of a pair, special ones
-    included; `inputs` what the graph reads of one; `probes` are pairs with the logits that the weights give in float32;
-    `openvino` is the version that made its graph or failed to, empty where none was installed.
+    included; `inputs` what the graphs read of one; `probes` are pairs with the logits that the weights give in float32;
+    `head`, weights and then bias, makes the logit of what OpenVINO's graph gives; `openvino` is the version that made
+    that graph or failed to, empty where none was installed.
     """
 
     dtype: str
     positions: int
     inputs: list[str]
     probes: list[tuple[str, str, float]]
-    openvino: str = ""
+    head: list[float]
+    openvino: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Place:
             manifest = self.manifest()
         except LoadFailure:
             return False
-        return OPENVINO in manifest.digests or openvino_graph.installed_version() in ("", manifest.openvino)
+        return openvino_graph.is_all_there_can_be(manifest.digests, manifest.openvino)
 
 
 def place_of(config: RerankConfig, models: Path) -> Place:
@@ -85,9 +87,9 @@ def has_weights(config: RerankConfig) -> bool:
 class Graph(Protocol):
     """What runs a form's graph: `model` is the library's own object, `threads` those that it computes a pair with."""
 
-    runtime: str
     model: Any
     threads: int
+    dtype: str
 
     def cost(self, tokens: int) -> int:
         """How many are computed for a pair of so many, padding included."""

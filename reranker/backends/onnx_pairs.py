@@ -19,10 +19,10 @@ from reranker.onnx_graph import session
 class OnnxPairs:
     """A `reranker.backends.built_form.Graph`, of the file at `path`; any thread may use it. Raises ImportError."""
 
-    runtime = "onnx"
     threads = 1
 
-    def __init__(self, path: Path, inputs: Sequence[str]):
+    def __init__(self, path: Path, inputs: Sequence[str], dtype: str):
+        self.dtype = dtype
         self.model: Any = session(path, self.threads)
         self._inputs = inputs
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reranker.backends import Pair
+from reranker.backends.built_form import Manifest
 from reranker.openvino_graph import OpenvinoGraph
 
 # Turns of conversations and their questions. Kernels for more are some megabytes, which what is longer seldom needs.
@@ -16,24 +17,24 @@ _TOGETHER_UP_TO = 128
 
 
 class OpenvinoPairs:
-    """A `reranker.backends.built_form.Graph`, of the folder `form`; one caller at a time. Raises ImportError.
+    """A `reranker.backends.built_form.Graph`, of the folder `form`; one caller at a time. Raises ImportError."""
 
-    `positions` is the most tokens that it can read.
-    """
-
-    runtime = "openvino"
-
-    def __init__(self, form: Path, inputs: Sequence[str], positions: int, threads: int):
+    def __init__(self, form: Path, manifest: Manifest, threads: int):
         self.threads = threads
-        self._graph = OpenvinoGraph(form, inputs, positions, threads, _TOGETHER_UP_TO)
+        self._graph = OpenvinoGraph(form, manifest.inputs, manifest.positions, threads, _TOGETHER_UP_TO)
         self.model: Any = self._graph.request
-        self._inputs = inputs
+        self.dtype = self._graph.dtype
+        self._inputs = manifest.inputs
+        *weights, self._bias = manifest.head
+        self._weights = np.array(weights, dtype=np.float32)
 
     def cost(self, tokens: int) -> int:
         return self._graph.cost(tokens)
 
     def logits(self, pairs: Sequence[Pair]) -> np.ndarray:
-        return np.array(self._graph.read([self._read(pair) for pair in pairs]), dtype=np.float32)
+        rows = self._graph.read([self._read(pair) for pair in pairs])
+        # Each row by itself: of several at once a sum may have another order.
+        return np.array([row @ self._weights + self._bias for row in rows], dtype=np.float32)
 
     def _read(self, pair: Pair) -> tuple[Sequence[int], ...]:
         read = {"input_ids": pair.content.ids, "token_type_ids": pair.content.type_ids}

@@ -30,10 +30,6 @@ class PairTokenizer:
         self._tokenizer.no_padding()
         # "[SEP]" in what a user wrote is seven characters, not the end of the passage.
         self._tokenizer.encode_special_tokens = True
-        self.read_at_most(max_tokens)
-
-    def read_at_most(self, max_tokens: int) -> None:
-        """From now on; before any other thread has it."""
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         self._most_characters = max_tokens * _MOST_CHARACTERS_PER_TOKEN
 

@@ -18,7 +18,9 @@ from reranker.backends import loading
 from reranker.backends.build import PROBES, Unexportable, build
 from reranker.backends.built_form import CORRELATION_MIN, FILES, ONNX, OPENVINO, SCORE_BOUND, is_like, place_of, probed
 from reranker.backends.onnx_pairs import OnnxPairs
-from reranker.built_forms import MANIFEST
+from reranker.built_forms import MANIFEST, digests
+from reranker.loader import has_fast_bfloat16
+from reranker.openvino_graph import padded
 from reranker.scores import sigmoid
 from tests.tiny_models import build_cross_encoder
 
@@ -107,36 +109,99 @@ def test_pairs_of_one_length_are_read_together_where_that_tells_on_none(weights,
     graph, sizes = ours.ready_backend()._graph._graph, []
     run = graph._run
     monkeypatch.setattr(graph, "_run", lambda rows, length: sizes.append(len(rows)) or run(rows, length))
-    assert np.array_equal(scores(ours, texts), alone) and sizes == [4, 2, 1]
-    # On a processor where company told, each is read alone.
+    # Which sizes tell on none is this processor's matter.
+    assert np.array_equal(scores(ours, texts), alone) and set(sizes) <= {*graph._sizes, 1}
+    sizes.clear()
+    graph._sizes = (4, 2)
+    np.testing.assert_allclose(scores(ours, texts), alone, atol=SCORE_BOUND)
+    assert sizes == [4, 2, 1]
+    # Where company tells, each is read alone.
     monkeypatch.setattr(graph, "_run", lambda rows, length: run(rows, length) + (len(rows) > 1))
     graph.warm(64)
-    assert np.array_equal(scores(ours, texts), alone)
+    assert graph._sizes == () and np.array_equal(scores(ours, texts), alone)
+
+
+def test_unlike_pairs_have_unlike_scores(weights, models, asked, runtime):
+    """Of 8 bits a score would be one of a few."""
+    rng = np.random.default_rng(5)
+    texts = [
+        " ".join(rng.choice(["good", "plain", "dull", "what", "and", "when", "was", "it", "said"], 9))
+        for _ in range(200)
+    ]
+    backend = asked(config(weights, models, runtime)).ready_backend()
+    logits = backend.score(backend.prepare("what was said", texts, float("inf")))
+    assert len(np.unique(logits)) > 0.97 * len(set(texts))
 
 
 def test_a_pair_costs_what_is_computed_for_it(weights, models, asked):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    lengths = {
-        runtime: [
-            pair.tokens
-            for pair in asked(config(weights, models, runtime)).ready_backend().prepare("what", TEXTS, float("inf"))
-        ]
-        for runtime in ("onnx", "openvino")
-    }
-    assert all(-(-tokens // 16) * 16 <= padded for tokens, padded in zip(*lengths.values(), strict=True))
+    exact, padding = (asked(config(weights, models, runtime)).ready_backend() for runtime in ("onnx", "openvino"))
+    tokens = [pair.tokens for pair in exact.prepare("what", TEXTS, float("inf"))]
+    positions = place_of(config(weights, models), models).manifest().positions
+    computed = [padded(count, positions) for count in tokens]
+    assert [pair.tokens for pair in padding.prepare("what", TEXTS, float("inf"))] == computed != tokens
+
+
+@pytest.mark.parametrize("fault", [ImportError, RuntimeError("no primitive descriptor"), OSError("cannot be mapped")])
+def test_where_openvino_cannot_run_it_onnx_runtime_does_and_the_log_says_so(
+    weights, models, asked, monkeypatch, caplog, fault
+):
+    def fail():
+        raise fault
+
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr(loading, "cpu_threads", lambda: 2)
+    monkeypatch.setattr(openvino_graph, "openvino", fail)
+    assert asked(config(weights, models, "auto", device="cpu")).metrics()["runtime"] == "onnx"
+    assert "reranking not by openvino" in caplog.text
+    assert "by openvino" in asked(config(weights, models, "openvino")).metrics()["detail"]
+
+
+def test_where_onnx_runtime_cannot_run_it_torch_does(weights, copied, asked, monkeypatch, caplog):
+    form = form_of(weights, copied)
+    (form / ONNX).write_bytes(b"no graph")
+    manifest = json.loads((form / MANIFEST).read_text())
+    (form / MANIFEST).write_text(json.dumps(manifest | {"digests": digests(form, FILES)}))
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: False)
+    assert asked(config(weights, copied, "auto", device="cpu")).metrics()["runtime"] == "torch"
+    assert "reranking not by onnx" in caplog.text
+
+
+def test_a_worker_with_more_threads_than_openvino_was_measured_with_has_onnx_runtime(
+    weights, models, asked, monkeypatch
+):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: True)
+    for threads, runtime in ((1, "openvino"), (2, "openvino"), (3, "onnx")):
+        monkeypatch.setattr(loading, "cpu_threads", lambda threads=threads: threads)
+        assert asked(config(weights, models, "auto", device="cpu")).metrics()["runtime"] == runtime
+
+
+def test_a_form_made_without_openvino_is_made_anew_once_it_is_there(weights, copied, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr(openvino_graph, "installed_version", lambda: "")
+    assert build(config(weights, copied), copied, force=True) and not build(config(weights, copied), copied)
+    monkeypatch.undo()
+    assert not place_of(config(weights, copied), copied).is_good()
+    assert build(config(weights, copied), copied) and not build(config(weights, copied), copied)
 
 
 def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, asked, monkeypatch, caplog):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    for is_fast, runtime, dtype in ((True, "openvino", "bfloat16"), (False, "onnx", None)):
+    monkeypatch.setattr(loading, "cpu_threads", lambda: 2)
+    for is_fast, runtime, dtypes in (
+        (True, "openvino", {"bfloat16"} if has_fast_bfloat16() else {"float32"}),
+        (False, "onnx", {"int8", "float32"}),
+    ):
         monkeypatch.setattr(loading, "has_fast_bfloat16", lambda is_fast=is_fast: is_fast)
         found = asked(config(weights, models, "auto", device="cpu")).metrics()
-        assert found["runtime"] == runtime and dtype in (found["dtype"], None)
+        assert found["runtime"] == runtime and found["dtype"] in dtypes
     assert not caplog.records
 
 
 def test_without_openvinos_graph_onnx_runtime_reranks_and_the_log_says_why(weights, copied, asked, monkeypatch, caplog):
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr(loading, "cpu_threads", lambda: 2)
     path = form_of(weights, copied) / MANIFEST
     manifest = json.loads(path.read_text())
     for name in FILES[2:]:
@@ -176,7 +241,7 @@ def test_a_form_keeps_int8_only_where_the_probes_keep_the_bounds():
 def test_the_chosen_form_keeps_the_bounds_whatever_its_numbers(weights, models):
     place = place_of(config(weights, models), models)
     manifest = place.manifest()
-    found, expected = probed(OnnxPairs(place.form / ONNX, manifest.inputs), place.form, manifest)
+    found, expected = probed(OnnxPairs(place.form / ONNX, manifest.inputs, manifest.dtype), place.form, manifest)
     assert len(found) == len(PROBES) and is_like(found, expected)
     assert np.abs(sigmoid(found) - sigmoid(expected)).max() <= SCORE_BOUND
 
@@ -240,12 +305,14 @@ def test_a_model_that_reads_its_pairs_in_another_way_has_no_form(weights, models
     assert [path.name for path in (tmp_path / "models").iterdir()] == [".lock"]
 
 
-def test_a_process_that_reranks_imports_neither_torch_nor_what_stands_on_it(weights, models):
+def test_a_process_that_reranks_imports_neither_torch_nor_what_stands_on_it(weights, models, runtime):
+    other = {"onnx": "openvino", "openvino": "onnxruntime"}[runtime]
     code = (
         "import sys; from pathlib import Path; from reranker import RerankConfig, Reranker\n"
-        f"asked = Reranker(RerankConfig(model={str(weights)!r}, models=Path({str(models)!r})))\n"
+        f"asked = Reranker(RerankConfig(model={str(weights)!r}, models=Path({str(models)!r}), runtime={runtime!r}))\n"
         "assert asked.warm(60); asked.rerank_or_raise('what', ['was', 'said'], 30_000); asked.close()\n"
-        "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])"
+        f"unwanted = 'torch', 'transformers', 'sentence_transformers', {other!r}\n"
+        "print([name for name in unwanted if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True

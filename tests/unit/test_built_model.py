@@ -27,7 +27,7 @@ from memory.embedding.build import Unexportable, build
 from memory.embedding.built_form import FILES, MANIFEST, digests, form_folder
 from memory.embedding.embedder import Embedder
 from memory.errors import ModelUnavailable
-from reranker import onnx_graph, openvino_graph
+from reranker import loader, onnx_graph, openvino_graph
 from reranker.faults import LoadFailure
 from reranker.model_files import weights_digest
 from reranker.openvino_graph import padded
@@ -185,7 +185,7 @@ def test_a_text_is_cut_as_its_tokenizer_would_cut_it(weights, models):
 def test_a_processor_that_multiplies_bfloat16_has_openvino_and_others_onnx(weights, models, monkeypatch, caplog):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     for flags, runtime in (({"fpu", "amx_bf16"}, "openvino"), ({"avx512_bf16"}, "openvino"), (set(), "onnx")):
-        monkeypatch.setattr(openvino_graph, "cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(loader, "cpu_flags", lambda flags=flags: flags)
         with embedder(weights, models, "auto") as automatic:
             assert automatic.load().runtime == runtime
     assert not caplog.records
