@@ -9,7 +9,9 @@ A few dozen idle connections so stopped a worker for everybody. Here
 2. its request line and headers must be whole within HEADERS_MAX_SECONDS;
 3. goodbyes are said by one thread for all of them (r1site/goodbyes.py), and so is what leaves late: refusals of those
    who are refused over and over, and the rest of an answer that its client does not take (r1site/client_socket.py);
-4. what the parser refuses is answered with a problem document, like everything else, and not with a page.
+4. what the parser refuses is answered with a problem document, like everything else, and not with a page;
+5. a thread stays a moment with the client that it has answered, whose next request then needs no hand-over from the
+   loop: figures in deploy/bench/profile.md.
 
 Headers that drip still hold a thread for that long: only a proxy that buffers requests keeps all of them away.
 """
@@ -18,11 +20,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import select
 import selectors
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from gunicorn import util
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -36,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_BYTE_MAX_SECONDS = 5.0
 HEADERS_MAX_SECONDS = 10.0
+# A client that asks again does so within this, or goes back to the loop. A burst on all other threads may have to wait
+# so long for those that stay, which are at most this part of all.
+STAY_SECONDS, STAYING_SHARE = 0.1, 0.25
 # Where descriptors have run out and no silent connection has one: until the loop tries again.
 NO_DESCRIPTOR_SECONDS = 0.02
 
@@ -58,6 +66,10 @@ class Worker(ThreadWorker):
     """`worker_class = "r1site.gunicorn_worker.Worker"`"""
 
     wsgi: Callable
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._may_stay = threading.Semaphore(int(self.cfg.threads * STAYING_SHARE))
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -110,9 +122,25 @@ class Worker(ThreadWorker):
         super().enqueue_req(conn)
 
     def handle(self, conn):
-        until = time.monotonic() + HEADERS_MAX_SECONDS
-        with arrived(conn.arrived_at), reading_until(conn.sock, until) as conn.header_cutoff:
-            return super().handle(conn)
+        while True:
+            until = time.monotonic() + HEADERS_MAX_SECONDS
+            with arrived(conn.arrived_at), reading_until(conn.sock, until) as conn.header_cutoff:
+                goes_on = super().handle(conn)
+            if goes_on is not True or not self._speaks_again(conn):
+                return goes_on
+            conn.arrived_at = time.monotonic()
+
+    def _speaks_again(self, conn) -> bool:
+        """Wait STAY_SECONDS for the connection's next request, or its end; False where the loop is to wait for it."""
+        # What was read ahead is in no socket; the loop knows.
+        if not self.alive or conn.parser.unreader.buf.getvalue() or not self._may_stay.acquire(blocking=False):
+            return False
+        try:
+            poll = select.poll()
+            poll.register(conn.sock, select.POLLIN)
+            return bool(poll.poll(STAY_SECONDS * 1_000)) and self.alive
+        finally:
+            self._may_stay.release()
 
     def handle_request(self, req, conn):
         conn.header_cutoff.cancel()
