@@ -36,6 +36,7 @@ from memory.admission.cutoff import Cutoff, reading_until
 from memory.admission.deadline import arrived
 from r1site.client_socket import ClientSocket
 from r1site.goodbyes import AnswersLate, LateAnswer, answering_late, goodbyes, head_of
+from r1site.warm_threads import WarmThreads
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._may_stay = threading.Semaphore(int(self.cfg.threads * STAYING_SHARE))
+
+    def get_thread_pool(self) -> WarmThreads:
+        return WarmThreads(self.cfg.threads)
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
