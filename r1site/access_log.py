@@ -5,8 +5,9 @@
 
 `route` is the URL pattern, never the path, in which document ids stand; null where no address matches. `user` is
 the first 16 hex digits of the user's hash, null without a verified token. `request_bytes` is the
-announced length, `response_bytes` what was given to the server to send. A streamed answer is logged
-when it ends, with `aborted: true` where its client left before. No content, user id, query string or address
+announced length, `response_bytes` what was given to the server to send; `duration_ms` ends where the server has the
+answer, of a streamed one where it ends. The line is written after the answer has gone, for which no client waits; that
+of a streamed one has `aborted: true` where its client left before its end. No content, user id, query string or address
 of a client; `request_id` may be the client's own `X-Request-ID`.
 """
 
@@ -46,8 +47,21 @@ class AccessLogMiddleware:
         if isinstance(response, StreamingHttpResponse):
             _Watched(request, response, started)
         else:
-            _log(request, response, started, len(response.content))
+            _log_when_gone(request, response, time.perf_counter() - started)
         return response
+
+
+def _log_when_gone(request: HttpRequest, response: HttpResponse, seconds: float) -> None:
+    close = response.close
+
+    def close_and_log() -> None:
+        response.close = close  # type: ignore[method-assign]
+        try:
+            close()
+        finally:
+            _log(request, response, seconds, len(response.content))
+
+    response.close = close_and_log  # type: ignore[method-assign]
 
 
 class _Watched:
@@ -81,11 +95,12 @@ class _Watched:
         finally:
             if not self._logged:
                 self._logged = True
-                _log(self._request, self._response, self._started, self._sent_bytes, aborted=not self._ended)
+                seconds = time.perf_counter() - self._started
+                _log(self._request, self._response, seconds, self._sent_bytes, aborted=not self._ended)
 
 
 def _log(
-    request: HttpRequest, response: HttpResponseBase, started: float, sent_bytes: int, *, aborted: bool = False
+    request: HttpRequest, response: HttpResponseBase, seconds: float, sent_bytes: int, *, aborted: bool = False
 ) -> None:
     length = request.META.get("CONTENT_LENGTH") or ""
     entry = {
@@ -94,7 +109,7 @@ def _log(
         "method": request.method if request.method in _METHODS else "other",
         "route": _route(request),
         "status": response.status_code,
-        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+        "duration_ms": round(seconds * 1000, 3),
         "request_bytes": int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None,
         "response_bytes": sent_bytes,
         "user": _user(request),

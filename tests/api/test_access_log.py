@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from django.http import StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory
 
 from r1site.access_log import AccessLogMiddleware
@@ -85,6 +85,14 @@ def test_a_length_that_is_none_is_not_logged(lines, length, logged):
 def streamed(parts):
     request = RequestFactory().get("/api/v1/auth/check")
     return AccessLogMiddleware(lambda _: StreamingHttpResponse(parts))(request)
+
+
+def test_an_answer_is_logged_once_when_it_has_gone(lines):
+    response = AccessLogMiddleware(lambda _: HttpResponse(b"whole"))(RequestFactory().get("/api/v1/auth/check"))
+    assert lines == []
+    response.close()
+    response.close()
+    assert [line["response_bytes"] for line in lines] == [5] and response.closed
 
 
 def test_a_stream_is_logged_once_when_it_has_ended(lines):
