@@ -10,8 +10,8 @@ A few dozen idle connections so stopped a worker for everybody. Here
 3. goodbyes are said by one thread for all of them (r1site/goodbyes.py), and so is what leaves late: refusals of those
    who are refused over and over, and the rest of an answer that its client does not take (r1site/client_socket.py);
 4. what the parser refuses is answered with a problem document, like everything else, and not with a page;
-5. a thread stays a moment with the client that it has answered, whose next request then needs no hand-over from the
-   loop: figures in deploy/bench/profile.md.
+5. while no request waits for a thread, one stays a moment with the client that it has answered, whose next request
+   then needs no hand-over from the loop: figures in deploy/bench/profile.md.
 
 Headers that drip still hold a thread for that long: only a proxy that buffers requests keeps all of them away.
 """
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_BYTE_MAX_SECONDS = 5.0
 HEADERS_MAX_SECONDS = 10.0
-# A client that asks again does so within this, or goes back to the loop. A burst on all other threads may have to wait
+# A client that asks again does so within this, or goes back to the loop. A burst that has all other threads may wait
 # so long for those that stay, which are at most this part of all.
 STAY_SECONDS, STAYING_SHARE = 0.1, 0.25
 # Where descriptors have run out and no silent connection has one: until the loop tries again.
@@ -67,6 +67,8 @@ class Worker(ThreadWorker):
     """`worker_class = "r1site.gunicorn_worker.Worker"`"""
 
     wsgi: Callable
+    alive: bool
+    tpool: WarmThreads
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -82,6 +84,11 @@ class Worker(ThreadWorker):
     def run(self) -> None:
         super().run()
         goodbyes().finish()
+
+    def is_parent_alive(self) -> bool:
+        # gunicorn's loop then ends of itself; the threads are to know.
+        self.alive = self.alive and super().is_parent_alive()
+        return self.alive
 
     def accept(self, listener) -> None:
         try:
@@ -135,16 +142,23 @@ class Worker(ThreadWorker):
             conn.arrived_at = time.monotonic()
 
     def _speaks_again(self, conn) -> bool:
-        """Wait STAY_SECONDS for the connection's next request, or its end; False where the loop is to wait for it."""
+        """Wait STAY_SECONDS for the connection's next request, or its end; False where the loop is to take it back.
+
+        It is while anybody waits for a thread, also if the next request is there: that one goes behind them.
+        """
         # What was read ahead is in no socket; the loop knows.
-        if not self.alive or conn.parser.unreader.buf.getvalue() or not self._may_stay.acquire(blocking=False):
+        if conn.parser.unreader.buf.getvalue() or not self._is_idle() or not self._may_stay.acquire(blocking=False):
             return False
         try:
             poll = select.poll()
             poll.register(conn.sock, select.POLLIN)
-            return bool(poll.poll(STAY_SECONDS * 1_000)) and self.alive
+            return bool(poll.poll(STAY_SECONDS * 1_000)) and self._is_idle()
         finally:
             self._may_stay.release()
+
+    def _is_idle(self) -> bool:
+        """Whether nothing waits for this thread, a stop included."""
+        return self.alive and not self.tpool.has_backlog()
 
     def handle_request(self, req, conn):
         conn.header_cutoff.cancel()

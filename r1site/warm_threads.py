@@ -18,6 +18,10 @@ class WarmThreads(ThreadPoolExecutor):
         super().__init__(max_workers)
         self._work_queue = NewestFirst()
 
+    def has_backlog(self) -> bool:
+        """Whether work waits for a thread."""
+        return self._work_queue.qsize() > 0
+
 
 class NewestFirst:
     """A queue of what is put, oldest first, for those who wait, newest first: as much of one as the pool uses."""
@@ -38,12 +42,13 @@ class NewestFirst:
 
     def get(self, block: bool = True) -> Any:
         """The oldest item; waits for one, or raises queue.Empty."""
+        # Made before the lock is held: what the garbage collector ends may put something here.
+        place = _Place()
         with self._lock:
             if self._items:
                 return self._items.popleft()
             if not block:
                 raise queue.Empty
-            place = _Place()
             self._waiting.append(place)
         place.is_given.acquire()
         return place.item

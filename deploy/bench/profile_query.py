@@ -71,7 +71,11 @@ def samples(raw: Path) -> Iterator[tuple[list[tuple[str, str, str]], int]]:
     for line in raw.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [found.group("path", "function", "line") for found in map(_FRAME.match, stack.split(";")) if found]
-        if any(path.endswith(REQUEST) and function.endswith("handle") for path, function, _ in frames):
+        functions = {function for path, function, _ in frames if path.endswith(REQUEST)}
+        # A thread that stays with a client that it has answered waits for nothing of a request.
+        if any(each.endswith("handle") for each in functions) and not any(
+            "_speaks_again" in each for each in functions
+        ):
             yield frames, int(count)
 
 

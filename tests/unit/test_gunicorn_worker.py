@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +18,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.workers.gthread import ThreadWorker
 
-from r1site.gunicorn_worker import Worker
+from memory.admission import deadline
+from r1site.gunicorn_worker import Connection, Worker
+from r1site.warm_threads import WarmThreads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,77 +100,141 @@ def test_where_descriptors_have_run_out_the_longest_silent_one_gives_its_up_and_
     assert worker.nr_conns == 0
 
 
+# All of its threads may stay, so that what keeps them from it is that somebody waits.
 APP = """
 import threading
+import time
 
-ALL_AT_ONCE = threading.Barrier(8)
+from r1site.gunicorn_worker import Worker
+
+class Staying(Worker):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._may_stay = threading.Semaphore(self.cfg.threads)
 
 def app(environ, start_response):
-    if environ["PATH_INFO"] == "/together":
-        ALL_AT_ONCE.wait(30)
-    body = str(threading.get_ident()).encode()
-    start_response("200 OK", [("Content-Length", str(len(body)))])
-    return [body]
+    time.sleep(0.02)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
 """
+STEADY = 8
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
 def port(tmp_path) -> Iterator[int]:
-    """Of a real gunicorn with our worker and eight threads, of which two may stay with a client."""
-    (tmp_path / "answers_with_its_thread.py").write_text(APP)
+    """Of a real gunicorn with our worker and as many threads as there are STEADY clients."""
+    (tmp_path / "takes_a_while.py").write_text(APP)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         os.set_inheritable(listener.fileno(), True)
         gunicorn = subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", "-k", "r1site.gunicorn_worker.Worker", "--threads", "8"),
-                *("-b", f"fd://{listener.fileno()}", "--chdir", str(tmp_path), "answers_with_its_thread:app"),
+                *(sys.executable, "-m", "gunicorn", "-k", "takes_a_while.Staying", "--threads", str(STEADY)),
+                *("-b", f"fd://{listener.fileno()}", "--no-control-socket"),
+                *("--graceful-timeout", "5", "takes_a_while:app"),
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, pass_fds=[listener.fileno()],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}, pass_fds=[listener.fileno()],
         )  # fmt: skip
         try:
             yield listener.getsockname()[1]
         finally:
             gunicorn.terminate()
-            gunicorn.wait(30)
+            try:
+                gunicorn.wait(30)
+            finally:
+                gunicorn.kill()
 
 
-def test_a_thread_stays_with_the_client_that_it_has_answered(port):
-    clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(8)]
-    for each in clients:
-        each.request("GET", "/together")
-    assert len({each.getresponse().read() for each in clients}) == 8
-    client = clients[0]
-    threads = [thread_of(client) for _ in range(40)]
-    # On a busy machine a client can be too late now and then, and has another thread.
-    again = sum(one == other for one, other in zip(threads, threads[1:], strict=False))
-    assert again > len(threads) / 2
+def test_clients_that_ask_without_a_pause_keep_no_thread_from_a_new_one(port):
+    answered, stop = [0] * STEADY, threading.Event()
+
+    def ask_on(number: int) -> None:
+        """The next request is there before the answer to the one before."""
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client, client.makefile("rb") as answers:
+            client.sendall(REQUEST)
+            while not stop.is_set():
+                time.sleep(0.008)
+                client.sendall(REQUEST)
+                while answers.readline() != b"\r\n":
+                    pass
+                assert answers.read(2) == b"ok"
+                answered[number] += 1
+
+    steady = [threading.Thread(target=ask_on, args=[number]) for number in range(STEADY)]
+    for thread in steady:
+        thread.start()
+    try:
+        while sum(answered) < STEADY * 5:
+            time.sleep(0.01)
+        for _ in range(5):
+            before = sum(answered)
+            new = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            new.request("GET", "/")
+            assert new.getresponse().read() == b"ok"
+            new.close()
+            # In turn each of them is answered once or twice meanwhile.
+            assert sum(answered) - before < STEADY * 10
+    finally:
+        stop.set()
+        for thread in steady:
+            thread.join(60)
 
 
-def test_threads_that_stay_leave_the_others_to_new_clients_and_all_are_answered(port):
-    clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(24)]
-    for _ in range(3):
-        for client in clients:
-            client.request("GET", "/")
-        assert all(client.getresponse().read() for client in clients)
-
-
-def thread_of(client: http.client.HTTPConnection) -> bytes:
-    client.request("GET", "/")
-    return client.getresponse().read()
-
-
-def test_who_does_not_speak_again_has_no_thread_for_long_and_nobody_has_one_at_a_stop(worker, connect):
+@pytest.fixture
+def staying(worker, connect) -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection whose request was answered, and its client; the worker's one thread for such is free."""
     client = connect()
     connection = worker.pending_conns[0]
     connection.parser = SimpleNamespace(unreader=SimpleNamespace(buf=SimpleNamespace(getvalue=lambda: b"")))
-    worker.alive, worker._may_stay = True, threading.Semaphore(1)
-    assert not worker._speaks_again(connection)
+    worker.alive, worker.tpool, worker._may_stay = True, WarmThreads(1), threading.Semaphore(1)
+    yield connection, client
+    worker.tpool.shutdown()
+
+
+def test_a_thread_that_stays_handles_the_next_request_by_its_own_time(worker, staying, monkeypatch):
+    connection, client = staying
+    seen: list[tuple[float, float, object]] = []
+
+    def one_request(self, conn):
+        conn.sock.setblocking(True)
+        conn.sock.recv(1)
+        seen.append((conn.arrived_at, deadline.arrived_at(), conn.header_cutoff))
+        if len(seen) < 3:
+            client.sendall(b"G")
+        return len(seen) < 3
+
+    monkeypatch.setattr(ThreadWorker, "handle", one_request)
+    client.sendall(b"G")
+    connection.arrived_at = time.monotonic()
+    assert worker.handle(connection) is False
+    times, deadlines, cutoffs = zip(*seen, strict=True)
+    assert len(seen) == 3 and times == deadlines and times[0] < times[1] < times[2]
+    assert len(set(map(id, cutoffs))) == 3
+
+
+def test_a_stay_ends_where_somebody_waits_for_a_thread_and_at_a_stop(worker, staying):
+    connection, client = staying
     client.sendall(b"G")
     assert worker._speaks_again(connection)
+    hold, begun = threading.Event(), threading.Event()
+    worker.tpool.submit(lambda: (begun.set(), hold.wait(30)))
+    assert begun.wait(30) and worker._speaks_again(connection)
+    waits = worker.tpool.submit(int)
+    assert not worker._speaks_again(connection)
+    hold.set()
+    waits.result(30)
+    assert worker._speaks_again(connection)
+    worker.ppid = -1  # Its master has died.
+    worker.log = SimpleNamespace(info=lambda *words: None)
+    assert not worker.is_parent_alive() and not worker._speaks_again(connection)
+
+
+def test_who_does_not_speak_again_has_no_thread_for_long(worker, staying):
+    connection, client = staying
+    assert not worker._speaks_again(connection)
+    client.sendall(b"G")
     with worker._may_stay:
         assert not worker._speaks_again(connection)
-    worker.alive = False
-    assert not worker._speaks_again(connection)
     # What was read ahead would not be seen on the socket.
-    worker.alive, connection.parser.unreader.buf.getvalue = True, lambda: b"ET"
+    connection.parser.unreader.buf.getvalue = lambda: b"ET"
     assert not worker._speaks_again(connection)
