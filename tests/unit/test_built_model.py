@@ -154,44 +154,6 @@ def test_as_many_threads_compute_a_text_as_a_worker_has_cores_and_two_at_most(mo
         assert openvino_reader.threads_a_text() == expected
 
 
-def test_a_document_has_all_threads_and_a_question_by_amx_one(monkeypatch):
-    for flags, expected in (({"amx_bf16"}, 1), ({"avx512_bf16"}, 2), (set(), 2)):
-        monkeypatch.setattr(openvino_reader, "cpu_flags", lambda flags=flags: flags)
-        assert openvino_reader.threads_a_question(2) == expected
-
-
-@pytest.mark.parametrize("can_be_made", [True, False])
-def test_long_texts_have_a_graph_with_all_threads_made_for_the_first_of_them(
-    weights, models, monkeypatch, caplog, can_be_made
-):
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    monkeypatch.setattr(openvino_reader, "threads_a_text", lambda: 2)
-    texts = ["small", "late " * 30, "small late bad", "large " * 20]
-    with embedder(weights, models, "openvino") as one_graph:
-        expected = one_graph.embed_passages(texts)
-    monkeypatch.setattr(openvino_reader, "threads_a_question", lambda threads: 1)
-    monkeypatch.setattr(openvino_reader, "_LONG_BOUND", 16)
-    with embedder(weights, models, "openvino") as built:
-        reader = built.load()._reader
-        # The probes of the start had it made.
-        reader._long_graph, read_by = None, []
-        if not can_be_made:
-            monkeypatch.setattr(openvino_graph, "openvino", lambda: (_ for _ in ()).throw(MemoryError()))
-        built.embed_passages(["small", "late bad"])
-        assert reader._long_graph is None
-        vectors = built.embed_passages(texts)
-        long = reader._long_graph
-        assert (vectors * expected).sum(axis=1).min() > 0.9999
-        assert (long is reader.graph) != can_be_made
-        assert ("by one thread" in caplog.text) != can_be_made
-        run = long._run
-        monkeypatch.setattr(long, "_run", lambda rows, length: read_by.extend(map(len, rows[0])) or run(rows, length))
-        assert np.array_equal(built.embed_passages(texts), vectors)
-        assert not can_be_made or sorted(read_by) == sorted(
-            count for count in map(len, built.load()._cut(texts, 64)) if count > 16
-        )
-
-
 def test_two_threads_give_the_vectors_that_one_gives_and_are_bound_to_no_core(weights, models, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     vectors, cores = [], os.sched_getaffinity(0)
