@@ -25,6 +25,7 @@ from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 
 from memory.security import hmac_user
+from r1site.once_closed import once_closed
 
 logger = logging.getLogger("r1.access")
 
@@ -47,21 +48,9 @@ class AccessLogMiddleware:
         if isinstance(response, StreamingHttpResponse):
             _Watched(request, response, started)
         else:
-            _log_when_gone(request, response, time.perf_counter() - started)
+            seconds, sent_bytes = time.perf_counter() - started, len(response.content)
+            once_closed(response, lambda: _log(request, response, seconds, sent_bytes))
         return response
-
-
-def _log_when_gone(request: HttpRequest, response: HttpResponse, seconds: float) -> None:
-    close = response.close
-
-    def close_and_log() -> None:
-        response.close = close  # type: ignore[method-assign]
-        try:
-            close()
-        finally:
-            _log(request, response, seconds, len(response.content))
-
-    response.close = close_and_log  # type: ignore[method-assign]
 
 
 class _Watched:
@@ -72,10 +61,9 @@ class _Watched:
         # None of ours is asynchronous.
         self._parts = iter(cast(Iterator[bytes], response.streaming_content))
         self._sent_bytes = 0
-        self._ended = self._logged = False
-        self._close = response.close
+        self._ended = False
         response.streaming_content = self
-        response.close = self._close_and_log  # type: ignore[method-assign]
+        once_closed(response, self._log)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -89,14 +77,9 @@ class _Watched:
         self._sent_bytes += len(part)
         return part
 
-    def _close_and_log(self) -> None:
-        try:
-            self._close()
-        finally:
-            if not self._logged:
-                self._logged = True
-                seconds = time.perf_counter() - self._started
-                _log(self._request, self._response, seconds, self._sent_bytes, aborted=not self._ended)
+    def _log(self) -> None:
+        seconds = time.perf_counter() - self._started
+        _log(self._request, self._response, seconds, self._sent_bytes, aborted=not self._ended)
 
 
 def _log(

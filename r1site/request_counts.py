@@ -18,6 +18,7 @@ from memory.admission.deadline import arrived_at
 from memory.api.urls import urlpatterns as api_urls
 from memory.problems import OURS, Outcome, outcome_of, reason_of
 from memory.rollout.variants import NO_VARIANT, PIPELINES
+from r1site.once_closed import once_closed
 from r1site.request_limits import API_PREFIX
 
 NO_OPERATION = "none"
@@ -67,18 +68,7 @@ class RequestCountsMiddleware:
 def _count_when_closed(request: HttpRequest, response: StreamingHttpResponse, started_at: float) -> None:
     # Django wraps what it iterates over; the body itself says how it ended.
     body = getattr(response, "body", None)
-    close, is_counted = response.close, False
-
-    def closed() -> None:
-        nonlocal is_counted
-        try:
-            close()
-        finally:
-            if not is_counted:
-                is_counted = True
-                _count(request, _operation(request), getattr(body, "outcome", "ok"), started_at)
-
-    response.close = closed  # type: ignore[method-assign]
+    once_closed(response, lambda: _count(request, _operation(request), getattr(body, "outcome", "ok"), started_at))
 
 
 def _outcome(response: HttpResponseBase) -> Outcome:

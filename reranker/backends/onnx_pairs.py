@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from reranker.backends import Pair
+from reranker.backends.pair_tokenizer import numbers_of
 from reranker.onnx_graph import session
 
 
@@ -33,8 +34,8 @@ class OnnxPairs:
         return np.array([self._logit(pair) for pair in pairs], dtype=np.float32)
 
     def _logit(self, pair: Pair) -> float:
-        read = {"input_ids": pair.content.ids, "token_type_ids": pair.content.type_ids}
-        [[logit]] = self.model.run(None, {name: np.array([read[name]], dtype=np.int64) for name in self._inputs})
+        read = zip(self._inputs, numbers_of(pair, self._inputs), strict=True)
+        [[logit]] = self.model.run(None, {name: np.array([numbers], dtype=np.int64) for name, numbers in read})
         return logit
 
     def warm(self, most_tokens: int) -> None:

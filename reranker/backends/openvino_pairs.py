@@ -10,6 +10,7 @@ import numpy as np
 
 from reranker.backends import Pair
 from reranker.backends.built_form import Manifest
+from reranker.backends.pair_tokenizer import numbers_of
 from reranker.openvino_graph import OpenvinoGraph
 
 # Turns of conversations and their questions. Kernels for more are some megabytes, which what is longer seldom needs.
@@ -32,13 +33,9 @@ class OpenvinoPairs:
         return self._graph.cost(tokens)
 
     def logits(self, pairs: Sequence[Pair]) -> np.ndarray:
-        rows = self._graph.read([self._read(pair) for pair in pairs])
+        rows = self._graph.read([numbers_of(pair, self._inputs) for pair in pairs])
         # Each row by itself: of several at once a sum may have another order.
         return np.array([row @ self._weights + self._bias for row in rows], dtype=np.float32)
-
-    def _read(self, pair: Pair) -> tuple[Sequence[int], ...]:
-        read = {"input_ids": pair.content.ids, "token_type_ids": pair.content.type_ids}
-        return tuple(read[name] for name in self._inputs)
 
     def warm(self, most_tokens: int) -> None:
         self._graph.warm(most_tokens)

@@ -19,6 +19,12 @@ _SLICE_PAIRS = 8
 _MOST_CHARACTERS_PER_TOKEN = 10
 
 
+def numbers_of(pair: Pair, inputs: Sequence[str]) -> tuple[Sequence[int], ...]:
+    """What a graph reads of a pair, in the order of the names of its `inputs`."""
+    read = {"input_ids": pair.content.ids, "token_type_ids": pair.content.type_ids}
+    return tuple(read[name] for name in inputs)
+
+
 class PairTokenizer:
     """Pairs of `max_tokens` at most, special ones included; the longer of the two texts is cut first.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,18 +39,6 @@ def models(weights, tmp_path_factory) -> Path:
     models = tmp_path_factory.mktemp("models")
     assert build(RerankConfig(model=str(weights)), models)
     return models
-
-
-@pytest.fixture(params=["onnx", "openvino"])
-def runtime(request) -> str:
-    if request.param == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    return request.param
-
-
-@pytest.fixture
-def copied(models, tmp_path) -> Path:
-    return Path(shutil.copytree(models, tmp_path / "models"))
 
 
 @pytest.fixture

@@ -56,18 +56,6 @@ def models(weights, tmp_path_factory) -> Path:
     return models
 
 
-@pytest.fixture(params=["onnx", "openvino"])
-def runtime(request) -> str:
-    if request.param == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    return request.param
-
-
-@pytest.fixture
-def copied(models, tmp_path) -> Path:
-    return Path(shutil.copytree(models, tmp_path / "models"))
-
-
 def embedder(weights: Path, models: Path | None, backend="onnx", **options) -> closing[Embedder]:
     return closing(Embedder(str(weights), backend=backend, models=models, **options))
 
