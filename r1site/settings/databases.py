@@ -105,7 +105,7 @@ def from_urls(*, pool: dict | None, prepares: bool = True) -> dict:
             params = {**base, "user": role, "password": ""}
         known = {key: params.pop(key, "") for key in ("dbname", "host", "port", "user", "password")}
         if alias == "default":
-            params |= _of_requests(pool, prepares)
+            params = _KEPT_ALIVE | params | _of_requests(pool, prepares)
         aliases[alias] = _alias(
             name=known["dbname"], host=known["host"], port=known["port"],
             user=known["user"] or role, password=known["password"], options=params,
@@ -116,6 +116,11 @@ def from_urls(*, pool: dict | None, prepares: bool = True) -> dict:
 def _of_requests(pool: dict | None, prepares: bool) -> dict:
     """The options of the alias that requests reach. Commands send a statement once, or bring many rows with it."""
     return ({"pool": pool} if pool else {}) | ({"prepare_threshold": PREPARED_AFTER_USES} if prepares else {})
+
+
+# A pool lends its warmest connection, so that others may be idle for hours: no gateway between here and the server may
+# forget them, and what is broken is known before it is lent. Seconds, and how many go unanswered.
+_KEPT_ALIVE = {"keepalives_idle": "60", "keepalives_interval": "10", "keepalives_count": "3"}
 
 
 def setting_of(alias: str) -> str:

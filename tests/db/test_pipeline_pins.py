@@ -91,6 +91,16 @@ def test_a_pool_replaces_a_connection_that_comes_back_finished():
         assert another is not raw and another.info.backend_pid != pid
 
 
+def test_a_pool_lends_what_was_given_back_last():
+    pool = connections["default"].pool
+    with pool.connection() as first, pool.connection() as second:
+        settled(pool, lent=2)
+    # The first came back last.
+    for _ in range(3):
+        with pool.connection() as lent:
+            assert lent is first and lent is not second
+
+
 def test_an_atomic_block_sends_nothing_by_itself_and_its_commit_nothing_to_an_idle_session(lent):
     connection, raw, _ = lent
     with transaction.atomic(durable=True):
