@@ -1,4 +1,4 @@
-"""What is loaded once and stays: unseen by the garbage collector, in huge pages, and nothing that loading took beside it.
+"""What is loaded once and stays: out of the garbage collector's sight, in huge pages, nothing of the loading beside it.
 
 A worker's libraries and models are half a million objects. A full collection walks over each of them with every thread
 stopped: 270 ms (one of 2 cores), whenever a quarter more have piled up.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,6 @@ from r1site import huge_pages
 # A span of 64 MiB that is full, one of which every 2 MiB hold one page, and one that is full and gone before its turn.
 CODE = """
 import hashlib, mmap, random, re
-from pathlib import Path
 from r1site import huge_pages
 
 SIZE, HUGE = 64 << 20, huge_pages.HUGE_BYTES
