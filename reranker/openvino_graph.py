@@ -29,7 +29,7 @@ _FINE, _FINE_BOUND, _COARSE = 16, 128, 64
 _SIZES = (4, 2)
 
 # What a graph reads of one text or pair: the numbers of each of its inputs but the mask, as many of each.
-Row = tuple[Sequence[int], ...]
+Row = tuple[Sequence[int] | np.ndarray, ...]
 
 
 def openvino() -> Any:

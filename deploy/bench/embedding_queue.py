@@ -98,7 +98,9 @@ def measure(rates: list[float], seconds: float, rounds: int) -> dict:
     for _ in range(rounds):
         quiet.append(closed_loop(embedder, seconds / rounds, 0)["ten"])
         crowded.append(closed_loop(embedder, seconds / rounds, GREEDY_CALLERS))
-    tokens = {"question": embedder.load().cost_tokens(QUESTIONS[0]), "write": embedder.load().cost_tokens(TURN)}
+    model = embedder.load()
+    prepared = {"question": model.prepared("query", QUESTIONS[0]), "write": model.prepared("passage", TURN)}
+    tokens = {name: model.cost_tokens(text) for name, text in prepared.items()}
     embedder.close()
     ten = sum(each["ten"] for each in crowded) / rounds
     alone = sum(quiet) / rounds

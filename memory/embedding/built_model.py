@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Reader(Protocol):
     def cost(self, tokens: int) -> int:
         """How many are computed for a text of so many, padding included."""
 
-    def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
+    def read(self, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float32[d] of unit length for the tokens of each text, in their order; one caller at a time."""
 
     def warm(self, most_tokens: int) -> None:
@@ -40,7 +40,7 @@ class Reader(Protocol):
 class BuiltEmbeddingModel:
     """Of the same use as `EmbeddingModel`, on a CPU.
 
-    `encode` has one caller at a time; `cost_tokens` any number. `max_tokens` as there. Raises ModelUnavailable where
+    `encode` has one caller at a time, the rest any number. `max_tokens` as there. Raises ModelUnavailable where
     this processor does not give what the weights give.
     """
 
@@ -66,36 +66,35 @@ class BuiltEmbeddingModel:
         self._require_likeness(manifest)
         reader.warm(self._max_seq_length)
 
-    def cost_tokens(self, text: str) -> int:
-        """Tokens the model will compute for a text without a prompt, padding included; any thread may ask."""
-        return self._reader.cost(min(len(_ids(self.tokenizer, [text])[0]), self._max_seq_length))
+    def prepared(self, task: Task, text: str) -> np.ndarray:
+        """The ids of a text with the model's own prompt for the task, int32, cut to what it reads."""
+        return self._cut(self._prompts[task] + text, self._max_seq_length)
 
-    def encode(self, task: Task, texts: Sequence[str]) -> np.ndarray:
-        """float32[n, d] of unit length in the order of `texts`, with the model's own prompt for the task."""
-        ids = self._cut([self._prompts[task] + text for text in texts], self._max_seq_length)
+    def cost_tokens(self, text: np.ndarray) -> int:
+        """Tokens the model will compute for a text that is prepared, padding included."""
+        return self._reader.cost(len(text))
+
+    def encode(self, task: Task, texts: Sequence[str | np.ndarray]) -> np.ndarray:
+        """float32[n, d] of unit length in the order of `texts`, each as it is or prepared for the task."""
+        ids = [self.prepared(task, text) if isinstance(text, str) else text for text in texts]
         return np.stack(self._reader.read(ids))
 
-    def _cut(self, texts: list[str], tokens: int) -> list[list[int]]:
-        """The ids of each text, of which the first are left that are so many with the special ones.
+    def _cut(self, text: str, tokens: int) -> np.ndarray:
+        """The ids of a text, of which the first are left that are so many with the special ones.
 
         By the tokenizer that cuts none: one that does would be a second one, of some 8 MB.
         """
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for encoding in encodings:
-            encoding.truncate(max(0, tokens - self._special_tokens))
-        return [self.tokenizer.post_process(encoding).ids for encoding in encodings]
+        # `encode` would keep the interpreter for itself: 10 ms for a long text of combining marks.
+        [encoding] = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        encoding.truncate(max(0, tokens - self._special_tokens))
+        return np.array(self.tokenizer.post_process(encoding).ids, dtype=np.int32)
 
     def _require_likeness(self, manifest: Manifest) -> None:
         # They are read as far as the model can, texts as far as it may. Their vectors were made without prompts.
-        rows = self._reader.read(self._cut([text for text, _ in manifest.probes], manifest.positions))
+        rows = self._reader.read([self._cut(text, manifest.positions) for text, _ in manifest.probes])
         cosines = [float(row @ np.array(vector)) for row, (_, vector) in zip(rows, manifest.probes, strict=True)]
         if not min(cosines) >= COSINE_MIN:
             raise ModelUnavailable(
                 f"The embedding model's built form, run by {self.runtime}, gives other vectors on this processor than "
                 f"the weights (cosine {min(cosines):.4f} at worst). MEMORY_EMBED_BACKEND=torch does without it."
             )
-
-
-def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """As `encode(text).ids`, which would keep the interpreter for itself: 10 ms for a long text of combining marks."""
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]

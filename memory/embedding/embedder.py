@@ -224,13 +224,13 @@ class Embedder:
 
     def _ask(self, task: Task, texts: Sequence[str], deadline: float | None, user: str) -> Callable[[], np.ndarray]:
         model = self.load(deadline)
-        model_texts = [breakable(text)[0] for text in texts]
-        tokens = [model.cost_tokens(text) for text in model_texts]
+        prepared = [model.prepared(task, breakable(text)[0]) for text in texts]
+        tokens = [model.cost_tokens(text) for text in prepared]
         if (queue := self._queue) is None:
             raise ModelUnavailable("The embedding model was closed meanwhile.")
         if not texts:
             return lambda: np.empty((0, model.dimension), dtype=np.float32)
-        job = Job(task, model_texts, tokens, deadline, user)
+        job = Job(task, prepared, tokens, deadline, user)
         queue.ask(job)
         return lambda: _unit_rows(queue.rows_of(job), model.dimension)
 

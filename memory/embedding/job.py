@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ _SHORT_BITS = 5
 
 
 class Job:
-    """`rows` fills up batch by batch; `tokens` counts each of `texts`, and at least one for it.
+    """`rows` fills up batch by batch; `tokens` counts each of `texts`, prepared for the model, and at least one for it.
 
     `is_short` is set by the queue: passages that are one small batch and go among the queries.
     """
@@ -29,7 +29,7 @@ class Job:
     def __init__(
         self,
         task: Task,
-        texts: Sequence[str],
+        texts: Sequence[Any],
         tokens: Sequence[int],
         deadline: float | None = None,
         user: str = "",

@@ -45,7 +45,7 @@ GPU_BATCH_TOKENS = 16_384
 class EmbeddingModel:
     """The model, a tokenizer to count with, and what is known of both.
 
-    `encode` has one caller at a time; `cost_tokens` any number. `dtype` is a torch dtype's name, or `auto`: float16
+    `encode` has one caller at a time, the rest any number. `dtype` is a torch dtype's name, or `auto`: float16
     on a GPU, else float32. `expected_sha256` is what `weights_digest` must give, `expected_files_sha256` what
     `files_digest` must, `max_tokens` a limit that includes special tokens and raises the model's own, up to its
     positions, `attention` an implementation that transformers knows. Raises `LoadFailure` before anything is loaded
@@ -101,8 +101,12 @@ class EmbeddingModel:
         """The `SentenceTransformer` itself, to be built from."""
         return self._model
 
+    def prepared(self, task: Task, text: str) -> str:
+        """What `encode` takes for a text: sentence-transformers reads texts only."""
+        return text
+
     def cost_tokens(self, text: str) -> int:
-        """Tokens the model will compute for a text alone, special ones included; any thread may ask."""
+        """Tokens the model will compute for a text alone, special ones included."""
         # `encode` would keep the interpreter for itself.
         return min(len(self.tokenizer.encode_batch_fast([text])[0]), self._model.max_seq_length)
 

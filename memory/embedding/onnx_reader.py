@@ -29,7 +29,7 @@ class OnnxReader:
     def cost(self, tokens: int) -> int:
         return tokens
 
-    def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
+    def read(self, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self._pool is not None and len(texts) > 1 and max(map(len, texts)) <= _SHORT_TOKENS:
             return list(self._pool.map(self._read, texts))
         return list(map(self._read, texts))
@@ -37,6 +37,6 @@ class OnnxReader:
     def warm(self, most_tokens: int) -> None:
         """Nothing here is made by length."""
 
-    def _read(self, ids: list[int]) -> np.ndarray:
+    def _read(self, ids: np.ndarray) -> np.ndarray:
         [rows] = self._session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})
         return rows[0]

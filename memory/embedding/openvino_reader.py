@@ -36,7 +36,7 @@ class OpenvinoReader:
     def cost(self, tokens: int) -> int:
         return self.graph.cost(tokens)
 
-    def read(self, texts: Sequence[list[int]]) -> list[np.ndarray]:
+    def read(self, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self.graph.read([(ids,) for ids in texts])
 
     def warm(self, most_tokens: int) -> None:

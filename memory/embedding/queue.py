@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class EmbedderQueue:
 
     def __init__(
         self,
-        encode: Callable[[Task, list[str]], np.ndarray | list[np.ndarray]],
+        encode: Callable[[Task, list[Any]], np.ndarray | list[np.ndarray]],
         *,
         batch_tokens: int,
         max_queued_tokens: int,
@@ -81,7 +81,7 @@ class EmbedderQueue:
     def embed(
         self,
         task: Task,
-        texts: Sequence[str],
+        texts: Sequence[Any],
         tokens: Sequence[int],
         deadline: float | None = None,
         user: str = "",

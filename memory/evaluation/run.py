@@ -19,7 +19,7 @@ from typing import Any
 from django.conf import settings
 
 from memory.embedding.spaces import embedder_of
-from memory.embedding.vectors import half_vectors, unit_vectors
+from memory.embedding.vectors import half_vectors
 from memory.evaluation.collections import Collection
 from memory.evaluation.measures import distinct
 from memory.evaluation.throwaway import ThrowAwayUser
@@ -215,8 +215,7 @@ def search_legs(text: str, candidates: int = LEG_CANDIDATES) -> list[Candidate]:
     if profile is None:
         return []
     embedder = embedder_of(profile.space)
-    unit = unit_vectors(embedder.embed_query(text, user=user_hash)[None, :], rows=1, dimension=embedder.dimension)
-    vector = half_vectors(protect(profile.search_key, unit))[0]
+    vector = half_vectors(protect(profile.search_key, embedder.embed_query(text, user=user_hash)[None, :]))[0]
     lexical = None
     if settings.MEMORY_LEXICAL:
         lexical = lexical_query(profile.search_key, text, settings.MEMORY_LEXICAL_LANGUAGE)

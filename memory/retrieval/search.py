@@ -9,7 +9,7 @@ a statement of its own: it goes with the words or, where the question's vector i
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeGuard, cast
 
 import numpy as np
@@ -68,6 +68,12 @@ _IS_ANSWER, _CHAIN, _SEGMENT, _NUMBER, _LENGTH = range(DISTANCE + 1, DISTANCE + 
 _UNFIT = """
 SELECT (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND quarantined_at IS NOT NULL),
        (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND expires_at <= now())"""
+
+
+@lru_cache(maxsize=64)
+def _statement(nearest: str, conditions: str, neighbours: str) -> str:
+    """_FOUND with its parts: the same string each time, which the caches of statements know at a glance."""
+    return _FOUND.format(nearest=nearest, conditions=conditions, neighbours=neighbours)
 
 
 def has_terms(lexical: LexicalQuery | None) -> TypeGuard[LexicalQuery]:
@@ -145,7 +151,7 @@ class Search:
         params |= best.params() | {
             "user_hash": self._tx.user_hash, "space": self._space, "vector": self._vector, "limit": self._limit,
         }  # fmt: skip
-        sql = _FOUND.format(nearest=ids, conditions=conditions, neighbours=neighbours)
+        sql = _statement(ids, conditions, neighbours)
         found = self._tx.read_partition(sql, params, keeps_plan=not conditions, binary=True)
         return _scored(self._of_this_tenant(found), hits)
 

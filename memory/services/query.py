@@ -17,7 +17,7 @@ from memory import metrics
 from memory.admission.deadline import deadline_at
 from memory.admission.turns import query_turns
 from memory.embedding.spaces import embedder_of
-from memory.embedding.vectors import half_vectors, unit_vectors
+from memory.embedding.vectors import half_vectors
 from memory.errors import is_ours
 from memory.lexical.bm25 import lexical_query
 from memory.lexical.speakers import about_speaker, speaker_id
@@ -201,7 +201,7 @@ def _search(profile: TenantProfile, query: MemoryQuery, pipeline: Pipeline, watc
     @cache
     def vector() -> HalfVector:
         watch.lap("ann")
-        unit = unit_vectors(embedding()[None, :], rows=1, dimension=embedder.dimension)
+        unit = embedding()[None, :]
         watch.lap("embed")
         return half_vectors(protect(profile.search_key, unit))[0]
 
