@@ -125,9 +125,9 @@ class OpenvinoGraph:
                 found |= zip(together, self._run([rows[index] for index in together], length), strict=True)
         return [found[index] for index in range(len(rows))]
 
-    def warm(self, most_tokens: int) -> None:
-        """Make what the first rows of up to so many tokens would have to wait for."""
-        lengths = sorted({self.cost(tokens) for tokens in range(1, most_tokens + 1)})
+    def warm(self, most_tokens: int, *, least_tokens: int = 1) -> None:
+        """Make what the first rows of so many tokens would have to wait for."""
+        lengths = sorted({self.cost(tokens) for tokens in range(least_tokens, most_tokens + 1)})
         for length in lengths:
             self._run([self._row([0] * length)], length)
         short = [length for length in lengths if length <= self._together_up_to]

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -148,10 +149,41 @@ def test_two_threads_give_the_vectors_that_one_gives_and_are_bound_to_no_core(we
     vectors, cores = [], os.sched_getaffinity(0)
     for threads in (1, 2):
         monkeypatch.setattr(openvino_reader, "threads_a_text", lambda threads=threads: threads)
+        monkeypatch.setattr(openvino_reader, "threads_a_question", lambda threads: threads)
         with embedder(weights, models, "openvino") as built:
             vectors.append(built.embed_passages(TEXTS))
             assert all(bound == cores for bound in _cores_of_threads())
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.9999
+
+
+def test_by_amx_a_question_has_one_thread_and_elsewhere_what_there_are(monkeypatch):
+    for flags, expected in (({"amx_bf16"}, 1), ({"avx512_bf16"}, 2), (set(), 2)):
+        monkeypatch.setattr(openvino_reader, "cpu_flags", lambda flags=flags: flags)
+        assert openvino_reader.threads_a_question(2) == expected
+
+
+def test_a_documents_long_texts_are_read_by_the_graph_with_all_threads_once_it_is_there(weights, models, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr(openvino_reader, "threads_a_text", lambda: 2)
+    texts = ["small", "late " * 30, "small late bad", "large " * 20]
+    with embedder(weights, models, "openvino") as one_graph:
+        expected = one_graph.embed_passages(texts)
+    monkeypatch.setattr(openvino_reader, "threads_a_question", lambda threads: 1)
+    monkeypatch.setattr(openvino_reader, "_LONG_BOUND", 16)
+    with embedder(weights, models, "openvino") as built:
+        reader = built.load()._reader
+        documents, runs = reader._for_documents, []
+        deadline = time.monotonic() + 30
+        while documents._graph is None and time.monotonic() < deadline:
+            assert (built.embed_passages(texts) * expected).sum(axis=1).min() > 0.9999
+        for name, graph in (("all", documents._graph), ("one", reader.graph)):
+            run = graph._run
+            monkeypatch.setattr(
+                graph, "_run", lambda rows, length, name=name, run=run: runs.append((name, length)) or run(rows, length)
+            )
+        assert (built.embed_passages(texts) * expected).sum(axis=1).min() > 0.9999
+    assert {name for name, length in runs if length > 16} == {"all"}
+    assert {name for name, length in runs if length <= 16} == {"one"}
 
 
 def _cores_of_threads() -> Iterator[set[int]]:
