@@ -47,7 +47,7 @@ class Job:
         self.error: MemoryServiceError | None = None
         self.done = threading.Event()
         self.admitted_at = time.monotonic()
-        self.has_begun = False
+        self.begun = threading.Event()  # its first text is with the model, or is about to be
 
     @property
     def priority(self) -> PriorityClass:

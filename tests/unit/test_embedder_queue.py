@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from memory.embedding import queue as queue_module
 from memory.embedding.job import Job
 from memory.embedding.queue import _PROBE, EmbedderQueue
 from memory.errors import ModelUnavailable, Overloaded
@@ -453,3 +454,34 @@ def test_a_machine_that_halts_in_a_short_batch_does_not_make_long_work_seem_hope
         queue.embed("passage", ["halts"], [70])
         texts = ["long"] * 100
         assert len(queue.embed("passage", texts, [200] * 100, time.monotonic() + 10)) == 100
+
+
+def test_who_asks_a_free_model_goes_on_once_it_has_begun(callers, monkeypatch):
+    monkeypatch.setattr(queue_module, "_BEGIN_MAX_SECONDS", PATIENCE_SECONDS)
+    take = callers.queue._take
+    monkeypatch.setattr(callers.queue, "_take", lambda: time.sleep(0.05) or take())
+    job = Job("query", ["text asks 3"], [10], user="asks")
+    callers.queue.ask(job)
+    assert job.begun.is_set() and not job.done.is_set()
+    callers.let_go()
+    assert callers.queue.rows_of(job)[0] == 3
+
+
+def test_who_asks_behind_others_goes_on_at_once(callers, monkeypatch):
+    monkeypatch.setattr(queue_module, "_BEGIN_MAX_SECONDS", 10 * PATIENCE_SECONDS)
+    callers._pool.submit(callers.queue.embed, "query", ["text holder 0"], [10], None, "holder")
+    assert callers.model.entered.acquire(timeout=PATIENCE_SECONDS)
+    job = Job("query", ["text asks 3"], [10], user="asks")
+    callers._pool.submit(callers.queue.ask, job).result(PATIENCE_SECONDS)
+    assert not job.begun.is_set()
+    callers.let_go()
+    assert callers.queue.rows_of(job)[0] == 3
+
+
+def test_who_asks_waits_for_an_owner_that_does_not_come_a_moment_only(callers):
+    with callers.queue._changed:
+        job = Job("query", ["text asks 3"], [10], user="asks")
+        callers.queue.ask(job)
+        assert not job.begun.is_set()
+    callers.let_go()
+    assert callers.queue.rows_of(job)[0] == 3
