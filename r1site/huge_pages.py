@@ -27,6 +27,7 @@ SECONDS_MAX = 1.0
 ALLOWED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MADV_COLLAPSE = 25  # Linux 6.1; the mmap module does not have it
 _PAGES = HUGE_BYTES // mmap.PAGESIZE
+_RESERVED = 8192  # what spans more, 16 GiB, is addresses that a driver keeps for itself
 _PRESENT = np.uint64(1 << 63)  # of an entry of pagemap; a page that is swapped out is not
 
 
@@ -45,7 +46,7 @@ def use_huge_pages() -> int:
             if time.monotonic() - began > SECONDS_MAX:
                 break
             done += not advise(ctypes.c_void_p(address), ctypes.c_size_t(HUGE_BYTES), _MADV_COLLAPSE)
-    except (OSError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         logger.debug("no huge pages: %s", error)
     logger.info("%d MiB in huge pages after %.0f ms", done * HUGE_BYTES >> 20, (time.monotonic() - began) * 1_000)
     return done
@@ -53,7 +54,7 @@ def use_huge_pages() -> int:
 
 def _filled() -> Iterator[int]:
     """The addresses of such 2 MiB. Raises OSError where the kernel does not tell."""
-    with open("/proc/self/maps") as maps, open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+    with open("/proc/self/maps", errors="replace") as maps, open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         for line in maps.read().splitlines():
             span, permissions, _, _, file, *name = line.split()
             # Heaps and whatever else is of no file; stacks have a name of their own, or are hardly filled.
@@ -61,7 +62,7 @@ def _filled() -> Iterator[int]:
                 continue
             begin, end = (int(address, 16) for address in span.split("-"))
             first, beyond = -(-begin // HUGE_BYTES), end // HUGE_BYTES
-            if first >= beyond:
+            if not 0 < beyond - first <= _RESERVED:
                 continue
             pagemap.seek(first * _PAGES * 8)
             entries = np.frombuffer(pagemap.read((beyond - first) * _PAGES * 8), dtype=np.uint64)

@@ -44,6 +44,8 @@ class Model(Protocol):
 
     def encode(self, task: Task, texts: list[Any]) -> np.ndarray | list[np.ndarray]: ...
 
+    def close(self) -> None: ...
+
 
 def load_model(
     folder: Path,

@@ -36,6 +36,9 @@ class Reader(Protocol):
     def warm(self, most_tokens: int) -> None:
         """Make what the first texts of up to so many tokens would have to wait for."""
 
+    def close(self) -> None:
+        """Nobody reads any more: end what works by itself."""
+
 
 class BuiltEmbeddingModel:
     """Of the same use as `EmbeddingModel`, on a CPU.
@@ -78,6 +81,10 @@ class BuiltEmbeddingModel:
         """float32[n, d] of unit length in the order of `texts`, each as it is or prepared for the task."""
         ids = [self.prepared(task, text) if isinstance(text, str) else text for text in texts]
         return np.stack(self._reader.read(ids))
+
+    def close(self) -> None:
+        """Nobody encodes any more."""
+        self._reader.close()
 
     def _cut(self, text: str, tokens: int) -> np.ndarray:
         """The ids of a text, of which the first are left that are so many with the special ones.

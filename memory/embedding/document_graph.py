@@ -1,4 +1,4 @@
-"""A second graph, with all of a worker's threads, for as long as a long document is being read.
+"""A second graph, with all of a worker's threads, for as long as long documents are read.
 
 A graph has its threads for good, and a second one is 70 MB. A question is embedded while its words are looked up: on
 two cores beside PostgreSQL one thread is what it has, and for a document that is half of what there is.
@@ -6,6 +6,7 @@ two cores beside PostgreSQL one thread is what it has, and for a document that i
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -15,42 +16,50 @@ from reranker.openvino_graph import OpenvinoGraph
 
 logger = logging.getLogger(__name__)
 
-# It is made after so many long texts, each less than KEPT_SECONDS after the last: those of some pages are read by then.
-MANY = 8
-KEPT_SECONDS = 30.0
+# It is made after so many long texts, each less than APART_SECONDS after the last: some pages are read by then.
+MANY, APART_SECONDS = 8, 30.0
+# So long after the last one it goes: longer, so that nobody has it made over and over.
+KEPT_SECONDS = 300.0
 
 
 class DocumentGraph:
     """`make()` gives the graph; it is called in a thread of its own, while texts are read without it.
 
-    `wanted()` has one caller at a time.
+    `wanted()` has one caller at a time. `make` refers to nothing that refers to this.
     """
 
     def __init__(self, make: Callable[[], OpenvinoGraph]):
         self._make = make
         self._graph: OpenvinoGraph | None = None
         self._holder: threading.Thread | None = None
-        self._read, self._kept_until = 0, 0.0
-        self._can_be_made = True
+        self._read, self._last_at = 0, 0.0
+        self._is_over = threading.Event()
 
     def wanted(self) -> OpenvinoGraph | None:
         """The graph for one long text, where there is one by now."""
         now = time.monotonic()
-        if now > self._kept_until:
-            self._read = 0
-        self._read, self._kept_until = self._read + 1, now + KEPT_SECONDS
-        if self._read >= MANY and self._holder is None and self._can_be_made:
+        self._read = self._read + 1 if now - self._last_at < APART_SECONDS else 1
+        self._last_at = now
+        if self._read >= MANY and self._holder is None and not self._is_over.is_set():
+            # A process that ended while OpenVINO makes kernels would be aborted.
+            atexit.register(self.close)
             self._holder = threading.Thread(target=self._hold, name="document-graph", daemon=True)
             self._holder.start()
         return self._graph
+
+    def close(self) -> None:
+        """Let go of it for good, once it is made where that is under way."""
+        self._is_over.set()
+        if (holder := self._holder) is not None:
+            holder.join()
+        atexit.unregister(self.close)
 
     def _hold(self) -> None:
         try:
             self._graph = self._make()
         except Exception:
             logger.warning("documents are embedded by one thread, more slowly", exc_info=True)
-            self._can_be_made = False
-            return
-        while (rest := self._kept_until - time.monotonic()) > 0:
-            time.sleep(rest)
+            self._is_over.set()
+        while (rest := self._last_at + KEPT_SECONDS - time.monotonic()) > 0 and not self._is_over.wait(rest):
+            pass
         self._graph = self._holder = None

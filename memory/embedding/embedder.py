@@ -149,6 +149,8 @@ class Embedder:
         """Stop the thread and let go of the model; the next call loads it again."""
         if self._queue is not None and self._loading_pid == os.getpid():
             self._queue.close()
+            if self._loaded is not None:
+                self._loaded.close()
         self._queue = self._loaded = self._failure = self._loading_pid = None
         self._loading = threading.Lock()
 

@@ -110,6 +110,9 @@ class EmbeddingModel:
         # `encode` would keep the interpreter for itself.
         return min(len(self.tokenizer.encode_batch_fast([text])[0]), self._model.max_seq_length)
 
+    def close(self) -> None:
+        """Nothing here works by itself."""
+
     def encode(self, task: Task, texts: list[str]) -> np.ndarray | list[np.ndarray]:
         """float[n, d] in the order of `texts`, with the model's own prompt for the task."""
         try:

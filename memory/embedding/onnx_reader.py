@@ -37,6 +37,9 @@ class OnnxReader:
     def warm(self, most_tokens: int) -> None:
         """Nothing here is made by length."""
 
+    def close(self) -> None:
+        """Nothing here works by itself."""
+
     def _read(self, ids: np.ndarray) -> np.ndarray:
         [rows] = self._session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})
         return rows[0]

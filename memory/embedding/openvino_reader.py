@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,12 @@ class OpenvinoReader:
 
     def __init__(self, form: Path, positions: int, threads: int | None = None):
         """`positions` is the most tokens that the graph can read; `threads` is by default `threads_a_text`."""
-        self._form, self._positions, self._threads = form, positions, threads or threads_a_text()
-        of_a_question = threads_a_question(self._threads)
+        threads = threads or threads_a_text()
+        of_a_question = threads_a_question(threads)
         self.graph = OpenvinoGraph(form, ["input_ids"], positions, of_a_question, _SHORT_BOUND)
-        has_more = self._threads > of_a_question and positions > _LONG_BOUND
-        self._for_documents = DocumentGraph(self._make_for_documents) if has_more else None
+        self._for_documents: DocumentGraph | None = None
+        if threads > of_a_question and positions > _LONG_BOUND:
+            self._for_documents = DocumentGraph(partial(_for_documents, form, positions, threads))
 
     def cost(self, tokens: int) -> int:
         return self.graph.cost(tokens)
@@ -67,7 +69,12 @@ class OpenvinoReader:
     def warm(self, most_tokens: int) -> None:
         self.graph.warm(most_tokens)
 
-    def _make_for_documents(self) -> OpenvinoGraph:
-        graph = OpenvinoGraph(self._form, ["input_ids"], self._positions, self._threads, 0)
-        graph.warm(self._positions, least_tokens=_LONG_BOUND + 1)
-        return graph
+    def close(self) -> None:
+        if self._for_documents is not None:
+            self._for_documents.close()
+
+
+def _for_documents(form: Path, positions: int, threads: int) -> OpenvinoGraph:
+    graph = OpenvinoGraph(form, ["input_ids"], positions, threads, 0)
+    graph.warm(positions, least_tokens=_LONG_BOUND + 1)
+    return graph

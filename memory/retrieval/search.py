@@ -72,7 +72,7 @@ SELECT (SELECT count(*) FROM memory_chunks WHERE user_hash = %(user_hash)s AND q
 
 @lru_cache(maxsize=64)
 def _statement(nearest: str, conditions: str, neighbours: str) -> str:
-    """_FOUND with its parts: the same string each time, which the caches of statements know at a glance."""
+    """_FOUND with its parts: the same string each time, which `in_partition` knows at a glance."""
     return _FOUND.format(nearest=nearest, conditions=conditions, neighbours=neighbours)
 
 

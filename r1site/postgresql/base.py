@@ -6,7 +6,8 @@ POOL_WAIT_SECONDS of the time that it has left.
 With CONN_HEALTH_CHECKS the pool would ask the server about each connection before it lends it, which is a round trip a
 transaction. A server that ends a connection, whether it stops, crashes or is told to, says so on the socket, and says
 nothing else unasked but a notice: only a connection on which something has come is asked about. One that broke without
-a word is found out by neither, since that question would wait for it just as the transaction does.
+a word is found out by neither, since that question would wait for it just as the transaction does; TCP finds it out
+in 90 s while it is idle (r1site/settings/databases.py).
 
 The pool would lend the connection that has been idle longest, so that each request met a server process whose memory
 was in no cache. Here it is the one that was given back last.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import select
 import time
-from collections import deque
 from functools import lru_cache
 from typing import Any
 
@@ -34,13 +34,6 @@ PREPARED_MAX = 1_000
 STATEMENT_BYTES_MAX = 8_192
 _queries.MAX_CACHED_STATEMENT_LENGTH = STATEMENT_BYTES_MAX
 _queries._query2pg = lru_cache(PREPARED_MAX)(_queries._query2pg_nocache)
-
-
-class NewestFirst(deque):
-    """The idle connections of a pool, which takes from the left what it lends."""
-
-    def popleft(self) -> Any:
-        return self.pop()
 
 
 class PoolInTime:
@@ -76,6 +69,21 @@ def has_word(connection: psycopg.Connection) -> bool:
     return bool(socket.poll(0))
 
 
+def lend_newest(pool: ConnectionPool) -> None:
+    """Have `pool` lend what was given back last, and still close what has been idle longest."""
+    with pool._lock:
+        if "_get_ready_connection" in vars(pool):
+            return
+        lend = pool._get_ready_connection
+
+        def lend_from_the_other_end(timeout: float | None) -> psycopg.Connection | None:
+            # Both are taken from the left, and what comes back goes to the right; called under the pool's lock.
+            pool._pool.rotate(1)
+            return lend(timeout)
+
+        pool._get_ready_connection = lend_from_the_other_end  # type: ignore[method-assign]
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     def _configure_connection(self, connection: psycopg.Connection) -> bool:
         connection.prepared_max = PREPARED_MAX
@@ -86,7 +94,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
         pool = super().pool
         if pool is None:
             return None
-        if not isinstance(pool._pool, NewestFirst):
-            with pool._lock:
-                pool._pool = NewestFirst(pool._pool)
+        lend_newest(pool)
         return PoolInTime(pool)

@@ -119,7 +119,7 @@ def _of_requests(pool: dict | None, prepares: bool) -> dict:
 
 
 # A pool lends its warmest connection, so that others may be idle for hours: no gateway between here and the server may
-# forget them, and what is broken is known before it is lent. Seconds, and how many go unanswered.
+# forget them, and what breaks while it is idle is known 90 s later. Seconds, and how many go unanswered.
 _KEPT_ALIVE = {"keepalives_idle": "60", "keepalives_interval": "10", "keepalives_count": "3"}
 
 

@@ -19,7 +19,7 @@ from memory.retrieval.filters import Filters
 from memory.retrieval.nearest import vector_leg
 from memory.retrieval.neighbours import NEARBY
 from memory.retrieval.search import _FOUND
-from r1site.postgresql.base import STATEMENT_BYTES_MAX
+from r1site.postgresql.base import STATEMENT_BYTES_MAX, lend_newest
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -99,6 +99,21 @@ def test_a_pool_lends_what_was_given_back_last():
     for _ in range(3):
         with pool.connection() as lent:
             assert lent is first and lent is not second
+
+
+def test_a_pool_that_shrinks_closes_what_has_been_idle_longest():
+    params = connections["default"].get_connection_params()
+    with psycopg_pool.ConnectionPool(kwargs=params, min_size=1, max_size=3, open=False) as pool:
+        lend_newest(pool)
+        lent = [pool.getconn() for _ in range(3)]
+        for connection in lent:
+            pool.putconn(connection)
+        for _ in range(2):  # the first may begin to look whether any goes unused
+            if not any(connection.closed for connection in lent):
+                pool._shrink_pool()
+        assert [connection.closed for connection in lent] == [True, False, False]
+        assert pool.getconn() is lent[2]
+        pool.putconn(lent[2])
 
 
 def test_an_atomic_block_sends_nothing_by_itself_and_its_commit_nothing_to_an_idle_session(lent):

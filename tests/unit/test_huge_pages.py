@@ -13,6 +13,7 @@ from r1site import huge_pages
 # A span of 64 MiB that is full, one of which every 2 MiB hold one page, and one that is full and gone before its turn.
 CODE = """
 import hashlib, mmap, random, re
+from pathlib import Path
 from r1site import huge_pages
 
 SIZE, HUGE = 64 << 20, huge_pages.HUGE_BYTES
@@ -28,12 +29,15 @@ full[:] = random.randbytes(SIZE)
 for at in range(0, SIZE, HUGE):
     sparse[at] = 7
 gone[:] = bytes(SIZE)
-before, resident = hashlib.sha256(full).digest(), mib("Rss")
+before, resident = hashlib.sha256(full).digest(), 0
+huge_pages.SECONDS_MAX = 30
 
 found = huge_pages._filled
 def filled():
+    global resident
     addresses = list(found())
     gone.close()
+    resident = mib("Rss")
     yield from addresses
 huge_pages._filled = filled
 
