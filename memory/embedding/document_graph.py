@@ -34,6 +34,8 @@ class DocumentGraph:
         self._holder: threading.Thread | None = None
         self._read, self._last_at = 0, 0.0
         self._is_over = threading.Event()
+        # A process that ended while OpenVINO makes kernels would be aborted.
+        atexit.register(self.close)
 
     def wanted(self) -> OpenvinoGraph | None:
         """The graph for one long text, where there is one by now."""
@@ -41,8 +43,6 @@ class DocumentGraph:
         self._read = self._read + 1 if now - self._last_at < APART_SECONDS else 1
         self._last_at = now
         if self._read >= MANY and self._holder is None and not self._is_over.is_set():
-            # A process that ended while OpenVINO makes kernels would be aborted.
-            atexit.register(self.close)
             self._holder = threading.Thread(target=self._hold, name="document-graph", daemon=True)
             self._holder.start()
         return self._graph

@@ -71,7 +71,10 @@ def has_word(connection: psycopg.Connection) -> bool:
 
 def lend_newest(pool: ConnectionPool) -> None:
     """Have `pool` lend what was given back last, and still close what has been idle longest."""
+    if "_get_ready_connection" in vars(pool):
+        return
     with pool._lock:
+        # Another thread may have been first.
         if "_get_ready_connection" in vars(pool):
             return
         lend = pool._get_ready_connection
