@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import os
 import socket
 import threading
@@ -27,6 +28,10 @@ class Cutoff:
         self.has_fired = False
         self._connection: socket.socket | None = connection
         self._lock = threading.Lock()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._connection is None
 
     def cancel(self) -> None:
         """It is read: from now on the socket may belong to another request."""
@@ -57,30 +62,46 @@ def reading_until(connection: socket.socket | None, at: float) -> Iterator[Cutof
 
 
 class _Watch:
-    """The thread that waits for the next moment."""
+    """The thread that waits for the next moment.
+
+    Most are cancelled long before they come. They stay until the thread wakes: each time it did, the request under way
+    would have to wait for the interpreter.
+    """
 
     def __init__(self):
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._number = itertools.count()
         self._waiting: list[tuple[float, int, Cutoff]] = []
+        self._wakes_at = math.inf
         threading.Thread(target=self._run, name="cutoff", daemon=True).start()
 
     def add(self, cutoff: Cutoff) -> None:
         with self._changed:
             heapq.heappush(self._waiting, (cutoff.at, next(self._number), cutoff))
-            if self._waiting[0][2] is cutoff:
+            if cutoff.at < self._wakes_at:
+                self._wakes_at = cutoff.at
                 self._changed.notify()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._waiting or self._waiting[0][0] > time.monotonic():
-                    at = self._waiting[0][0] if self._waiting else None
-                    self._changed.wait(None if at is None else max(0.0, at - time.monotonic()))
-                cutoff = heapq.heappop(self._waiting)[2]
-            cutoff.fire()
-            del cutoff
+            for cutoff in self._due():
+                cutoff.fire()
+
+    def _due(self) -> list[Cutoff]:
+        """Wait for a moment, or for an earlier one that is set meanwhile; those that have come.
+
+        With them goes what was cancelled up to the next that still counts, and with nothing come, nothing goes: else
+        each that is set would be the first, and wake the thread.
+        """
+        with self._changed:
+            self._changed.wait(None if self._wakes_at == math.inf else max(0.0, self._wakes_at - time.monotonic()))
+            now = time.monotonic()
+            due: list[Cutoff] = []
+            while self._waiting and (self._waiting[0][0] <= now or (due and self._waiting[0][2].is_cancelled)):
+                due.append(heapq.heappop(self._waiting)[2])
+            self._wakes_at = self._waiting[0][0] if self._waiting else math.inf
+        return due
 
 
 _lock = threading.Lock()
