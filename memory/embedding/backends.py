@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from memory.embedding.built_form import COMMAND, OPENVINO, form_folder, read_manifest
 from memory.embedding.job import Task
-from memory.errors import MemoryServiceError, ModelUnavailable
+from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable
 from reranker.loader import has_fast_bfloat16, has_gpu
 from reranker.model_files import expected_weights, files_digest
 from reranker.onnx_graph import cpu_threads
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BackendChoice = Literal["auto", "openvino", "onnx", "torch"]
+_MIN_NORM = 1e-6
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
 
 
@@ -37,6 +39,8 @@ class Model(Protocol):
     dimension: int
     passage_tokens: int
     tokenizer: Any
+    # Whether who calls `encode` computes alone, and no thread of the model's own does.
+    is_one_thread: bool
 
     def prepared(self, task: Task, text: str) -> Any: ...
 
@@ -125,3 +129,14 @@ def _reader(runtime: BackendChoice, form: Path, positions: int) -> Reader:
     from memory.embedding.onnx_reader import OnnxReader
 
     return OnnxReader(form, cpu_threads())
+
+
+def unit_rows(rows: np.ndarray | Sequence[np.ndarray], dimension: int) -> np.ndarray:
+    """float32[n, d] of unit length; raises `InvalidEmbedding` where a row cannot be stored."""
+    if any(np.shape(row) != (dimension,) for row in rows):
+        raise InvalidEmbedding("The embedding model returned a vector of another dimension.")
+    exact = np.asarray(rows, dtype=np.float64)
+    norms = np.linalg.norm(exact, axis=1, keepdims=True)
+    if not (np.isfinite(norms).all() and (norms >= _MIN_NORM).all()):
+        raise InvalidEmbedding
+    return (exact / norms).astype(np.float32)

@@ -26,6 +26,8 @@ class Reader(Protocol):
     runtime: str
     # So much `cost` is asked of it at once: it is what a query may have to wait for.
     batch_tokens: int
+    # As a `memory.embedding.backends.Model`'s.
+    is_one_thread: bool
 
     def cost(self, tokens: int) -> int:
         """How many are computed for a text of so many, padding included."""
@@ -57,6 +59,7 @@ class BuiltEmbeddingModel:
         self.dimension = manifest.dimension
         self.runtime = reader.runtime
         self.batch_tokens = reader.batch_tokens
+        self.is_one_thread = reader.is_one_thread
         self._reader = reader
         self._prompts = manifest.prompts
         self._max_seq_length = min(max_tokens, manifest.positions)

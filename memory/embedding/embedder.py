@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory.embedding.backends import BackendChoice, Model, load_model
+from memory.embedding.backends import BackendChoice, Model, load_model, unit_rows
 from memory.embedding.job import Job, Task
 from memory.embedding.model import DEFAULT_MODEL, PACKAGED_FILES_SHA256, PACKAGED_NAMES, PACKAGED_SHA256, resolve_model
 from memory.embedding.model_text import breakable
 from memory.embedding.queue import EmbedderQueue
-from memory.errors import InvalidEmbedding, MemoryServiceError, ModelUnavailable, Overloaded
+from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded
 from reranker.faults import LoadFailure
 from reranker.model_files import is_at_hand, model_folder
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 MAX_QUEUED_TOKENS = 262_144
 RELOAD_AFTER_SECONDS = 30.0  # a load that failed is not tried again by each request
-_MIN_NORM = 1e-6
 
 
 class Embedder:
@@ -206,7 +205,7 @@ class Embedder:
                 device=self._device,
                 dtype=self._dtype,
             )
-            _unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
+            unit_rows(model.encode("query", ["probe"]), self._expected_dimension or model.dimension)
         except Exception as error:
             if not isinstance(error, MemoryServiceError):
                 why = f"cannot be used: {error.detail}" if isinstance(error, LoadFailure) else "could not be loaded"
@@ -220,6 +219,7 @@ class Embedder:
             batch_tokens=self._batch_tokens or model.batch_tokens,
             full_tokens=None if self._batch_tokens else model.full_tokens,
             max_queued_tokens=self._max_queued_tokens,
+            is_one_thread=model.is_one_thread,
         )
         self._loaded = model
         return model
@@ -234,15 +234,4 @@ class Embedder:
             return lambda: np.empty((0, model.dimension), dtype=np.float32)
         job = Job(task, prepared, tokens, deadline, user)
         queue.ask(job)
-        return lambda: _unit_rows(queue.rows_of(job), model.dimension)
-
-
-def _unit_rows(rows: np.ndarray | Sequence[np.ndarray], dimension: int) -> np.ndarray:
-    """float32[n, d] of unit length; raises `InvalidEmbedding` where a row cannot be stored."""
-    if any(np.shape(row) != (dimension,) for row in rows):
-        raise InvalidEmbedding("The embedding model returned a vector of another dimension.")
-    exact = np.asarray(rows, dtype=np.float64)
-    norms = np.linalg.norm(exact, axis=1, keepdims=True)
-    if not (np.isfinite(norms).all() and (norms >= _MIN_NORM).all()):
-        raise InvalidEmbedding
-    return (exact / norms).astype(np.float32)
+        return lambda: unit_rows(queue.rows_of(job), model.dimension)

@@ -53,6 +53,7 @@ class EmbeddingModel:
     """
 
     runtime = "torch"
+    is_one_thread = False
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ class OnnxReader:
 
     runtime = "onnx"
     batch_tokens = 128
+    is_one_thread = False
 
     def __init__(self, form: Path, threads: int):
         # One session for all threads: each holds all weights.

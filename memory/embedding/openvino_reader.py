@@ -48,6 +48,7 @@ class OpenvinoReader:
         threads = threads or threads_a_text()
         of_a_question = threads_a_question(threads)
         self.graph = OpenvinoGraph(form, ["input_ids"], positions, of_a_question, _SHORT_BOUND)
+        self.is_one_thread = of_a_question == 1
         self._for_documents: DocumentGraph | None = None
         if threads > of_a_question and positions > _LONG_BOUND:
             self._for_documents = DocumentGraph(partial(_for_documents, form, positions, threads))

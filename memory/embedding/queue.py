@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from memory import metrics
+from memory.embedding.cores import apart_from, go_anywhere
 from memory.embedding.job import Job, Task
 from memory.embedding.priority_classes import Batch, PriorityClasses
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded, UserOverloaded
@@ -44,6 +45,9 @@ class EmbedderQueue:
     queries (`PriorityClasses`).
 
     Within a class users take turns by tokens, and one user has at most a quarter of what may wait (`FairQueue`).
+
+    Where `is_one_thread`, the model begins on another processor than who asks it first: one that has threads of its
+    own would have them all there.
     """
 
     def __init__(
@@ -53,8 +57,10 @@ class EmbedderQueue:
         batch_tokens: int,
         max_queued_tokens: int,
         full_tokens: int | None = None,
+        is_one_thread: bool = False,
     ):
         self._encode = encode
+        self._is_one_thread = is_one_thread
         self._batch_tokens = batch_tokens
         self._max_queued_tokens = max_queued_tokens
         self._classes = PriorityClasses(batch_tokens, max_queued_tokens)
@@ -105,8 +111,11 @@ class EmbedderQueue:
         Where the model is free it returns once the job has begun: else the owner would wait for the interpreter, which
         it needs for a moment and the caller goes on to use. A query takes 0.88 of the time (deploy/bench/profile.md).
         """
-        if self._admit(job):
-            job.begun.wait(_BEGIN_MAX_SECONDS)
+        if not self._is_one_thread or self._classes.queued_tokens:
+            self._ask(job)
+            return
+        with apart_from(self._thread.native_id):
+            self._ask(job)
 
     def rows_of(self, job: Job) -> list[np.ndarray]:
         """Wait for a job that was asked; as `embed`."""
@@ -130,7 +139,11 @@ class EmbedderQueue:
         with self._changed:
             self._drop_all()
 
-    # What callers do. All but `_patience_seconds` are called with the lock held.
+    # What callers do. From `_is_in_vain` on all but `_patience_seconds` are called with the lock held.
+
+    def _ask(self, job: Job) -> None:
+        if self._admit(job):
+            job.begun.wait(_BEGIN_MAX_SECONDS)
 
     def _admit(self, job: Job) -> bool:
         """Whether nothing goes before it."""
@@ -231,6 +244,11 @@ class EmbedderQueue:
                 self._drop_all()
             self._note(error, "the embedding queue failed")
 
+    def _go_anywhere(self) -> None:
+        """Whoever asked first has sent this thread away from him; now it computes."""
+        if self._is_one_thread:
+            go_anywhere()
+
     def _take(self) -> Batch:
         """The next batch, of one class; expired jobs fall out."""
         now = time.monotonic()
@@ -311,6 +329,7 @@ class EmbedderQueue:
             self._note(error, "embedding batch failed")
             return error
         finally:
+            self._go_anywhere()
             self.batches_run += 1
             _meter.batch(len(batch))
 

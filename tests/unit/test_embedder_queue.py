@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -485,3 +486,20 @@ def test_who_asks_waits_for_an_owner_that_does_not_come_a_moment_only(callers):
         assert not job.begun.is_set()
     callers.let_go()
     assert callers.queue.rows_of(job)[0] == 3
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+def test_a_model_of_one_thread_begins_on_the_other_half_of_the_processors_and_goes_on_anywhere(monkeypatch):
+    everywhere, masks = os.sched_getaffinity(0), []
+
+    def encode(task, texts):
+        masks.append(os.sched_getaffinity(0))
+        return np.zeros((len(texts), 2))
+
+    queue = EmbedderQueue(encode, batch_tokens=10, max_queued_tokens=100, is_one_thread=True)
+    with closing(queue):
+        queue.embed("passage", ["first", "second", "third"], [10, 10, 10])
+    assert masks[0] < everywhere and masks[1:] == [everywhere] * 2
+    assert os.sched_getaffinity(0) == everywhere
