@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import math
 import os
 import socket
 import threading
@@ -30,7 +29,7 @@ class Cutoff:
         self._lock = threading.Lock()
 
     @property
-    def is_cancelled(self) -> bool:
+    def is_over(self) -> bool:
         return self._connection is None
 
     def cancel(self) -> None:
@@ -64,8 +63,8 @@ def reading_until(connection: socket.socket | None, at: float) -> Iterator[Cutof
 class _Watch:
     """The thread that waits for the next moment.
 
-    Most are cancelled long before they come. They stay until the thread wakes: each time it did, the request under way
-    would have to wait for the interpreter.
+    Most are cancelled long before. They are left in the heap until the thread wakes anyway: waking it for each would
+    take the interpreter from a request.
     """
 
     def __init__(self):
@@ -73,14 +72,12 @@ class _Watch:
         self._changed = threading.Condition()
         self._number = itertools.count()
         self._waiting: list[tuple[float, int, Cutoff]] = []
-        self._wakes_at = math.inf
         threading.Thread(target=self._run, name="cutoff", daemon=True).start()
 
     def add(self, cutoff: Cutoff) -> None:
         with self._changed:
             heapq.heappush(self._waiting, (cutoff.at, next(self._number), cutoff))
-            if cutoff.at < self._wakes_at:
-                self._wakes_at = cutoff.at
+            if self._waiting[0][2] is cutoff:
                 self._changed.notify()
 
     def _run(self) -> None:
@@ -89,19 +86,20 @@ class _Watch:
                 cutoff.fire()
 
     def _due(self) -> list[Cutoff]:
-        """Wait for a moment, or for an earlier one that is set meanwhile; those that have come.
+        """Waits until the first moment comes or an earlier one is set; returns those that have come and still count.
 
-        With them goes what was cancelled up to the next that still counts, and with nothing come, nothing goes: else
-        each that is set would be the first, and wake the thread.
+        When one has come, all that are cancelled go. When none has, none goes: a cancelled one at the front keeps later
+        ones from waking the thread.
         """
         with self._changed:
-            self._changed.wait(None if self._wakes_at == math.inf else max(0.0, self._wakes_at - time.monotonic()))
+            self._changed.wait(max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None)
             now = time.monotonic()
-            due: list[Cutoff] = []
-            while self._waiting and (self._waiting[0][0] <= now or (due and self._waiting[0][2].is_cancelled)):
-                due.append(heapq.heappop(self._waiting)[2])
-            self._wakes_at = self._waiting[0][0] if self._waiting else math.inf
-        return due
+            if not self._waiting or self._waiting[0][0] > now:
+                return []
+            live = [each for each in self._waiting if not each[2].is_over]
+            self._waiting = [each for each in live if each[0] > now]
+            heapq.heapify(self._waiting)
+        return [cutoff for at, _, cutoff in sorted(live) if at <= now]
 
 
 _lock = threading.Lock()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BackendChoice = Literal["auto", "openvino", "onnx", "torch"]
-_MIN_NORM = 1e-6
 BACKEND_CHOICES: tuple[BackendChoice, ...] = get_args(BackendChoice)
+_MIN_NORM = 1e-6
 
 
 class Model(Protocol):
@@ -39,7 +39,7 @@ class Model(Protocol):
     dimension: int
     passage_tokens: int
     tokenizer: Any
-    # Whether who calls `encode` computes alone, and no thread of the model's own does.
+    # Whether `encode` computes only in the calling thread.
     is_one_thread: bool
 
     def prepared(self, task: Task, text: str) -> Any: ...

@@ -1,4 +1,4 @@
-"""On which processors two threads run that work for one request: on different ones, from when one wakes the other.
+"""Keeps two threads that work for one request on different processors, from the moment one wakes the other.
 
 Linux puts a thread that is woken onto an idle processor. In a virtual machine an idle one does not count as idle, since
 its host has given it to others meanwhile (`vcpu_is_preempted`): there the thread is put behind its waker, and waits for
@@ -13,33 +13,32 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
-_ANYWHERE = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-# By way of PyDLL, which keeps the interpreter: to give it away would cost more than the answer.
+# PyDLL does not release the interpreter's lock: releasing it would cost more than the call.
 _current_cpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
 
 
 @contextmanager
 def apart_from(thread_id: int | None) -> Iterator[None]:
-    """Inside, the calling thread stays on its half of those it may run on, and `thread_id` is on the other half.
+    """Within the block the calling thread runs on one half of its processors, and `thread_id` on the other half.
 
-    That is a thread's `native_id`, and it stays there until it calls `go_anywhere`.
+    That is a thread's `native_id`; None is nobody. After the block both run wherever the process may.
     """
     own, other = _halves()
-    _bind(thread_id, other)
-    _bind(0, own)
+    bound = ((0, own), (thread_id, other)) if own and thread_id is not None else ()
+    for thread, half in bound:
+        _bind(thread, half)
     try:
         yield
     finally:
-        _bind(0, own + other)
-
-
-def go_anywhere() -> None:
-    """The calling thread may run wherever this process could when it began."""
-    _bind(0, _ANYWHERE)
+        for thread, _ in bound:
+            _bind(thread, _ANYWHERE)
 
 
 def _halves() -> tuple[list[int], list[int]]:
-    """Every second of those it may run on, the calling thread's own among them, and the others; none of one only."""
+    """The calling thread's processors in two halves, taken alternately; the first holds the one it runs on.
+
+    Both are empty where there is only one.
+    """
     if _current_cpu is None:
         return [], []
     allowed = sorted(os.sched_getaffinity(0))
@@ -50,8 +49,27 @@ def _halves() -> tuple[list[int], list[int]]:
     return allowed[half::2], allowed[1 - half :: 2]
 
 
-def _bind(thread_id: int | None, processors: Collection[int]) -> None:
+def _bind(thread_id: int, processors: Collection[int]) -> None:
     # The thread may have ended, and what the process may use may just have changed.
-    if processors and thread_id is not None:
-        with suppress(OSError):
-            os.sched_setaffinity(thread_id, processors)
+    with suppress(OSError):
+        os.sched_setaffinity(thread_id, processors)
+
+
+def _anywhere() -> Collection[int]:
+    """What a thread is bound to that is to be bound no more.
+
+    Where nobody has bound this process (`taskset`), that is every processor of the machine: the kernel leaves out those
+    that its cpuset has not, and gives them once it has.
+    """
+    if _current_cpu is None:
+        return ()
+    allowed = os.sched_getaffinity(0)
+    every = range(max(*allowed, os.cpu_count() or 1) + 1)
+    _bind(0, every)
+    if os.sched_getaffinity(0) == allowed:
+        return every
+    _bind(0, allowed)
+    return allowed
+
+
+_ANYWHERE = _anywhere()

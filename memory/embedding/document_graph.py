@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from memory.embedding.cores import go_anywhere
 from reranker.openvino_graph import OpenvinoGraph
 
 logger = logging.getLogger(__name__)
@@ -56,8 +55,6 @@ class DocumentGraph:
         atexit.unregister(self.close)
 
     def _hold(self) -> None:
-        # The threads that it makes run where it may, and it began where the thread may that asks.
-        go_anywhere()
         try:
             self._graph = self._make()
         except Exception:

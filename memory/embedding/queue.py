@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from memory import metrics
-from memory.embedding.cores import apart_from, go_anywhere
+from memory.embedding.cores import apart_from
 from memory.embedding.job import Job, Task
 from memory.embedding.priority_classes import Batch, PriorityClasses
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded, UserOverloaded
@@ -46,7 +46,7 @@ class EmbedderQueue:
 
     Within a class users take turns by tokens, and one user has at most a quarter of what may wait (`FairQueue`).
 
-    Where `is_one_thread`, the model begins on another processor than who asks it first: one that has threads of its
+    With `is_one_thread` the model begins on another processor than the thread that asks. One that starts threads of its
     own would have them all there.
     """
 
@@ -114,7 +114,9 @@ class EmbedderQueue:
         if not self._is_one_thread or self._classes.queued_tokens:
             self._ask(job)
             return
-        with apart_from(self._thread.native_id):
+        # The number of one that has ended may be another thread's by now.
+        owner = self._thread
+        with apart_from(owner.native_id if owner.is_alive() else None):
             self._ask(job)
 
     def rows_of(self, job: Job) -> list[np.ndarray]:
@@ -244,11 +246,6 @@ class EmbedderQueue:
                 self._drop_all()
             self._note(error, "the embedding queue failed")
 
-    def _go_anywhere(self) -> None:
-        """Whoever asked first has sent this thread away from him; now it computes."""
-        if self._is_one_thread:
-            go_anywhere()
-
     def _take(self) -> Batch:
         """The next batch, of one class; expired jobs fall out."""
         now = time.monotonic()
@@ -329,7 +326,6 @@ class EmbedderQueue:
             self._note(error, "embedding batch failed")
             return error
         finally:
-            self._go_anywhere()
             self.batches_run += 1
             _meter.batch(len(batch))
 

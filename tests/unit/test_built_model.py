@@ -152,6 +152,7 @@ def test_two_threads_give_the_vectors_that_one_gives_and_are_bound_to_no_core(we
         monkeypatch.setattr(openvino_reader, "threads_a_question", lambda threads: threads)
         with embedder(weights, models, "openvino") as built:
             vectors.append(built.embed_passages(TEXTS))
+            assert built.load().is_one_thread == built._queue._is_one_thread == (threads == 1)
             assert all(bound == cores for bound in _cores_of_threads())
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.9999
 

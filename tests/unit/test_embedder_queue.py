@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -491,15 +491,50 @@ def test_who_asks_waits_for_an_owner_that_does_not_come_a_moment_only(callers):
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
 )
-def test_a_model_of_one_thread_begins_on_the_other_half_of_the_processors_and_goes_on_anywhere(monkeypatch):
-    everywhere, masks = os.sched_getaffinity(0), []
+@pytest.mark.parametrize("is_one_thread", [True, False])
+def test_a_model_of_one_thread_begins_on_the_other_half_of_the_processors(monkeypatch, is_one_thread):
+    """Seen by the owner as it takes a batch, and once nobody is asking any more."""
+    monkeypatch.setattr(queue_module, "_BEGIN_MAX_SECONDS", PATIENCE_SECONDS)
+    everywhere, at_begin, after = os.sched_getaffinity(0), [], []
+    asked = threading.Event()
 
     def encode(task, texts):
-        masks.append(os.sched_getaffinity(0))
+        assert asked.wait(PATIENCE_SECONDS)
+        after.append(os.sched_getaffinity(0))
+        if texts == ["bad"]:
+            raise RuntimeError
         return np.zeros((len(texts), 2))
 
-    queue = EmbedderQueue(encode, batch_tokens=10, max_queued_tokens=100, is_one_thread=True)
+    queue = EmbedderQueue(encode, batch_tokens=10, max_queued_tokens=100, is_one_thread=is_one_thread)
+    take = queue._take
+
+    def seen():
+        mask = os.sched_getaffinity(0)
+        if batch := take():
+            at_begin.append(mask)
+        return batch
+
+    monkeypatch.setattr(queue, "_take", seen)
     with closing(queue):
-        queue.embed("passage", ["first", "second", "third"], [10, 10, 10])
-    assert masks[0] < everywhere and masks[1:] == [everywhere] * 2
-    assert os.sched_getaffinity(0) == everywhere
+        for text in ("good", "bad", "good"):
+            job = Job("query", [text], [10])
+            queue.ask(job)
+            assert os.sched_getaffinity(0) == everywhere
+            asked.set()
+            with suppress(ModelUnavailable):
+                queue.rows_of(job)
+            asked.clear()
+    assert len(at_begin) == 3 and after == [everywhere] * 3
+    assert all(mask < everywhere if is_one_thread else mask == everywhere for mask in at_begin)
+
+
+def test_a_caller_binds_nothing_by_the_number_of_an_owner_that_has_ended(callers, monkeypatch):
+    bound = []
+    monkeypatch.setattr(queue_module, "apart_from", lambda thread_id: bound.append(thread_id) or nullcontext())
+    callers.queue._is_one_thread = True
+    callers.let_go()
+    assert rows(callers.embed("asks", 3)) == [3]
+    callers.queue.close()
+    with pytest.raises(ModelUnavailable):
+        callers.queue.ask(Job("query", ["text asks 3"], [10]))
+    assert bound == [callers.queue._thread.native_id, None]
