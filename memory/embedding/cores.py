@@ -34,6 +34,15 @@ def apart_from(thread_id: int | None) -> Iterator[None]:
             _bind(thread, _ANYWHERE)
 
 
+def go_anywhere() -> None:
+    """The calling thread runs wherever the process may, whatever it was bound to.
+
+    For one that was on the other side of `apart_from`: OpenVINO's threads library notes where a thread may run when it
+    begins to compute, and binds it to that again when it ends.
+    """
+    _bind(0, _ANYWHERE)
+
+
 def _halves() -> tuple[list[int], list[int]]:
     """The calling thread's processors in two halves, taken alternately; the first holds the one it runs on.
 
@@ -50,6 +59,8 @@ def _halves() -> tuple[list[int], list[int]]:
 
 
 def _bind(thread_id: int, processors: Collection[int]) -> None:
+    if not processors:
+        return
     # The thread may have ended, and what the process may use may just have changed.
     with suppress(OSError):
         os.sched_setaffinity(thread_id, processors)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from memory.embedding.cores import go_anywhere
 from reranker.openvino_graph import OpenvinoGraph
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class DocumentGraph:
         atexit.unregister(self.close)
 
     def _hold(self) -> None:
+        # This thread inherited the asking one's processors, perhaps half of them, and its own would inherit them.
+        go_anywhere()
         try:
             self._graph = self._make()
         except Exception:

@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from memory import metrics
-from memory.embedding.cores import apart_from
+from memory.embedding.cores import apart_from, go_anywhere
 from memory.embedding.job import Job, Task
 from memory.embedding.priority_classes import Batch, PriorityClasses
 from memory.errors import MemoryServiceError, ModelUnavailable, Overloaded, UserOverloaded
@@ -326,6 +326,8 @@ class EmbedderQueue:
             self._note(error, "embedding batch failed")
             return error
         finally:
+            if self._is_one_thread:
+                go_anywhere()
             self.batches_run += 1
             _meter.batch(len(batch))
 

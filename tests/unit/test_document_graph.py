@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
+
+import pytest
 
 from memory.embedding import document_graph
 from memory.embedding.document_graph import MANY, DocumentGraph
@@ -40,6 +43,25 @@ def test_it_is_made_for_many_texts_only_and_nobody_waits_for_it():
     maker.may_make.set()
     assert until(lambda: graph.wanted() == "graph 1")
     assert maker.made == 1
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+def test_its_threads_may_run_anywhere_whatever_the_thread_may_that_asks():
+    masks, everywhere = [], os.sched_getaffinity(0)
+
+    def ask() -> None:
+        os.sched_setaffinity(0, {min(everywhere)})
+        for _ in range(MANY):
+            graph.wanted()
+
+    graph = DocumentGraph(lambda: masks.append(os.sched_getaffinity(0)))
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
+    graph.close()
+    assert masks == [everywhere]
 
 
 def test_it_goes_when_no_document_is_read_and_comes_back_with_the_next(monkeypatch):
