@@ -99,7 +99,7 @@ class _Watch:
             live = [each for each in self._waiting if not each[2].is_over]
             self._waiting = [each for each in live if each[0] > now]
             heapq.heapify(self._waiting)
-        return [cutoff for at, _, cutoff in sorted(live) if at <= now]
+        return [cutoff for at, _, cutoff in live if at <= now]
 
 
 _lock = threading.Lock()

@@ -10,9 +10,7 @@ import pytest
 
 from memory.embedding import cores
 from memory.embedding.cores import apart_from
-
-ALL = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-on_two_processors = pytest.mark.skipif(len(ALL) < 2, reason="needs Linux and two processors")
+from tests.processors import EVERYWHERE, on_two_processors
 
 
 class Sleeper:
@@ -45,16 +43,16 @@ def test_inside_each_has_its_half_and_after_it_both_have_all(sleeper):
     with apart_from(sleeper.id):
         own = os.sched_getaffinity(0)
         assert own and sleeper.may_use and not own & sleeper.may_use
-        assert own | sleeper.may_use == ALL
+        assert own | sleeper.may_use == EVERYWHERE
         assert cores._current_cpu() in own
-    assert os.sched_getaffinity(0) == sleeper.may_use == ALL
+    assert os.sched_getaffinity(0) == sleeper.may_use == EVERYWHERE
 
 
 @on_two_processors
 def test_whatever_is_raised_inside_both_have_all_again(sleeper):
     with pytest.raises(ZeroDivisionError), apart_from(sleeper.id):
         raise ZeroDivisionError
-    assert os.sched_getaffinity(0) == sleeper.may_use == ALL
+    assert os.sched_getaffinity(0) == sleeper.may_use == EVERYWHERE
 
 
 @on_two_processors
@@ -63,13 +61,13 @@ def test_a_thread_that_has_ended_is_no_trouble_and_nobody_binds_no_caller(sleepe
     with apart_from(sleeper.id):
         pass
     with apart_from(None):
-        assert os.sched_getaffinity(0) == ALL
-    assert os.sched_getaffinity(0) == ALL
+        assert os.sched_getaffinity(0) == EVERYWHERE
+    assert os.sched_getaffinity(0) == EVERYWHERE
 
 
 @on_two_processors
 def test_who_may_use_one_processor_only_stays_there_and_binds_nobody(sleeper):
-    one = {min(ALL)}
+    one = {min(EVERYWHERE)}
 
     def bound() -> None:
         os.sched_setaffinity(0, one)
@@ -81,7 +79,7 @@ def test_who_may_use_one_processor_only_stays_there_and_binds_nobody(sleeper):
     caller = threading.Thread(target=bound)
     caller.start()
     caller.join(30)
-    assert seen == [(one, ALL), (one, ALL)]
+    assert seen == [(one, EVERYWHERE), (one, EVERYWHERE)]
 
 
 @on_two_processors
@@ -90,14 +88,14 @@ def test_what_somebody_chose_for_the_process_stands(sleeper):
     seen: list[object] = []
 
     def chosen() -> None:
-        os.sched_setaffinity(0, {min(ALL)})
+        os.sched_setaffinity(0, {min(EVERYWHERE)})
         seen.extend((set(cores._anywhere()), os.sched_getaffinity(0)))
 
     caller = threading.Thread(target=chosen)
     caller.start()
     caller.join(30)
-    assert seen == [{min(ALL)}, {min(ALL)}]
-    assert set(cores._anywhere()) >= ALL and os.sched_getaffinity(0) == ALL
+    assert seen == [{min(EVERYWHERE)}, {min(EVERYWHERE)}]
+    assert set(cores._anywhere()) >= EVERYWHERE and os.sched_getaffinity(0) == EVERYWHERE
 
 
 @pytest.mark.parametrize(

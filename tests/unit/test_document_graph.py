@@ -8,10 +8,9 @@ import sys
 import threading
 import time
 
-import pytest
-
 from memory.embedding import document_graph
 from memory.embedding.document_graph import MANY, DocumentGraph
+from tests.processors import on_two_processors
 
 PATIENCE_SECONDS = 10
 
@@ -45,9 +44,7 @@ def test_it_is_made_for_many_texts_only_and_nobody_waits_for_it():
     assert maker.made == 1
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
-)
+@on_two_processors
 def test_its_threads_may_run_anywhere_whatever_the_thread_may_that_asks():
     masks, everywhere = [], os.sched_getaffinity(0)
 

@@ -17,6 +17,7 @@ from memory.embedding import queue as queue_module
 from memory.embedding.job import Job
 from memory.embedding.queue import _PROBE, EmbedderQueue
 from memory.errors import ModelUnavailable, Overloaded
+from tests.processors import on_two_processors
 
 BATCH_TOKENS = 100
 MAX_QUEUED_TOKENS = 8_000
@@ -488,9 +489,7 @@ def test_who_asks_waits_for_an_owner_that_does_not_come_a_moment_only(callers):
     assert callers.queue.rows_of(job)[0] == 3
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
-)
+@on_two_processors
 @pytest.mark.parametrize("is_one_thread", [True, False])
 def test_a_model_of_one_thread_begins_on_the_other_half_of_the_processors(monkeypatch, is_one_thread):
     """Seen by the owner as it takes a batch, while it computes, and by who has its rows.
